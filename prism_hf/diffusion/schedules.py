@@ -1,0 +1,48 @@
+"""Noise schedules: the probability `alpha(t)` that a token is still clean at time `t` in [0, 1]."""
+
+import math
+
+import torch
+
+
+def linear_alpha(t: torch.Tensor) -> torch.Tensor:
+    """`1 - t` (MDLM, arXiv 2406.07524)."""
+    return 1 - t
+
+
+def linear_alpha_derivative(t: torch.Tensor) -> torch.Tensor:
+    return -torch.ones_like(t)
+
+
+def cosine_alpha(t: torch.Tensor) -> torch.Tensor:
+    """`1 - cos(pi/2 (1 - t))`, which stays noisy for longer than the linear schedule (MaskGIT, arXiv 2202.04200)."""
+    return 1 - torch.cos(math.pi / 2 * (1 - t))
+
+
+def cosine_alpha_derivative(t: torch.Tensor) -> torch.Tensor:
+    return -math.pi / 2 * torch.sin(math.pi / 2 * (1 - t))
+
+
+SCHEDULES = {
+    "linear": (linear_alpha, linear_alpha_derivative),
+    "cosine": (cosine_alpha, cosine_alpha_derivative),
+}
+
+
+def antithetic_timesteps(
+    batch_size: int,
+    generator: torch.Generator | None = None,
+    eps: float = 1e-3,
+    device: torch.device | str = "cpu",
+) -> torch.Tensor:
+    """One timestep a row, spread evenly over the batch: `t_b = eps + (1 - eps) ((u/n + b/n) mod 1)`.
+
+    Each `t_b` is uniform on [eps, 1) by itself and each interval of width `1/n` holds one, so the loss varies
+    less than with independent draws (MDLM, section 3.3).
+
+    Returns:
+        (B,) float32 in [eps, 1).
+    """
+    u = torch.rand(1, generator=generator, device=device)
+    t = ((u + torch.arange(batch_size, device=device)) / batch_size) % 1
+    return eps + (1 - eps) * t

@@ -1,0 +1,124 @@
+import pytest
+import torch
+
+from prism_hf.diffusion.drafting import draft, lowest_k, nucleus, sample_tokens, select_positions
+from prism_hf.diffusion.losses import quality_loss, unmasking_loss
+from prism_hf.diffusion.noising import mask_tokens
+from prism_hf.diffusion.schedules import SCHEDULES, antithetic_timesteps
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_schedule_ends_and_derivative(name):
+    alpha, derivative = SCHEDULES[name]
+    t = torch.linspace(0, 1, 11, dtype=torch.float64, requires_grad=True)
+    torch.testing.assert_close(alpha(t)[[0, -1]], torch.tensor([1.0, 0.0], dtype=torch.float64))
+    (gradient,) = torch.autograd.grad(alpha(t).sum(), t)
+    torch.testing.assert_close(derivative(t.detach()), gradient)
+
+
+def test_antithetic_timesteps_put_one_in_each_stratum():
+    t = antithetic_timesteps(8, seeded(), eps=0.0)
+    assert (t.mul(8).floor().sort().values == torch.arange(8)).all()
+    draws = torch.cat([antithetic_timesteps(2, seeded(i)) for i in range(2000)])
+    assert draws.min() >= 1e-3
+    assert abs(draws.mean().item() - 0.5005) < 0.01
+
+
+def test_mask_tokens_only_where_allowed_and_at_the_right_rate():
+    x = torch.randint(1, 9, (2, 20000), generator=seeded())
+    maskable = torch.rand(x.shape, generator=seeded(1)) < 0.5
+    z, masked = mask_tokens(x, torch.tensor([0.2, 0.7]), 0, maskable, seeded(2))
+    assert not (masked & ~maskable).any()
+    assert ((z == 0) == masked).all() and (z[~masked] == x[~masked]).all()
+    rates = masked.sum(1) / maskable.sum(1)
+    torch.testing.assert_close(rates, torch.tensor([0.2, 0.7]), atol=0.02, rtol=0)
+
+
+def test_lowest_k_against_a_loop():
+    scores = torch.rand(50, 13, generator=seeded())
+    candidates = torch.rand(50, 13, generator=seeded(1)) < 0.5
+    k = torch.randint(0, 8, (50,), generator=seeded(2))
+    chosen = lowest_k(scores, candidates, k)
+    for row in range(50):
+        places = sorted(candidates[row].nonzero().flatten().tolist(), key=lambda i: scores[row, i].item())
+        assert set(chosen[row].nonzero().flatten().tolist()) == set(places[: k[row]])
+
+
+def test_nucleus_against_a_loop():
+    logits = torch.randn(30, 9, generator=seeded())
+    kept = nucleus(logits, 0.8).isfinite()
+    for row, probabilities in enumerate(logits.softmax(-1).tolist()):
+        total, expected = 0.0, set()
+        for token in sorted(range(9), key=lambda v: -probabilities[v]):
+            expected.add(token)
+            total += probabilities[token]
+            if total >= 0.8:
+                break
+        assert set(kept[row].nonzero().flatten().tolist()) == expected
+
+
+def test_sample_tokens_follows_the_posterior():
+    probabilities = torch.tensor([0.5, 0.3, 0.15, 0.05])
+    drawn = sample_tokens(probabilities.log().expand(40000, 4), seeded())
+    torch.testing.assert_close(torch.bincount(drawn) / 40000, probabilities, atol=0.01, rtol=0)
+
+
+def test_random_selection_is_uniform_over_masked():
+    masked = torch.tensor([[True, False, True, True, True]]).expand(20000, 5)
+    chosen = select_positions(masked, torch.zeros(80000), 2, generator=seeded())
+    assert (chosen.sum(1) == 2).all()
+    torch.testing.assert_close(chosen.float().mean(0), torch.tensor([0.5, 0, 0.5, 0.5, 0.5]), atol=0.02, rtol=0)
+
+
+def test_semi_autoregressive_takes_the_most_confident_of_the_leftmost():
+    masked = torch.tensor([[True, True, False, True, True], [False, False, False, True, False]])
+    confidence = torch.tensor([0.1, 0.9, 0.5, 0.99, 0.3])
+    chosen = select_positions(masked, confidence, 2, "semi_autoregressive", window=3)
+    assert chosen.tolist() == [[False, True, False, True, False], [False, False, False, True, False]]
+
+
+def test_unknown_selection_is_refused():
+    with pytest.raises(ValueError, match="'randm'.*semi_autoregressive"):
+        select_positions(torch.ones(1, 2, dtype=torch.bool), torch.ones(2), 1, "randm")
+
+
+def test_draft_greedy_places_each_rows_tokens():
+    masked = torch.tensor([[True, False, True], [False, True, True]])
+    z = torch.tensor([[0, 7, 0], [8, 0, 0]])
+    logits = torch.full((4, 9), -5.0)
+    logits[:, 0] = 50.0  # the mask token must lose however likely it is
+    logits[torch.arange(4), torch.tensor([1, 2, 3, 4])] = 1.0
+    y, filled = draft(z, masked, logits, 0, num_positions=5, sample=False, num_drafts=2)
+    assert y.tolist() == [[1, 7, 2], [8, 3, 4]] * 2
+    assert (filled == torch.cat([masked, masked])).all()
+
+
+def test_draft_leaves_unfilled_positions_masked():
+    masked = torch.rand(64, 12, generator=seeded()) < 0.6
+    z = torch.full((64, 12), 5).masked_fill(masked, 0)
+    logits = torch.randn(int(masked.sum()), 9, generator=seeded(1))
+    y, filled = draft(z, masked, logits, 0, num_positions=3, num_drafts=2, generator=seeded(2))
+    z, masked = z.repeat(2, 1), masked.repeat(2, 1)
+    assert (filled.sum(1) == masked.sum(1).clamp(max=3)).all()
+    assert (y[~filled] == z[~filled]).all() and (y[filled] != 0).all()
+    assert not torch.equal(filled[:64], filled[64:])
+
+
+def test_losses_against_the_written_out_sums():
+    logits = torch.randn(6, 5, generator=seeded())
+    targets = torch.randint(0, 5, (6,), generator=seeded(1))
+    weights = torch.rand(6, generator=seeded(2))
+    terms = [-torch.log_softmax(logits[i], -1)[targets[i]] for i in range(6)]
+    torch.testing.assert_close(unmasking_loss(logits, targets, None, 6), sum(terms) / 6)
+    weighted = sum(w * term for w, term in zip(weights, terms, strict=True)) / 10
+    torch.testing.assert_close(unmasking_loss(logits, targets, weights, 10), weighted)
+
+    scores = torch.randn(6, generator=seeded(3))
+    correct = torch.tensor([1, 0, 1, 1, 0, 0], dtype=torch.bool)
+    q = scores.sigmoid()
+    expected = -torch.where(correct, q.log(), (1 - q).log()).sum() / 8
+    torch.testing.assert_close(quality_loss(scores, correct, 8), expected)

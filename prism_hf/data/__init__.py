@@ -1,0 +1,27 @@
+"""From files, or from nothing, to token ids."""
+
+from .sudoku import (
+    SudokuGrids,
+    SudokuTokenizer,
+    cell_positions,
+    count_solutions,
+    generate_puzzles,
+    generate_solved_grids,
+    read_sudoku_csv,
+    to_grid,
+    to_sequence,
+    write_sudoku_csv,
+)
+
+__all__ = [
+    "SudokuGrids",
+    "SudokuTokenizer",
+    "cell_positions",
+    "count_solutions",
+    "generate_puzzles",
+    "generate_solved_grids",
+    "read_sudoku_csv",
+    "to_grid",
+    "to_sequence",
+    "write_sudoku_csv",
+]

@@ -1,0 +1,28 @@
+"""Generation by denoising: one loop, unmasking orders, remasking strategies."""
+
+from .configuration_remask import RemaskGenerationConfig
+from .orders import ORDERS
+from .remask_generate import RemaskGenerationMixin, RemaskGenerationOutput, Trajectory, remask_generate
+from .strategies import (
+    STRATEGIES,
+    NoRemasking,
+    PrismRemasking,
+    RandomRemasking,
+    StepState,
+    register_strategy,
+)
+
+__all__ = [
+    "ORDERS",
+    "STRATEGIES",
+    "NoRemasking",
+    "PrismRemasking",
+    "RandomRemasking",
+    "RemaskGenerationConfig",
+    "RemaskGenerationMixin",
+    "RemaskGenerationOutput",
+    "StepState",
+    "Trajectory",
+    "register_strategy",
+    "remask_generate",
+]

@@ -1,0 +1,113 @@
+from dataclasses import dataclass
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import BertConfig, BertForMaskedLM, GenerationConfig
+
+from prism_hf.generation import (
+    STRATEGIES,
+    PrismRemasking,
+    RemaskGenerationConfig,
+    RemaskGenerationMixin,
+    register_strategy,
+    remask_generate,
+)
+
+
+class GenerativeBert(RemaskGenerationMixin, BertForMaskedLM):
+    pass
+
+
+def tiny_bert(cls=GenerativeBert):
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=13, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
+        max_position_embeddings=16, mask_token_id=4,
+    )  # fmt: skip
+    return cls(config).eval()
+
+
+def test_round_trip(tmp_path):
+    config = RemaskGenerationConfig(steps=17, order="margin", remask_strategy=PrismRemasking(), eta=0.02, top_p=0.9)
+    config.save_pretrained(tmp_path)
+    loaded = RemaskGenerationConfig.from_pretrained(tmp_path)
+    assert loaded == config and loaded.steps == 17 and loaded.remask_strategy == "prism"
+
+
+def test_a_registered_strategy_keeps_its_fields(tmp_path):
+    @register_strategy("test_scaled")
+    @dataclass(frozen=True)
+    class Scaled:
+        factor: float = 1.0
+        needs_quality = False
+
+        def __call__(self, state):
+            return self.factor * state.canvas.float()
+
+    try:
+        RemaskGenerationConfig(remask_strategy=Scaled(3.0), num_remask=1).save_pretrained(tmp_path)
+        loaded = RemaskGenerationConfig.from_pretrained(tmp_path)
+        assert loaded.remask_strategy == {"name": "test_scaled", "factor": 3.0}
+        model = tiny_bert()
+        ids = torch.full((2, 6), 4)
+        assert torch.equal(
+            remask_generate(model, ids, loaded), remask_generate(model, ids, remask_strategy=Scaled(3.0), num_remask=1)
+        )
+    finally:
+        STRATEGIES.pop("test_scaled")
+
+
+def test_an_unregistered_callable_is_used_but_not_saved(tmp_path):
+    config = RemaskGenerationConfig(remask_strategy=lambda state: state.canvas.float(), num_remask=1)
+    assert "lambda" in repr(config) and config == config
+    with pytest.raises(ValueError, match="register"):
+        config.save_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("wrong, right", [("num_remasks", "num_remask"), ("remask_stratgy", "remask_strategy")])
+def test_misspelt_names_are_rejected(wrong, right):
+    with pytest.raises(ValueError, match=f"{wrong!r}.*{right!r}"):
+        RemaskGenerationConfig(**{wrong: 1})
+
+
+def test_left_to_right_names_are_rejected_but_tolerated_in_files(tmp_path):
+    with pytest.raises(ValueError, match="num_beams"):
+        RemaskGenerationConfig(num_beams=4)
+    GenerationConfig(num_beams=4, eos_token_id=3).save_pretrained(tmp_path)
+    assert RemaskGenerationConfig.from_pretrained(tmp_path).eos_token_id == 3
+
+
+def test_model_saves_and_loads_its_config(tmp_path):
+    model = tiny_bert()
+    assert model.can_generate() and type(model.generation_config) is RemaskGenerationConfig
+    model.generation_config = RemaskGenerationConfig(steps=5, order="entropy", remask_strategy="random", num_remask=1)
+    model.save_pretrained(tmp_path)
+    loaded = GenerativeBert.from_pretrained(tmp_path)
+    assert type(loaded.generation_config) is RemaskGenerationConfig
+    assert loaded.generation_config == model.generation_config
+    ids = torch.full((2, 8), 4)
+    out = loaded.generate(ids, return_dict_in_generate=True)
+    assert out.num_forwards == 5 and not (out.sequences == 4).any()
+    given = RemaskGenerationConfig(steps=3)
+    assert GenerativeBert.from_pretrained(tmp_path, generation_config=given).generation_config.steps == 3
+
+
+def test_plain_masked_language_model():
+    model, ids = tiny_bert(BertForMaskedLM), torch.full((2, 8), 4)
+    assert not (remask_generate(model, ids, remask_strategy="random", num_remask=1) == 4).any()
+    with pytest.raises(ValueError, match="quality head"):
+        remask_generate(model, ids, remask_strategy="prism", num_remask=1)
+    with pytest.raises(ValueError, match="mask_token_id"):
+        model.config.mask_token_id = None
+        remask_generate(model, ids)
+
+
+def test_through_a_peft_model():
+    model, ids = tiny_bert(), torch.full((2, 8), 4)
+    expected = model.generate(ids)
+    adapted = get_peft_model(model, LoraConfig(target_modules=["query"]))
+    assert torch.equal(adapted.generate(input_ids=ids), expected)
+    assert torch.equal(remask_generate(adapted, ids), expected)
+    with pytest.raises(ValueError, match="quality head"):
+        remask_generate(adapted, ids, remask_strategy="prism", num_remask=1)

@@ -1,0 +1,410 @@
+"""MDLM's diffusion transformer (arXiv 2406.07524), whose parameter names are those of the published checkpoints."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.masking_utils import create_bidirectional_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.utils.generic import can_return_tuple
+from transformers.utils.output_capturing import capture_outputs
+
+from .configuration_mdlm import MdlmConfig
+
+ROPE_THETA = 10000.0
+SIGMA_FREQUENCIES = 256
+SIGMA_MAX_PERIOD = 10000.0
+MLP_RATIO = 4
+
+
+@dataclass
+class MdlmModelOutput(BaseModelOutput):
+    """Hidden state of an MDLM transformer, and what it was conditioned on.
+
+    Args:
+        last_hidden_state: (B, L, D), before the output layer.
+        conditioning: (B, cond_dim), the vector that drives every adaLN; a quality head takes it too.
+    """
+
+    conditioning: torch.FloatTensor | None = None
+
+
+class MdlmLayerNorm(nn.Module):
+    """LayerNorm without bias, computed in float32 whatever the dtype of its input."""
+
+    def __init__(self, hidden_dim: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(hidden_dim))
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        normed = F.layer_norm(hidden_states.float(), self.weight.shape, self.weight.float(), eps=1e-5)
+        return normed.to(hidden_states.dtype)
+
+
+class MdlmZeroLinear(nn.Linear):
+    """Linear map that training starts at zero.
+
+    A class of its own because transformers initialises module by module, and for a model from outside the library it
+    passes over modules that hold no parameter directly, such as a block.
+    """
+
+
+class MdlmRotaryEmbedding(nn.Module):
+    """Half-split rotary positions: the cosines and sines of positions 0..L-1, for any L."""
+
+    def __init__(self, config: MdlmConfig):
+        super().__init__()
+        self.head_dim = config.hidden_dim // config.n_heads
+        # The published checkpoints hold this buffer, so it is saved; forward recomputes it, as a cast would round it.
+        self.register_buffer("inv_freq", self.inverse_frequencies())
+
+    def inverse_frequencies(self, device: torch.device | None = None) -> torch.Tensor:
+        """Rotation speeds in radians a position, (head_dim / 2,) float32."""
+        exponent = torch.arange(0, self.head_dim, 2, dtype=torch.float32, device=device) / self.head_dim
+        return 1.0 / ROPE_THETA**exponent
+
+    @torch.no_grad()
+    def forward(self, length: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return `cos` and `sin`, each (L, head_dim) in float32."""
+        positions = torch.arange(length, dtype=torch.float32, device=device)
+        # An outer product by broadcasting: a matmul would be rounded under autocast.
+        angles = positions[:, None] * self.inverse_frequencies(device)
+        angles = torch.cat((angles, angles), dim=-1)
+        return angles.cos(), angles.sin()
+
+
+def rotate(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Turn `states` (B, heads, L, head_dim) by their positions, in float32; `cos` and `sin` are (L, head_dim)."""
+    first, second = states.float().chunk(2, dim=-1)
+    rotated = states.float() * cos + torch.cat((-second, first), dim=-1) * sin
+    return rotated.to(states.dtype)
+
+
+def eager_attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Plain attention; `query`, `key`, `value` are (B, heads, L, head_dim), the output is (B, L, heads, head_dim)."""
+    scores = query @ key.transpose(2, 3) * scaling
+    if attention_mask is not None:
+        scores = scores + attention_mask
+    weights = F.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
+    weights = F.dropout(weights, p=dropout, training=module.training)
+    return (weights @ value).transpose(1, 2).contiguous(), weights
+
+
+class MdlmVocabEmbedding(nn.Module):
+    """Token embedding, as one bare parameter named `embedding`, which is the published name."""
+
+    def __init__(self, config: MdlmConfig):
+        super().__init__()
+        self.embedding = nn.Parameter(torch.empty(config.vocab_size, config.hidden_dim))
+
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        return F.embedding(input_ids, self.embedding)
+
+
+class MdlmSigmaMap(nn.Module):
+    """Noise level sigma (B,) to its embedding (B, cond_dim): sinusoidal features, cosines first, then an MLP."""
+
+    def __init__(self, config: MdlmConfig):
+        super().__init__()
+        self.mlp = nn.Sequential(
+            nn.Linear(SIGMA_FREQUENCIES, config.cond_dim),
+            nn.SiLU(),
+            nn.Linear(config.cond_dim, config.cond_dim),
+        )
+
+    def forward(self, sigma: torch.Tensor) -> torch.Tensor:
+        half = SIGMA_FREQUENCIES // 2
+        steps = torch.arange(half, dtype=torch.float32, device=sigma.device)
+        angles = sigma.float()[:, None] * torch.exp(-math.log(SIGMA_MAX_PERIOD) * steps / half)
+        features = torch.cat((angles.cos(), angles.sin()), dim=-1)
+        return self.mlp(features.to(self.mlp[0].weight.dtype))
+
+
+class MdlmBlock(GradientCheckpointingLayer):
+    """One transformer block: attention and MLP, each shifted, scaled and gated by the conditioning (adaLN)."""
+
+    is_causal = False
+    num_key_value_groups = 1
+
+    def __init__(self, config: MdlmConfig):
+        super().__init__()
+        self.config = config
+        self.head_dim = config.hidden_dim // config.n_heads
+        self.scaling = self.head_dim**-0.5
+        self.norm1 = MdlmLayerNorm(config.hidden_dim)
+        self.attn_qkv = nn.Linear(config.hidden_dim, 3 * config.hidden_dim, bias=False)
+        self.attn_out = nn.Linear(config.hidden_dim, config.hidden_dim, bias=False)
+        self.norm2 = MdlmLayerNorm(config.hidden_dim)
+        self.mlp = nn.Sequential(
+            nn.Linear(config.hidden_dim, MLP_RATIO * config.hidden_dim),
+            nn.GELU(approximate="tanh"),
+            nn.Linear(MLP_RATIO * config.hidden_dim, config.hidden_dim),
+        )
+        self.adaLN_modulation = MdlmZeroLinear(config.cond_dim, 6 * config.hidden_dim)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        conditioning: torch.Tensor,
+        position_embeddings: tuple[torch.Tensor, torch.Tensor],
+        attention_mask: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Map `hidden_states` (B, L, D) to the same shape.
+
+        `conditioning` is (B, cond_dim); `position_embeddings` are the (L, head_dim) cosines and sines of
+        `MdlmRotaryEmbedding`; `attention_mask` is what `create_bidirectional_mask` returned.
+        """
+        modulation = self.adaLN_modulation(conditioning)[:, None].chunk(6, dim=-1)
+        attn_shift, attn_scale, attn_gate, mlp_shift, mlp_scale, mlp_gate = modulation
+
+        attended = self.attend(
+            modulate(self.norm1(hidden_states), attn_shift, attn_scale), *position_embeddings, attention_mask
+        )
+        hidden_states = hidden_states + attn_gate * self.drop(attended)
+        transformed = self.mlp(modulate(self.norm2(hidden_states), mlp_shift, mlp_scale))
+        return hidden_states + mlp_gate * self.drop(transformed)
+
+    def attend(
+        self, hidden_states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, attention_mask: torch.Tensor | None
+    ) -> torch.Tensor:
+        qkv = self.attn_qkv(hidden_states).unflatten(-1, (3, self.config.n_heads, self.head_dim))
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)
+        attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        attended, _ = attention(
+            self,
+            rotate(query, cos, sin),
+            rotate(key, cos, sin),
+            value,
+            attention_mask,
+            scaling=self.scaling,
+            dropout=0.0,
+        )
+        return self.attn_out(attended.flatten(2))
+
+    def drop(self, branch: torch.Tensor) -> torch.Tensor:
+        return F.dropout(branch, p=self.config.dropout, training=self.training)
+
+
+def modulate(hidden_states: torch.Tensor, shift: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    return hidden_states * (1 + scale) + shift
+
+
+class MdlmOutputLayer(nn.Module):
+    """adaLN norm and a linear map to `out_features`: tokens for the LM head, one number for a quality head."""
+
+    def __init__(self, config: MdlmConfig, out_features: int):
+        super().__init__()
+        self.norm_final = MdlmLayerNorm(config.hidden_dim)
+        self.linear = MdlmZeroLinear(config.hidden_dim, out_features)
+        self.adaLN_modulation = MdlmZeroLinear(config.cond_dim, 2 * config.hidden_dim)
+
+    def forward(
+        self, hidden_states: torch.Tensor, conditioning: torch.Tensor, logits_to_keep: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Map `hidden_states` (B, L, D) and `conditioning` (B, cond_dim) to logits.
+
+        Returns (B, L, out_features), or (N, out_features) for the N positions where the boolean `logits_to_keep`
+        (B, L) is true, in row order; the linear map then runs on those positions only.
+
+        Raises:
+            ValueError: if `logits_to_keep` is not a boolean mask of the canvas.
+        """
+        shift, scale = self.adaLN_modulation(conditioning)[:, None].chunk(2, dim=-1)
+        hidden_states = modulate(self.norm_final(hidden_states), shift, scale)
+        if logits_to_keep is not None:
+            if logits_to_keep.dtype != torch.bool or logits_to_keep.shape != hidden_states.shape[:2]:
+                raise ValueError(
+                    f"logits_to_keep is {logits_to_keep.dtype} of shape {tuple(logits_to_keep.shape)}; pass a boolean "
+                    f"mask of the canvas, of shape {tuple(hidden_states.shape[:2])}."
+                )
+            hidden_states = hidden_states[logits_to_keep]
+        return self.linear(hidden_states)
+
+
+def init_mdlm_module(module: nn.Module, std: float) -> None:
+    """Initialise one MDLM module as published: every adaLN and output linear at zero, so that blocks start as identity.
+
+    Norms and other linears are left to `PreTrainedModel._init_weights`. A model that holds MDLM modules calls this
+    after it, in its own `_init_weights`.
+    """
+    if isinstance(module, MdlmVocabEmbedding):
+        init.normal_(module.embedding, mean=0.0, std=std)
+    elif isinstance(module, MdlmRotaryEmbedding):
+        init.copy_(module.inv_freq, module.inverse_frequencies(module.inv_freq.device))
+    elif isinstance(module, MdlmZeroLinear):
+        init.zeros_(module.weight)
+        init.zeros_(module.bias)
+
+
+class MdlmPreTrainedModel(PreTrainedModel):
+    """Loading, saving and initialisation shared by the MDLM models."""
+
+    config_class = MdlmConfig
+    config: MdlmConfig
+    base_model_prefix = "backbone"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["MdlmBlock"]
+    _supports_flash_attn = True
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _keep_in_fp32_modules_strict = ["inv_freq"]
+    _can_record_outputs = {"hidden_states": MdlmBlock}
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module):
+        super()._init_weights(module)
+        init_mdlm_module(module, self.config.initializer_range)
+
+
+class MdlmModel(MdlmPreTrainedModel):
+    """The diffusion transformer, up to the last hidden state.
+
+    The output layer sits here because the published layout keeps it here; `MdlmForMaskedDiffusion` applies it.
+    """
+
+    def __init__(self, config: MdlmConfig):
+        super().__init__(config)
+        self.vocab_embed = MdlmVocabEmbedding(config)
+        self.sigma_map = MdlmSigmaMap(config)
+        self.rotary_emb = MdlmRotaryEmbedding(config)
+        self.blocks = nn.ModuleList([MdlmBlock(config) for _ in range(config.n_blocks)])
+        self.output_layer = MdlmOutputLayer(config, config.vocab_size)
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.vocab_embed
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.output_layer.linear
+
+    @capture_outputs
+    def forward(
+        self,
+        input_ids: torch.LongTensor,
+        attention_mask: torch.Tensor | None = None,
+        sigma: torch.Tensor | None = None,
+        **kwargs,
+    ) -> MdlmModelOutput:
+        """Run the transformer.
+
+        Args:
+            input_ids: (B, L) token ids, masks included.
+            attention_mask: (B, L), 1 where a token is real and 0 where it is padding.
+            sigma: (B,) total noise, `-log(1 - t)` for the linear schedule. Ignored, as 0, unless
+                `config.time_conditioning`.
+
+        Raises:
+            ValueError: if the model is time-conditioned and `sigma` is missing or not of shape (B,).
+        """
+        conditioning = self.condition(input_ids, sigma)
+        hidden_states = self.vocab_embed(input_ids)
+        mask = create_bidirectional_mask(config=self.config, inputs_embeds=hidden_states, attention_mask=attention_mask)
+        position_embeddings = self.rotary_emb(input_ids.shape[1], hidden_states.device)
+        for block in self.blocks:
+            hidden_states = block(hidden_states, conditioning, position_embeddings, mask)
+        return MdlmModelOutput(last_hidden_state=hidden_states, conditioning=conditioning)
+
+    def condition(self, input_ids: torch.Tensor, sigma: torch.Tensor | None) -> torch.Tensor:
+        """Return the conditioning vector (B, cond_dim) of a batch of canvases (B, L) at noise level `sigma` (B,)."""
+        batch_size = input_ids.shape[0]
+        if not self.config.time_conditioning:
+            sigma = torch.zeros(batch_size, device=input_ids.device)
+        elif sigma is None or sigma.shape != (batch_size,):
+            received = None if sigma is None else tuple(sigma.shape)
+            raise ValueError(
+                f"this model has time_conditioning=True and got sigma of shape {received}; pass sigma of shape "
+                f"({batch_size},), the total noise of each canvas (-log(1 - t) for the linear schedule)."
+            )
+        return F.silu(self.sigma_map(sigma))
+
+
+class MdlmForMaskedDiffusion(MdlmPreTrainedModel):
+    """MDLM with its token logits.
+
+    The logits are the network's own. Of the SUBS parametrisation, the zero probability of the mask token and the
+    carrying over of clean tokens belong to whoever draws from them: a draft never considers the mask token and only
+    fills masked positions.
+    """
+
+    def __init__(self, config: MdlmConfig):
+        super().__init__(config)
+        self.backbone = MdlmModel(config)
+        self.post_init()
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.backbone.get_output_embeddings()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor,
+        attention_mask: torch.Tensor | None = None,
+        sigma: torch.Tensor | None = None,
+        logits_to_keep: torch.Tensor | None = None,
+        **kwargs,
+    ) -> MaskedLMOutput:
+        """Predict the clean token at every position.
+
+        Args:
+            input_ids: (B, L) token ids, masks included.
+            attention_mask: (B, L), 1 where a token is real and 0 where it is padding.
+            sigma: (B,) total noise; see `MdlmModel.forward`.
+            logits_to_keep: boolean (B, L); logits are then built for those N positions only.
+
+        Returns:
+            `logits`, (B, L, V) or (N, V), unnormalised; `hidden_states` with `output_hidden_states=True`.
+        """
+        outputs = self.backbone(input_ids, attention_mask=attention_mask, sigma=sigma, **kwargs)
+        logits = self.backbone.output_layer(outputs.last_hidden_state, outputs.conditioning, logits_to_keep)
+        return MaskedLMOutput(logits=logits, hidden_states=outputs.hidden_states)
+
+
+class MdlmQualityHead(nn.Module):
+    """PRISM's quality head for MDLM (arXiv 2510.01384): `n_blocks` further blocks, then adaLN and one linear unit.
+
+    Its parameter names are those of `adapter.*` in the published PRISM checkpoints. `config` must be that of the
+    backbone model, whose attention implementation the blocks share.
+    """
+
+    def __init__(self, config: MdlmConfig, n_blocks: int):
+        super().__init__()
+        if n_blocks < 0:
+            raise ValueError(f"n_blocks={n_blocks} is negative; use 0 for a head without blocks of its own.")
+        self.config = config
+        self.rotary_emb = MdlmRotaryEmbedding(config)
+        self.blocks = nn.ModuleList([MdlmBlock(config) for _ in range(n_blocks)])
+        self.output_layer = MdlmOutputLayer(config, 1)
+
+    def forward(
+        self, hidden_states: torch.Tensor, conditioning: torch.Tensor, attention_mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Return quality logits (B, L).
+
+        `hidden_states` (B, L, D) and `conditioning` (B, cond_dim) are those of `MdlmModelOutput`; `attention_mask`
+        is the (B, L) padding mask that the backbone was given.
+        """
+        if self.blocks:
+            mask = create_bidirectional_mask(
+                config=self.config, inputs_embeds=hidden_states, attention_mask=attention_mask
+            )
+            position_embeddings = self.rotary_emb(hidden_states.shape[1], hidden_states.device)
+            for block in self.blocks:
+                hidden_states = block(hidden_states, conditioning, position_embeddings, mask)
+        return self.output_layer(hidden_states, conditioning).squeeze(-1)

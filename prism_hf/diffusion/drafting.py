@@ -1,7 +1,8 @@
 """One step of the reverse process: a masked sequence and the model's logits give a draft.
 
 Logits come for the masked positions only, as (N, V) in row-major order of the mask, so the vocabulary is never
-spread over positions that nobody fills.
+spread over positions that nobody fills. Randomness comes in as uniform draws, one a position, so that a draft of
+some rows is the same whatever other rows are drafted with them.
 """
 
 import torch
@@ -9,75 +10,76 @@ import torch
 DRAFT_SELECTIONS = ("random", "semi_autoregressive")
 
 
-def lowest_k(scores: torch.Tensor, candidates: torch.Tensor, k: torch.Tensor | int) -> torch.Tensor:
-    """The `k` candidates of each row with the lowest score; all of them where a row has fewer.
+def lowest_first(score: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
+    """Positions of each row (B, L) int64: candidates by ascending score (ties: leftmost first), then all the others.
 
-    Args:
-        scores: (B, L).
-        candidates: (B, L) bool.
-        k: int or (B,) int.
-
-    Returns:
-        (B, L) bool.
+    `score` (B, L) may hold infinities; `candidates` (B, L) bool.
     """
-    ranks = scores.masked_fill(~candidates, torch.inf).argsort(dim=-1, stable=True).argsort(dim=-1)
-    if isinstance(k, torch.Tensor):
-        k = k[:, None]
-    return (ranks < k) & candidates
+    by_score = score.argsort(dim=-1, stable=True)
+    outsiders = (~candidates).gather(-1, by_score).to(torch.uint8)
+    return by_score.gather(-1, outsiders.argsort(dim=-1, stable=True))
+
+
+def select_lowest(score: torch.Tensor, candidates: torch.Tensor, count: torch.Tensor | int) -> torch.Tensor:
+    """The `count` (int or (B,)) candidates of lowest score in each row, or all of them where fewer. (B, L) bool."""
+    rank = lowest_first(score, candidates).argsort(dim=-1)
+    return (rank < (count[:, None] if isinstance(count, torch.Tensor) else count)) & candidates
 
 
 def nucleus(logits: torch.Tensor, top_p: float) -> torch.Tensor:
-    """Set to minus infinity what lies outside the smallest set of tokens with total probability >= `top_p`.
+    """Keep the smallest set of likeliest tokens whose probability reaches `top_p`; the others get minus infinity.
 
-    Args:
-        logits: (N, V).
+    The likeliest token always stays, as `top_p` is above 0. `logits` (..., V) -> (..., V).
     """
-    ordered, order = logits.sort(dim=-1, descending=True)
-    probabilities = ordered.softmax(dim=-1)
-    outside = probabilities.cumsum(dim=-1) - probabilities >= top_p
-    return logits.masked_fill(outside.scatter(-1, order, outside), -torch.inf)
+    ordered, index = logits.sort(dim=-1, descending=True)
+    probabilities = ordered.softmax(-1)
+    before = probabilities.cumsum(-1) - probabilities
+    ordered = ordered.masked_fill(before >= top_p, -torch.inf)
+    return torch.empty_like(logits).scatter_(-1, index, ordered)
 
 
-def sample_tokens(logits: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
-    """Categorical draw by the Gumbel-max trick in float64; float32 noise truncates the tails (arXiv 2409.02908).
+def invert_cdf(logits: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
+    """Categorical draws by inverting the cumulative distribution in float64, which keeps the tails exact.
 
     Args:
         logits: (N, V).
+        uniform: (N,) float64 in [0, 1).
 
     Returns:
-        (N,) int64.
+        (N,) int64, never a token of probability 0.
     """
-    uniform = torch.rand(logits.shape, generator=generator, device=logits.device, dtype=torch.float64)
-    gumbel = -torch.log(-torch.log(uniform.clamp_min(torch.finfo(torch.float64).tiny)))
-    return (logits.double() + gumbel).argmax(dim=-1)
+    cumulative = logits.double().softmax(-1).cumsum(-1)
+    # The sum may miss 1 by rounding; scaled by the last entry, the threshold stays below it.
+    threshold = uniform[:, None] * cumulative[:, -1:]
+    return torch.searchsorted(cumulative, threshold, right=True).squeeze(-1)
 
 
 def select_positions(
     masked: torch.Tensor,
     confidence: torch.Tensor,
     num_positions: int,
+    uniform: torch.Tensor,
     selection: str = "random",
     window: int = 512,
-    generator: torch.Generator | None = None,
 ) -> torch.Tensor:
-    """Which masked positions of `z` a draft fills (PRISM, section 3; FACTS: random or semi-autoregressive).
+    """Which masked positions of `z` a draft fills (PRISM, arXiv 2510.01384).
 
     Args:
         masked: (B, L) bool.
         confidence: (N,) largest probability at each masked position, row-major.
         num_positions: K; rows with fewer masks fill all of them.
+        uniform: (B, L) draws in [0, 1) for `random`.
         selection: `random`, or `semi_autoregressive` for the most confident of the leftmost `window` masks.
 
     Returns:
-        (B, L) bool with at most K per row.
+        (B, L) bool with at most K a row.
     """
     if selection == "random":
-        scores = torch.rand(masked.shape, generator=generator, device=masked.device)
-        return lowest_k(scores, masked, num_positions)
+        return select_lowest(uniform, masked, num_positions)
     if selection == "semi_autoregressive":
         leftmost = masked & (masked.cumsum(dim=-1) <= window)
-        scores = torch.zeros(masked.shape, dtype=confidence.dtype, device=masked.device)
-        return lowest_k(scores.masked_scatter(masked, -confidence), leftmost, num_positions)
+        score = torch.zeros(masked.shape, dtype=confidence.dtype, device=masked.device)
+        return select_lowest(score.masked_scatter(masked, -confidence), leftmost, num_positions)
     raise ValueError(f"draft_selection is {selection!r}; it must be one of {', '.join(DRAFT_SELECTIONS)}.")
 
 
@@ -88,12 +90,11 @@ def draft(
     logits: torch.Tensor,
     mask_token_id: int,
     num_positions: int,
+    uniform: torch.Tensor,
     selection: str = "random",
     sample: bool = True,
     top_p: float = 1.0,
-    num_drafts: int = 1,
     window: int = 512,
-    generator: torch.Generator | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Fill K masked positions of `z` from the model's posterior; no gradient flows through (PRISM, algorithm 1).
 
@@ -101,23 +102,23 @@ def draft(
         z: (B, L) masked sequences.
         masked: (B, L) bool, where `z` is masked.
         logits: (N, V) at the masked positions, row-major.
+        uniform: (D, 2, B, L) float64 draws in [0, 1): which positions, which tokens, for each of D drafts of each `z`.
         sample: draw from the posterior, or take its argmax.
-        num_drafts: independent drafts of each `z`; draft d of row b is row `d * B + b`.
 
     Returns:
-        `y` (num_drafts * B, L) and `filled` of the same shape, bool.
+        `y` (D * B, L) and `filled` of the same shape, bool; draft d of row b is row `d * B + b`.
     """
-    logits = logits.detach().float().clone()
-    logits[:, mask_token_id] = -torch.inf
-    confidence = logits.softmax(dim=-1).amax(dim=-1)
-    if top_p < 1:
-        logits = nucleus(logits, top_p)
+    logits = logits.detach().float()
+    logits = logits.masked_fill(torch.arange(logits.shape[-1], device=logits.device) == mask_token_id, -torch.inf)
+    confidence = logits.softmax(dim=-1).amax(dim=-1) if selection == "semi_autoregressive" else None
     drafts, fills = [], []
-    for _ in range(num_drafts):
-        filled = select_positions(masked, confidence, num_positions, selection, window, generator)
-        at_masked = filled[masked]
-        chosen = logits[at_masked]
-        tokens = sample_tokens(chosen, generator) if sample else chosen.argmax(dim=-1)
+    for for_position, for_token in uniform:
+        filled = select_positions(masked, confidence, num_positions, for_position, selection, window)
+        chosen = logits[filled[masked]]
+        if sample:
+            tokens = invert_cdf(nucleus(chosen, top_p) if top_p < 1 else chosen, for_token[filled])
+        else:
+            tokens = chosen.argmax(dim=-1)
         drafts.append(z.masked_scatter(filled, tokens))
         fills.append(filled)
     return torch.cat(drafts), torch.cat(fills)

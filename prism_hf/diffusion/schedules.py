@@ -29,20 +29,17 @@ SCHEDULES = {
 }
 
 
-def antithetic_timesteps(
-    batch_size: int,
-    generator: torch.Generator | None = None,
-    eps: float = 1e-3,
-    device: torch.device | str = "cpu",
-) -> torch.Tensor:
+def antithetic_timesteps(uniform: torch.Tensor, batch_size: int, eps: float = 1e-3) -> torch.Tensor:
     """One timestep a row, spread evenly over the batch: `t_b = eps + (1 - eps) ((u/n + b/n) mod 1)`.
 
     Each `t_b` is uniform on [eps, 1) by itself and each interval of width `1/n` holds one, so the loss varies
-    less than with independent draws (MDLM, section 3.3).
+    less than with independent draws (MDLM, arXiv 2406.07524, section 3.3).
+
+    Args:
+        uniform: (1,) one uniform draw in [0, 1) for the whole batch.
 
     Returns:
-        (B,) float32 in [eps, 1).
+        (B,) in [eps, 1).
     """
-    u = torch.rand(1, generator=generator, device=device)
-    t = ((u + torch.arange(batch_size, device=device)) / batch_size) % 1
-    return eps + (1 - eps) * t
+    rows = torch.arange(batch_size, device=uniform.device)
+    return eps + (1 - eps) * (((uniform + rows) / batch_size) % 1)

@@ -8,9 +8,11 @@ import torch
 from transformers import GenerationConfig
 from transformers.utils import ModelOutput, logging
 
+from prism_hf.diffusion.drafting import lowest_first, select_lowest
+
 from .configuration_remask import RemaskGenerationConfig
 from .orders import ORDERS
-from .sampling import draw_tokens, lowest_first, select_lowest, uniform
+from .sampling import draw_tokens, uniform
 from .strategies import StepState, resolve_strategy
 
 logger = logging.get_logger(__name__)

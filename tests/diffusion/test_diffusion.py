@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from prism_hf.diffusion.drafting import draft, lowest_k, nucleus, sample_tokens, select_positions
+from prism_hf.diffusion.drafting import draft, invert_cdf, nucleus, select_lowest, select_positions
 from prism_hf.diffusion.losses import quality_loss, unmasking_loss
 from prism_hf.diffusion.noising import mask_tokens
 from prism_hf.diffusion.schedules import SCHEDULES, antithetic_timesteps
@@ -21,9 +21,9 @@ def test_schedule_ends_and_derivative(name):
 
 
 def test_antithetic_timesteps_put_one_in_each_stratum():
-    t = antithetic_timesteps(8, seeded(), eps=0.0)
+    t = antithetic_timesteps(torch.rand(1, generator=seeded()), 8, eps=0.0)
     assert (t.mul(8).floor().sort().values == torch.arange(8)).all()
-    draws = torch.cat([antithetic_timesteps(2, seeded(i)) for i in range(2000)])
+    draws = torch.cat([antithetic_timesteps(u, 2) for u in torch.rand(2000, 1, generator=seeded())])
     assert draws.min() >= 1e-3
     assert abs(draws.mean().item() - 0.5005) < 0.01
 
@@ -31,18 +31,18 @@ def test_antithetic_timesteps_put_one_in_each_stratum():
 def test_mask_tokens_only_where_allowed_and_at_the_right_rate():
     x = torch.randint(1, 9, (2, 20000), generator=seeded())
     maskable = torch.rand(x.shape, generator=seeded(1)) < 0.5
-    z, masked = mask_tokens(x, torch.tensor([0.2, 0.7]), 0, maskable, seeded(2))
+    z, masked = mask_tokens(x, torch.tensor([0.2, 0.7]), 0, torch.rand(x.shape, generator=seeded(2)), maskable)
     assert not (masked & ~maskable).any()
     assert ((z == 0) == masked).all() and (z[~masked] == x[~masked]).all()
     rates = masked.sum(1) / maskable.sum(1)
     torch.testing.assert_close(rates, torch.tensor([0.2, 0.7]), atol=0.02, rtol=0)
 
 
-def test_lowest_k_against_a_loop():
+def test_select_lowest_against_a_loop():
     scores = torch.rand(50, 13, generator=seeded())
     candidates = torch.rand(50, 13, generator=seeded(1)) < 0.5
     k = torch.randint(0, 8, (50,), generator=seeded(2))
-    chosen = lowest_k(scores, candidates, k)
+    chosen = select_lowest(scores, candidates, k)
     for row in range(50):
         places = sorted(candidates[row].nonzero().flatten().tolist(), key=lambda i: scores[row, i].item())
         assert set(chosen[row].nonzero().flatten().tolist()) == set(places[: k[row]])
@@ -61,15 +61,22 @@ def test_nucleus_against_a_loop():
         assert set(kept[row].nonzero().flatten().tolist()) == expected
 
 
-def test_sample_tokens_follows_the_posterior():
+def test_invert_cdf_follows_the_posterior():
     probabilities = torch.tensor([0.5, 0.3, 0.15, 0.05])
-    drawn = sample_tokens(probabilities.log().expand(40000, 4), seeded())
+    uniform = torch.rand(40000, generator=seeded(), dtype=torch.float64)
+    drawn = invert_cdf(probabilities.log().expand(40000, 4), uniform)
     torch.testing.assert_close(torch.bincount(drawn) / 40000, probabilities, atol=0.01, rtol=0)
+
+
+def test_invert_cdf_never_draws_an_impossible_token():
+    logits = torch.tensor([[-torch.inf, 0.0, -torch.inf, 0.0, -torch.inf]] * 3)
+    uniform = torch.tensor([0.0, 0.5, 1 - 2**-53], dtype=torch.float64)
+    assert invert_cdf(logits, uniform).tolist() == [1, 3, 3]
 
 
 def test_random_selection_is_uniform_over_masked():
     masked = torch.tensor([[True, False, True, True, True]]).expand(20000, 5)
-    chosen = select_positions(masked, torch.zeros(80000), 2, generator=seeded())
+    chosen = select_positions(masked, torch.zeros(80000), 2, torch.rand(20000, 5, generator=seeded()))
     assert (chosen.sum(1) == 2).all()
     torch.testing.assert_close(chosen.float().mean(0), torch.tensor([0.5, 0, 0.5, 0.5, 0.5]), atol=0.02, rtol=0)
 
@@ -77,13 +84,13 @@ def test_random_selection_is_uniform_over_masked():
 def test_semi_autoregressive_takes_the_most_confident_of_the_leftmost():
     masked = torch.tensor([[True, True, False, True, True], [False, False, False, True, False]])
     confidence = torch.tensor([0.1, 0.9, 0.5, 0.99, 0.3])
-    chosen = select_positions(masked, confidence, 2, "semi_autoregressive", window=3)
+    chosen = select_positions(masked, confidence, 2, torch.rand(2, 5), "semi_autoregressive", window=3)
     assert chosen.tolist() == [[False, True, False, True, False], [False, False, False, True, False]]
 
 
 def test_unknown_selection_is_refused():
     with pytest.raises(ValueError, match="'randm'.*semi_autoregressive"):
-        select_positions(torch.ones(1, 2, dtype=torch.bool), torch.ones(2), 1, "randm")
+        select_positions(torch.ones(1, 2, dtype=torch.bool), torch.ones(2), 1, torch.rand(1, 2), "randm")
 
 
 def test_draft_greedy_places_each_rows_tokens():
@@ -92,7 +99,7 @@ def test_draft_greedy_places_each_rows_tokens():
     logits = torch.full((4, 9), -5.0)
     logits[:, 0] = 50.0  # the mask token must lose however likely it is
     logits[torch.arange(4), torch.tensor([1, 2, 3, 4])] = 1.0
-    y, filled = draft(z, masked, logits, 0, num_positions=5, sample=False, num_drafts=2)
+    y, filled = draft(z, masked, logits, 0, num_positions=5, uniform=torch.rand(2, 2, 2, 3), sample=False)
     assert y.tolist() == [[1, 7, 2], [8, 3, 4]] * 2
     assert (filled == torch.cat([masked, masked])).all()
 
@@ -101,11 +108,16 @@ def test_draft_leaves_unfilled_positions_masked():
     masked = torch.rand(64, 12, generator=seeded()) < 0.6
     z = torch.full((64, 12), 5).masked_fill(masked, 0)
     logits = torch.randn(int(masked.sum()), 9, generator=seeded(1))
-    y, filled = draft(z, masked, logits, 0, num_positions=3, num_drafts=2, generator=seeded(2))
+    uniform = torch.rand(2, 2, 64, 12, generator=seeded(2), dtype=torch.float64)
+    y, filled = draft(z, masked, logits, 0, num_positions=3, uniform=uniform)
     z, masked = z.repeat(2, 1), masked.repeat(2, 1)
     assert (filled.sum(1) == masked.sum(1).clamp(max=3)).all()
     assert (y[~filled] == z[~filled]).all() and (y[filled] != 0).all()
     assert not torch.equal(filled[:64], filled[64:])
+    alone, _ = draft(
+        z[5:6], masked[5:6], logits[masked[:64][:5].sum() : masked[:64][:6].sum()], 0, 3, uniform[:, :, 5:6]
+    )
+    assert torch.equal(alone, y[[5, 69]])  # a row's draft does not depend on its batch
 
 
 def test_losses_against_the_written_out_sums():

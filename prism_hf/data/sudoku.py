@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizer
 
 BLANK = 0
 END_OF_ROW = 10
-STOCK_SIZE = 256
+STOCK_SIZE = 4096
 MAX_BLANKS = 56
 _CELLS = frozenset("0123456789")
 # Uniform draws for one symmetry: 9 for the digits, 3 + 9 for the rows, 3 + 9 for the columns, 1 to transpose.
@@ -30,6 +30,21 @@ def cell_positions(length: int) -> Tensor:
     if length == 81:
         return torch.arange(81)
     raise ValueError(f"A Sudoku sequence has 89 tokens (with end-of-row tokens) or 81 (cells only), got {length}.")
+
+
+def maskable_positions(length: int) -> Tensor:
+    """True at cells, False at end-of-row tokens. (length,), bool."""
+    maskable = torch.zeros(length, dtype=torch.bool)
+    maskable[cell_positions(length)] = True
+    return maskable
+
+
+def is_valid_grid(grid: Tensor) -> Tensor:
+    """Whether every row, column and box of each grid holds the digits 1 to 9: (N, 9, 9) -> (N,) bool."""
+    boxes = grid.view(-1, 3, 3, 3, 3).transpose(2, 3).reshape(-1, 9, 9)
+    units = torch.cat([grid, grid.mT, boxes], dim=1)  # (N, 27, 9)
+    digits = torch.arange(1, 10, device=grid.device)
+    return (units.sort(-1).values == digits).all(-1).all(-1)
 
 
 def to_grid(ids: Tensor) -> Tensor:
@@ -219,8 +234,7 @@ class SudokuGrids(torch.utils.data.Dataset):
         if seed < 0:
             raise ValueError(f"seed must not be negative, got {seed}.")
         self.num_samples, self.seed, self.layout = num_samples, seed, layout
-        self.maskable = torch.zeros(layout, dtype=torch.bool)
-        self.maskable[cell_positions(layout)] = True
+        self.maskable = maskable_positions(layout)
 
     def __len__(self) -> int:
         return self.num_samples
@@ -239,6 +253,29 @@ class SudokuGrids(torch.utils.data.Dataset):
         chosen = (draws[:, 0] * STOCK_SIZE).long()
         sequences = to_sequence(_transform(_stock(self.seed)[chosen], draws[:, 1:]), self.layout)
         return [{"input_ids": ids, "maskable": self.maskable.clone()} for ids in sequences]
+
+
+class SolvedGrids(torch.utils.data.Dataset):
+    """Solved grids from a CSV file; items as those of `SudokuGrids`.
+
+    Raises ValueError naming the file and the first line whose grid has a blank or breaks a rule.
+    """
+
+    def __init__(self, path: str | Path):
+        self.input_ids = read_sudoku_csv(path)
+        wrong = (~is_valid_grid(to_grid(self.input_ids))).nonzero().flatten().tolist()
+        if wrong:
+            raise ValueError(
+                f"{path}, line {wrong[0] + 1}: not a solved grid; expected each digit once in every row, column and "
+                f"box, and no blank ({len(wrong)} such lines)."
+            )
+        self.maskable = maskable_positions(self.input_ids.shape[1])
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        return {"input_ids": self.input_ids[index], "maskable": self.maskable.clone()}
 
 
 class SudokuTokenizer(PreTrainedTokenizer):

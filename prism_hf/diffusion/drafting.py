@@ -1,9 +1,11 @@
 """One step of the reverse process: a masked sequence and the model's logits give a draft.
 
-Logits come for the masked positions only, as (N, V) in row-major order of the mask, so the vocabulary is never
-spread over positions that nobody fills. Randomness comes in as uniform draws, one a position, so that a draft of
-some rows is the same whatever other rows are drafted with them.
+Logits are asked for at the positions that are filled, so the vocabulary is never spread over the others. Randomness
+comes in as uniform draws, one a position, so that a draft of some rows is the same whatever other rows are drafted
+with them.
 """
+
+from collections.abc import Callable
 
 import torch
 
@@ -56,7 +58,7 @@ def invert_cdf(logits: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
 
 def select_positions(
     masked: torch.Tensor,
-    confidence: torch.Tensor,
+    confidence: torch.Tensor | None,
     num_positions: int,
     uniform: torch.Tensor,
     selection: str = "random",
@@ -66,7 +68,7 @@ def select_positions(
 
     Args:
         masked: (B, L) bool.
-        confidence: (N,) largest probability at each masked position, row-major.
+        confidence: (N,) largest probability at each masked position, row-major; `random` does without.
         num_positions: K; rows with fewer masks fill all of them.
         uniform: (B, L) draws in [0, 1) for `random`.
         selection: `random`, or `semi_autoregressive` for the most confident of the leftmost `window` masks.
@@ -87,10 +89,11 @@ def select_positions(
 def draft(
     z: torch.Tensor,
     masked: torch.Tensor,
-    logits: torch.Tensor,
+    logits_at: Callable[[torch.Tensor], torch.Tensor],
     mask_token_id: int,
     num_positions: int,
     uniform: torch.Tensor,
+    confidence: torch.Tensor | None = None,
     selection: str = "random",
     sample: bool = True,
     top_p: float = 1.0,
@@ -101,24 +104,25 @@ def draft(
     Args:
         z: (B, L) masked sequences.
         masked: (B, L) bool, where `z` is masked.
-        logits: (N, V) at the masked positions, row-major.
+        logits_at: the masked positions are numbered in row-major order; given some numbers (M,), their logits (M, V).
         uniform: (D, 2, B, L) float64 draws in [0, 1): which positions, which tokens, for each of D drafts of each `z`.
+        confidence: (N,) largest probability at each masked position; only `semi_autoregressive` reads it.
         sample: draw from the posterior, or take its argmax.
 
     Returns:
         `y` (D * B, L) and `filled` of the same shape, bool; draft d of row b is row `d * B + b`.
     """
-    logits = logits.detach().float()
-    logits = logits.masked_fill(torch.arange(logits.shape[-1], device=logits.device) == mask_token_id, -torch.inf)
-    confidence = logits.softmax(dim=-1).amax(dim=-1) if selection == "semi_autoregressive" else None
+    number_of = (masked.flatten().cumsum(0) - 1).view_as(masked)
     drafts, fills = [], []
     for for_position, for_token in uniform:
         filled = select_positions(masked, confidence, num_positions, for_position, selection, window)
-        chosen = logits[filled[masked]]
+        logits = logits_at(number_of[filled]).float()
+        excluded = torch.arange(logits.shape[-1], device=logits.device) == mask_token_id
+        logits = logits.masked_fill(excluded, -torch.inf)
         if sample:
-            tokens = invert_cdf(nucleus(chosen, top_p) if top_p < 1 else chosen, for_token[filled])
+            tokens = invert_cdf(nucleus(logits, top_p) if top_p < 1 else logits, for_token[filled])
         else:
-            tokens = chosen.argmax(dim=-1)
+            tokens = logits.argmax(dim=-1)
         drafts.append(z.masked_scatter(filled, tokens))
         fills.append(filled)
     return torch.cat(drafts), torch.cat(fills)

@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 
 NORMALIZERS = ("sequence", "masked")
+QUALITY_NORMALIZERS = ("filled", "draft")
+CHUNK_ELEMENTS = 2**24
 
 
 def unmasking_loss(
@@ -27,6 +29,78 @@ def unmasking_loss(
     if weights is not None:
         loss = loss * weights
     return loss.sum() / denominator
+
+
+def linear_unmasking_loss(
+    states: torch.Tensor,
+    decoder: torch.nn.Linear,
+    targets: torch.Tensor,
+    weights: torch.Tensor | None,
+    denominator: torch.Tensor | float,
+    mask_token_id: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`unmasking_loss` of `decoder(states)` without its (N, V) logits: some rows at a time, gradients included.
+
+    The mask token is given probability 0, as when tokens are drawn (SUBS, arXiv 2406.07524).
+
+    Args:
+        states: (N, D), the input of the decoder at masked positions.
+        decoder: the map to the vocabulary, (V, D) with or without bias.
+        targets, weights, denominator: as for `unmasking_loss`.
+
+    Returns:
+        The loss, and (N,) the largest probability at each position, without gradient.
+    """
+    if weights is None:
+        weights = torch.ones_like(targets, dtype=torch.float32)
+    total, confidence = _LinearCrossEntropy.apply(
+        states, decoder.weight, decoder.bias, targets, weights / denominator, mask_token_id
+    )
+    return total, confidence
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    """Weighted sum of cross-entropies; its gradients are made in the forward, while a chunk's logits exist."""
+
+    @staticmethod
+    def forward(ctx, states, weight, bias, targets, weights, mask_token_id):
+        needs_states, needs_weight, needs_bias = ctx.needs_input_grad[:3]
+        grad_states = torch.empty_like(states) if needs_states else None
+        grad_weight = torch.zeros_like(weight) if needs_weight else None
+        grad_bias = torch.zeros_like(bias) if needs_bias else None
+        total = states.new_zeros((), dtype=torch.float32)
+        confidence = states.new_empty(len(states), dtype=torch.float32)
+        chunk = max(1, CHUNK_ELEMENTS // len(weight))
+        for start in range(0, len(states), chunk):
+            rows = slice(start, start + chunk)
+            logits = F.linear(states[rows], weight, bias).float()
+            logits[:, mask_token_id] = -torch.inf
+            target = targets[rows, None]
+            normaliser = logits.logsumexp(dim=-1, keepdim=True)
+            total += ((normaliser - logits.gather(1, target)).squeeze(1) * weights[rows]).sum()
+            confidence[rows] = (logits.amax(dim=-1, keepdim=True) - normaliser).exp().squeeze(1)
+            if not (needs_states or needs_weight or needs_bias):
+                continue
+            # The gradient with respect to the logits, in their place: w (softmax - onehot).
+            gradient = logits.sub_(normaliser).exp_()
+            gradient.scatter_add_(1, target, torch.full_like(normaliser, -1.0))
+            gradient.mul_(weights[rows, None])
+            if needs_bias:
+                grad_bias += gradient.sum(dim=0)
+            gradient = gradient.to(states.dtype)
+            if needs_states:
+                grad_states[rows] = gradient @ weight
+            if needs_weight:
+                grad_weight.addmm_(gradient.mT, states[rows])
+        ctx.save_for_backward(grad_states, grad_weight, grad_bias)
+        ctx.mark_non_differentiable(confidence)
+        return total, confidence
+
+    @staticmethod
+    def backward(ctx, grad_total, _):
+        # In place: each gradient is used once, and the decoder's is as large as the decoder.
+        grads = (None if grad is None else grad.mul_(grad_total) for grad in ctx.saved_tensors)
+        return (*grads, None, None, None)
 
 
 def quality_loss(quality_logits: torch.Tensor, correct: torch.Tensor, denominator: torch.Tensor | float):

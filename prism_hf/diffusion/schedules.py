@@ -29,17 +29,19 @@ SCHEDULES = {
 }
 
 
-def antithetic_timesteps(uniform: torch.Tensor, batch_size: int, eps: float = 1e-3) -> torch.Tensor:
-    """One timestep a row, spread evenly over the batch: `t_b = eps + (1 - eps) ((u/n + b/n) mod 1)`.
+def antithetic_timesteps(
+    uniform: torch.Tensor, batch_size: int, earliest: float = 1e-3, latest: float = 1.0
+) -> torch.Tensor:
+    """One timestep a row, spread evenly over the batch: `t_b = earliest + (latest - earliest) ((u/n + b/n) mod 1)`.
 
-    Each `t_b` is uniform on [eps, 1) by itself and each interval of width `1/n` holds one, so the loss varies
-    less than with independent draws (MDLM, arXiv 2406.07524, section 3.3).
+    Each `t_b` is uniform by itself and each of n equal intervals holds one, so the loss varies less than with
+    independent draws (MDLM, arXiv 2406.07524, section 3.3).
 
     Args:
         uniform: (1,) one uniform draw in [0, 1) for the whole batch.
 
     Returns:
-        (B,) in [eps, 1).
+        (B,) in [earliest, latest).
     """
     rows = torch.arange(batch_size, device=uniform.device)
-    return eps + (1 - eps) * (((uniform + rows) / batch_size) % 1)
+    return earliest + (latest - earliest) * (((uniform + rows) / batch_size) % 1)

@@ -2,10 +2,9 @@
 
 import math
 
-import torch
 from torch import Tensor
 
-from ..data.sudoku import BLANK, to_grid
+from ..data.sudoku import BLANK, is_valid_grid, to_grid
 
 
 def is_solved(predictions: Tensor, puzzles: Tensor) -> Tensor:
@@ -17,11 +16,7 @@ def is_solved(predictions: Tensor, puzzles: Tensor) -> Tensor:
         raise ValueError(
             f"predictions {tuple(predictions.shape)} and puzzles {tuple(puzzles.shape)} must have the same shape."
         )
-    grid = to_grid(predictions)
-    boxes = grid.view(-1, 3, 3, 3, 3).transpose(2, 3).reshape(-1, 9, 9)
-    units = torch.cat([grid, grid.mT, boxes], dim=1)  # (N, 27, 9)
-    digits = torch.arange(1, 10, device=grid.device)
-    valid = (units.sort(-1).values == digits).all(-1).all(-1)
+    valid = is_valid_grid(to_grid(predictions))
     keeps_givens = ((predictions == puzzles) | (puzzles == BLANK)).all(-1)
     return valid & keeps_givens
 

@@ -160,7 +160,7 @@ def prepare_generation_config(model, generation_config: GenerationConfig | None,
         found = [layer[name] for layer in layers if layer.get(name) is not None]
         values[name] = found[0] if found else None
     if chosen:
-        values |= {name: None for name in {"num_remask", "eta"} - chosen}
+        values |= dict.fromkeys({"num_remask", "eta"} - chosen)
     values |= kwargs
     for name, default in config._get_default_generation_params().items():
         values[name] = default if values[name] is None else values[name]

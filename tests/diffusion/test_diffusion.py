@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from prism_hf.diffusion.drafting import draft, invert_cdf, nucleus, select_lowest, select_positions
-from prism_hf.diffusion.losses import quality_loss, unmasking_loss
+from prism_hf.diffusion.losses import linear_unmasking_loss, quality_loss, unmasking_loss
 from prism_hf.diffusion.noising import mask_tokens
 from prism_hf.diffusion.schedules import SCHEDULES, antithetic_timesteps
 
@@ -21,7 +21,7 @@ def test_schedule_ends_and_derivative(name):
 
 
 def test_antithetic_timesteps_put_one_in_each_stratum():
-    t = antithetic_timesteps(torch.rand(1, generator=seeded()), 8, eps=0.0)
+    t = antithetic_timesteps(torch.rand(1, generator=seeded()), 8, earliest=0.0)
     assert (t.mul(8).floor().sort().values == torch.arange(8)).all()
     draws = torch.cat([antithetic_timesteps(u, 2) for u in torch.rand(2000, 1, generator=seeded())])
     assert draws.min() >= 1e-3
@@ -99,7 +99,7 @@ def test_draft_greedy_places_each_rows_tokens():
     logits = torch.full((4, 9), -5.0)
     logits[:, 0] = 50.0  # the mask token must lose however likely it is
     logits[torch.arange(4), torch.tensor([1, 2, 3, 4])] = 1.0
-    y, filled = draft(z, masked, logits, 0, num_positions=5, uniform=torch.rand(2, 2, 2, 3), sample=False)
+    y, filled = draft(z, masked, logits.__getitem__, 0, num_positions=5, uniform=torch.rand(2, 2, 2, 3), sample=False)
     assert y.tolist() == [[1, 7, 2], [8, 3, 4]] * 2
     assert (filled == torch.cat([masked, masked])).all()
 
@@ -109,14 +109,13 @@ def test_draft_leaves_unfilled_positions_masked():
     z = torch.full((64, 12), 5).masked_fill(masked, 0)
     logits = torch.randn(int(masked.sum()), 9, generator=seeded(1))
     uniform = torch.rand(2, 2, 64, 12, generator=seeded(2), dtype=torch.float64)
-    y, filled = draft(z, masked, logits, 0, num_positions=3, uniform=uniform)
+    y, filled = draft(z, masked, logits.__getitem__, 0, num_positions=3, uniform=uniform)
     z, masked = z.repeat(2, 1), masked.repeat(2, 1)
     assert (filled.sum(1) == masked.sum(1).clamp(max=3)).all()
     assert (y[~filled] == z[~filled]).all() and (y[filled] != 0).all()
     assert not torch.equal(filled[:64], filled[64:])
-    alone, _ = draft(
-        z[5:6], masked[5:6], logits[masked[:64][:5].sum() : masked[:64][:6].sum()], 0, 3, uniform[:, :, 5:6]
-    )
+    own_logits = logits[masked[:5].sum() : masked[:6].sum()]
+    alone, _ = draft(z[5:6], masked[5:6], own_logits.__getitem__, 0, 3, uniform[:, :, 5:6])
     assert torch.equal(alone, y[[5, 69]])  # a row's draft does not depend on its batch
 
 
@@ -134,3 +133,30 @@ def test_losses_against_the_written_out_sums():
     q = scores.sigmoid()
     expected = -torch.where(correct, q.log(), (1 - q).log()).sum() / 8
     torch.testing.assert_close(quality_loss(scores, correct, 8), expected)
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_linear_loss_equals_the_loss_of_full_logits(frozen, weighted, monkeypatch):
+    monkeypatch.setattr("prism_hf.diffusion.losses.CHUNK_ELEMENTS", 3 * 11)  # chunks of 3 rows, the last one short
+    decoder = torch.nn.Linear(6, 11, dtype=torch.float64).requires_grad_(not frozen)
+    states = torch.randn(10, 6, generator=seeded(), dtype=torch.float64, requires_grad=True)
+    targets = torch.randint(1, 11, (10,), generator=seeded(1))
+    weights = torch.rand(10, generator=seeded(2), dtype=torch.float64) if weighted else None
+    inputs = [states, *(() if frozen else decoder.parameters())]
+
+    logits = decoder(states).masked_fill(torch.arange(11) == 0, -torch.inf)
+    terms = -torch.log_softmax(logits, -1)[torch.arange(10), targets]
+    expected = (terms if weights is None else weights * terms).sum() / 7
+    loss, confidence = linear_unmasking_loss(states, decoder, targets, weights, 7, mask_token_id=0)
+    torch.testing.assert_close(loss.double(), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(confidence.double(), logits.softmax(-1).amax(-1), atol=1e-6, rtol=1e-5)
+    for got, want in zip(torch.autograd.grad(3 * loss, inputs), torch.autograd.grad(3 * expected, inputs), strict=True):
+        torch.testing.assert_close(got, want, atol=1e-6, rtol=1e-4)
+
+
+def test_linear_loss_of_no_positions_is_zero():
+    decoder, states = torch.nn.Linear(6, 11), torch.zeros(0, 6, requires_grad=True)
+    loss, confidence = linear_unmasking_loss(states, decoder, torch.zeros(0, dtype=torch.long), None, 1, 0)
+    loss.backward()
+    assert loss == 0 and confidence.shape == (0,) and states.grad.shape == (0, 6)

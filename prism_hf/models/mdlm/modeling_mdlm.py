@@ -224,8 +224,7 @@ class MdlmOutputLayer(nn.Module):
         Raises:
             ValueError: if `logits_to_keep` is not a boolean mask of the canvas.
         """
-        shift, scale = self.adaLN_modulation(conditioning)[:, None].chunk(2, dim=-1)
-        hidden_states = modulate(self.norm_final(hidden_states), shift, scale)
+        hidden_states = self.normalise(hidden_states, conditioning)
         if logits_to_keep is not None:
             if logits_to_keep.dtype != torch.bool or logits_to_keep.shape != hidden_states.shape[:2]:
                 raise ValueError(
@@ -234,6 +233,11 @@ class MdlmOutputLayer(nn.Module):
                 )
             hidden_states = hidden_states[logits_to_keep]
         return self.linear(hidden_states)
+
+    def normalise(self, hidden_states: torch.Tensor, conditioning: torch.Tensor) -> torch.Tensor:
+        """The adaLN norm before the linear map: (B, L, D) and (B, cond_dim) to (B, L, D)."""
+        shift, scale = self.adaLN_modulation(conditioning)[:, None].chunk(2, dim=-1)
+        return modulate(self.norm_final(hidden_states), shift, scale)
 
 
 def init_mdlm_module(module: nn.Module, std: float) -> None:

@@ -1,0 +1,65 @@
+"""Configuration of a backbone with a quality head."""
+
+from transformers import AutoConfig, PreTrainedConfig
+
+from prism_hf.models.mdlm import MdlmConfig  # noqa: F401  (registers "mdlm", so that AutoConfig knows it)
+
+HEAD_TYPES = ("linear", "mlp", "dit")
+
+
+class PrismConfig(PreTrainedConfig):
+    """A backbone's config and the settings of its quality head.
+
+    Args:
+        backbone_config (`PreTrainedConfig` or `dict`): any model that `AutoModelForMaskedLM` builds.
+        head_type (`str`, defaults to `"mlp"`): `linear` (LayerNorm, Linear), `mlp` (LayerNorm, Linear, GELU, Linear;
+            published for LLaDA) or `dit` (DiT blocks and an adaLN output layer; published for MDLM, MDLM only).
+        head_num_blocks (`int`, defaults to 0): extra blocks of a `dit` head (OpenWebText 1, Sudoku 0).
+        mask_token_id (`int`, *optional*): taken from the backbone's config where that has one.
+        initializer_range (`float`, defaults to 0.02): standard deviation of the head's fresh weights.
+
+    Raises:
+        ValueError: for an unknown head type or backbone, or where no mask token is known.
+    """
+
+    model_type = "prism"
+    sub_configs = {"backbone_config": AutoConfig}
+
+    backbone_config: PreTrainedConfig | dict | None = None
+    head_type: str = "mlp"
+    head_num_blocks: int = 0
+    mask_token_id: int | None = None
+    initializer_range: float = 0.02
+
+    def __post_init__(self, **kwargs):
+        if isinstance(self.backbone_config, dict):
+            self.backbone_config = AutoConfig.for_model(**self.backbone_config)
+        if self.backbone_config is not None:
+            if self.mask_token_id is None:
+                self.mask_token_id = getattr(self.backbone_config, "mask_token_id", None)
+            self.check()
+        super().__post_init__(**kwargs)
+
+    def check(self) -> None:
+        backbone = self.backbone_config.model_type
+        if self.head_type not in HEAD_TYPES:
+            raise ValueError(f"head_type is {self.head_type!r}; it must be one of {', '.join(HEAD_TYPES)}.")
+        if self.head_type == "dit" and backbone != "mdlm":
+            raise ValueError(
+                f"head_type='dit' reads MDLM's conditioning, which {backbone!r} lacks; use 'mlp' or 'linear'."
+            )
+        if self.mask_token_id is None:
+            raise ValueError(
+                f"The {backbone!r} config names no mask token; pass mask_token_id=tokenizer.mask_token_id."
+            )
+
+    @property
+    def hidden_size(self) -> int:
+        return self.backbone_config.hidden_size
+
+    @property
+    def vocab_size(self) -> int:
+        return self.backbone_config.vocab_size
+
+    def get_text_config(self, *args, **kwargs):
+        return self

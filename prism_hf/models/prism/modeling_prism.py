@@ -1,0 +1,211 @@
+"""Any masked diffusion backbone with a quality head (PRISM, arXiv 2510.01384)."""
+
+import os
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer, PreTrainedModel
+from transformers.utils import ModelOutput, logging
+
+from prism_hf.generation import RemaskGenerationMixin
+from prism_hf.models.mdlm import MdlmQualityHead, init_mdlm_module
+
+from .backbones import find_adapter
+from .configuration_prism import PrismConfig
+
+logger = logging.get_logger(__name__)
+
+HEAD_ARGUMENTS = ("head_type", "head_num_blocks", "mask_token_id")
+
+
+@dataclass
+class PrismOutput(ModelOutput):
+    """Posteriors and qualities of one forward pass.
+
+    Args:
+        logits: (B, L, V), or (N, V) with a boolean `logits_to_keep`; None with `return_logits=False`.
+        quality_logits: (B, L); their sigmoid is the probability that the token is right given all others. Meaningless
+            at masked positions. None with `return_quality=False`.
+        prediction_states: (N, E) at the positions of `logits_to_keep`, where it was given: what the backbone's
+            `get_output_embeddings()` maps to logits. With `return_logits=False` a trainer gets the states alone and
+            never holds the whole vocabulary.
+        hidden_states: with `output_hidden_states=True`, a tuple of (B, L, D).
+        attentions: with `output_attentions=True`, a tuple of (B, heads, L, L), where the backbone gives them.
+    """
+
+    logits: torch.FloatTensor | None = None
+    quality_logits: torch.FloatTensor | None = None
+    prediction_states: torch.FloatTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+
+
+class PrismLinearHead(nn.Module):
+    """LayerNorm and one linear unit."""
+
+    def __init__(self, config: PrismConfig):
+        super().__init__()
+        self.norm = nn.LayerNorm(config.hidden_size)
+        self.linear = nn.Linear(config.hidden_size, 1)
+
+    def forward(self, hidden_states: torch.Tensor, conditioning=None, attention_mask=None) -> torch.Tensor:
+        """(B, L, D) -> (B, L)."""
+        return self.linear(self.norm(hidden_states.to(self.linear.weight.dtype))).squeeze(-1)
+
+
+class PrismMlpHead(nn.Module):
+    """LayerNorm, Linear, GELU, Linear: the head published for LLaDA-8B."""
+
+    def __init__(self, config: PrismConfig):
+        super().__init__()
+        self.norm = nn.LayerNorm(config.hidden_size)
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.linear = nn.Linear(config.hidden_size, 1)
+
+    def forward(self, hidden_states: torch.Tensor, conditioning=None, attention_mask=None) -> torch.Tensor:
+        """(B, L, D) -> (B, L)."""
+        hidden_states = self.norm(hidden_states.to(self.linear.weight.dtype))
+        return self.linear(nn.functional.gelu(self.dense(hidden_states))).squeeze(-1)
+
+
+QUALITY_HEADS = {
+    "linear": PrismLinearHead,
+    "mlp": PrismMlpHead,
+    "dit": lambda config: MdlmQualityHead(config.backbone_config, config.head_num_blocks),
+}
+
+
+class PrismForMaskedDiffusion(RemaskGenerationMixin, PreTrainedModel):
+    """A masked diffusion model that says, beside the token posteriors, how likely each clean token is to be right."""
+
+    config_class = PrismConfig
+    config: PrismConfig
+    base_model_prefix = "backbone"
+    supports_gradient_checkpointing = True
+    _supports_flash_attn = True
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+    def __init__(self, config: PrismConfig, backbone: PreTrainedModel | None = None):
+        """Build from a config, or around a `backbone` that has its weights already."""
+        super().__init__(config)
+        if backbone is None:
+            backbone = AutoModelForMaskedLM.from_config(config.backbone_config)
+        else:
+            for module in backbone.modules():
+                module._is_hf_initialized = True  # post_init must not draw its weights afresh
+        self.backbone = backbone
+        # Live, so that what is switched on the model (its attention) is what the head's own blocks see.
+        config.backbone_config = backbone.config
+        self.adapter = find_adapter(backbone)
+        self.quality_head = QUALITY_HEADS[config.head_type](config)
+        self._no_split_modules = list(backbone._no_split_modules or [])
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module):
+        super()._init_weights(module)
+        init_mdlm_module(module, self.config.initializer_range)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, *model_args, config=None, **kwargs):
+        """Load a saved PRISM model, or any backbone checkpoint, which then gets a new quality head.
+
+        Args:
+            pretrained_model_name_or_path: a PRISM model, or what `AutoModelForMaskedLM` loads.
+            head_type, head_num_blocks, mask_token_id: of a new head, see `PrismConfig`. Where neither the call nor the
+                backbone's config names the mask token, the checkpoint's tokenizer is asked.
+
+        Raises:
+            ValueError: if the mask token stays unknown, or a head argument is given for a model that has its head.
+        """
+        hub = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder", "trust_remote_code")
+        hub_kwargs = {name: kwargs[name] for name in hub if name in kwargs}
+        if config is None:
+            config = AutoConfig.from_pretrained(pretrained_model_name_or_path, **hub_kwargs)
+        head_kwargs = {name: kwargs.pop(name) for name in HEAD_ARGUMENTS if name in kwargs}
+        if isinstance(config, PrismConfig):
+            if head_kwargs:
+                raise ValueError(f"{pretrained_model_name_or_path} has its quality head already; drop {head_kwargs}.")
+            return super().from_pretrained(pretrained_model_name_or_path, *model_args, config=config, **kwargs)
+
+        if head_kwargs.get("mask_token_id") is None and getattr(config, "mask_token_id", None) is None:
+            try:
+                tokenizer = AutoTokenizer.from_pretrained(pretrained_model_name_or_path, **hub_kwargs)
+                head_kwargs["mask_token_id"] = tokenizer.mask_token_id
+            except (OSError, ValueError):
+                logger.info(f"{pretrained_model_name_or_path} has no tokenizer to tell the mask token.")
+        prism_config = PrismConfig(backbone_config=config, **head_kwargs)
+        backbone = AutoModelForMaskedLM.from_pretrained(
+            pretrained_model_name_or_path, *model_args, config=config, **kwargs
+        )
+        logger.warning(
+            f"{pretrained_model_name_or_path} has no quality head: a new one of type {prism_config.head_type!r} was "
+            "initialised. Train it with PrismTrainer before you trust its quality."
+        )
+        model = cls(prism_config, backbone)
+        model.quality_head.to(backbone.device)
+        return model.eval()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.backbone.get_input_embeddings()
+
+    def get_output_embeddings(self) -> nn.Module | None:
+        return self.backbone.get_output_embeddings()
+
+    def forward(
+        self,
+        input_ids: torch.LongTensor,
+        attention_mask: torch.Tensor | None = None,
+        logits_to_keep: torch.BoolTensor | None = None,
+        return_logits: bool = True,
+        return_quality: bool = True,
+        **kwargs,
+    ) -> PrismOutput:
+        """One pass of the backbone for posteriors and qualities.
+
+        Args:
+            input_ids: (B, L), masks included.
+            attention_mask: (B, L), 0 at padding.
+            logits_to_keep: (B, L) bool; the LM head runs at these N positions only, in row-major order.
+            return_logits: False never maps to the vocabulary; without `logits_to_keep` it runs no LM head at all.
+            return_quality: False runs no quality head.
+
+        Raises:
+            ValueError: if `logits_to_keep` is not a boolean mask of the canvas.
+        """
+        if logits_to_keep is not None and (
+            not isinstance(logits_to_keep, torch.Tensor)
+            or logits_to_keep.dtype != torch.bool
+            or logits_to_keep.shape != input_ids.shape
+        ):
+            raise ValueError(
+                f"logits_to_keep is {logits_to_keep!r}; pass a boolean tensor of the canvas' shape "
+                f"{tuple(input_ids.shape)}."
+            )
+        kwargs["return_dict"] = True
+        outputs = self.adapter.body(self.backbone)(input_ids, attention_mask=attention_mask, **kwargs)
+        hidden_states = outputs.last_hidden_state
+
+        logits = quality_logits = states = None
+        if return_logits or logits_to_keep is not None:
+            predictive = hidden_states
+            if self.adapter.shifted_logits:
+                predictive = torch.cat((hidden_states[:, :1], hidden_states[:, :-1]), dim=1)
+            kept = predictive.flatten(0, 1) if logits_to_keep is None else predictive[logits_to_keep]
+            states = self.adapter.prediction_states(self.backbone, kept, outputs)
+        if return_logits:
+            logits = self.get_output_embeddings()(states)
+            if logits_to_keep is None:
+                logits = logits.unflatten(0, input_ids.shape)
+        if return_quality:
+            quality_logits = self.quality_head(hidden_states, outputs.get("conditioning"), attention_mask)
+        return PrismOutput(
+            logits=logits,
+            quality_logits=quality_logits,
+            prediction_states=states if logits_to_keep is not None else None,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.get("attentions"),
+        )

@@ -1,0 +1,212 @@
+"""Pre-training of a masked diffusion model."""
+
+import inspect
+from collections import defaultdict
+from dataclasses import dataclass
+
+import torch
+from transformers import Trainer
+
+from prism_hf.diffusion.losses import unmasking_loss
+from prism_hf.diffusion.noising import mask_tokens
+from prism_hf.diffusion.schedules import SCHEDULES, antithetic_timesteps
+
+from .collator import MaskedDiffusionCollator
+from .ema import EMACallback
+from .muon import MuonWithAdamW, hidden_matrices
+from .randomness import EVALUATION, TRAIN, row_uniforms, step_uniform
+from .training_arguments import MaskedDiffusionTrainingArguments
+
+
+@dataclass
+class Noised:
+    """A batch after the forward process.
+
+    z (B, L): masked sequences. masked (B, L) bool. targets (N,): clean tokens at masked positions. weights (N,) or
+    None, and denominator: of the unmasking loss. uniform (B, draws, L) float64: draws left for the drafts.
+    """
+
+    z: torch.Tensor
+    masked: torch.Tensor
+    attention_mask: torch.Tensor | None
+    targets: torch.Tensor
+    weights: torch.Tensor | None
+    denominator: torch.Tensor
+    uniform: torch.Tensor
+
+
+class MaskedDiffusionTrainer(Trainer):
+    """Trains any masked language model as a masked diffusion model (MDLM, arXiv 2406.07524; LLaDA, arXiv 2502.09992).
+
+    A batch holds `input_ids` (B, L) and, where there is padding, `attention_mask` (B, L). `maskable` (B, L) bool says
+    which tokens are to be learned, as opposed to prompts and separators; without it, all that are no padding.
+
+    Metrics, exact means over accumulation steps and processes: `unmasking_loss`. All randomness of a step comes from
+    seed, step and row, so a resumed run continues bit for bit, an evaluation is repeatable, and the curve does not
+    depend on the number of processes that share a batch.
+
+    Args:
+        model: with `config.mask_token_id`, or `args` and a `processing_class` that names the mask token. If `forward`
+            takes a boolean `logits_to_keep` (B, L), logits are built at masked positions only.
+
+    Raises:
+        ValueError: if the mask token is unknown.
+    """
+
+    loss_is_scaled_for_ga = False
+    _tag_names = ("masked-diffusion",)
+
+    def __init__(self, model=None, args: MaskedDiffusionTrainingArguments | None = None, **kwargs):
+        if args is None:
+            args = MaskedDiffusionTrainingArguments("trainer_output")
+        if kwargs.get("data_collator") is None:
+            pad_token_id = getattr(kwargs.get("processing_class"), "pad_token_id", None)
+            kwargs["data_collator"] = MaskedDiffusionCollator(pad_token_id)
+        super().__init__(model=model, args=args, **kwargs)
+        self.mask_token_id = getattr(self.model.config, "mask_token_id", None)
+        if self.mask_token_id is None:
+            self.mask_token_id = getattr(self.processing_class, "mask_token_id", None)
+        if self.mask_token_id is None:
+            raise ValueError(
+                "The mask token is unknown: set model.config.mask_token_id, or pass a processing_class with a mask "
+                "token (tokenizer.add_special_tokens({'mask_token': ...}))."
+            )
+        unwrapped = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        self.keeps_logits = "logits_to_keep" in inspect.signature(unwrapped.forward).parameters
+        if args.ema_decay is not None:
+            self.add_callback(EMACallback(args.ema_decay))
+        if hasattr(self.model, "add_model_tags"):
+            self.model.add_model_tags(list(self._tag_names))
+        # The step that the micro-batch belongs to, and its number within it; in evaluation, the batch's number.
+        self.current_step, self.micro_batch = -1, 0
+        self.num_evaluated = 0
+        self.totals = {True: defaultdict(lambda: 0), False: defaultdict(lambda: 0)}
+
+    # Randomness
+
+    def batch_draws(self, training: bool, batch_size: int, draws: int, length: int):
+        """Timesteps (B,) and uniform draws (B, draws, L) of this process' rows of the global batch."""
+        world, rank = self.args.world_size, self.args.process_index
+        if training:
+            stream, step, micro_batch = TRAIN, self.state.global_step, self.micro_batch
+            per_process, micro_batches = self.args.per_device_train_batch_size, self.args.gradient_accumulation_steps
+        else:
+            stream, step, micro_batch = EVALUATION, self.num_evaluated, 0
+            per_process, micro_batches = self.args.per_device_eval_batch_size, 1
+        first = (micro_batch * world + rank) * per_process
+        rows = range(first, first + batch_size)
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        total = max(per_process * world * micro_batches, rows.stop)
+        t = antithetic_timesteps(
+            step_uniform(seed, stream, step), total, self.args.min_timestep, self.args.max_timestep
+        )
+        return t[rows.start : rows.stop], row_uniforms(seed, stream, step, rows, draws, length)
+
+    def noise(self, inputs: dict[str, torch.Tensor], training: bool, drafting_draws: int = 0) -> Noised:
+        """Mask a batch."""
+        input_ids, attention_mask = inputs["input_ids"], inputs.get("attention_mask")
+        maskable = inputs.get("maskable")
+        if maskable is None:
+            maskable = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        maskable = maskable.bool()
+        t, uniform = self.batch_draws(training, len(input_ids), 1 + drafting_draws, input_ids.shape[1])
+        t, uniform = t.to(input_ids.device), uniform.to(input_ids.device)
+        alpha, alpha_derivative = SCHEDULES[self.args.noise_schedule]
+        z, masked = mask_tokens(input_ids, 1 - alpha(t), self.mask_token_id, uniform[:, 0], maskable)
+        if self.args.loss_normalizer == "sequence":
+            weight = (-alpha_derivative(t) / (1 - alpha(t))).float()
+            weights, denominator = weight[:, None].expand_as(masked)[masked], self.mean_over_processes(maskable.sum())
+        else:
+            weights, denominator = None, self.mean_over_processes(masked.sum())
+        return Noised(z, masked, attention_mask, input_ids[masked], weights, denominator, uniform[:, 1:])
+
+    def mean_over_processes(self, count: torch.Tensor) -> torch.Tensor:
+        """A denominator such that the mean of the processes' losses is the loss of the global batch."""
+        return self.accelerator.reduce(count.float(), "mean").clamp(min=1)
+
+    # Loss
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """The unmasking loss of a batch, with draws that depend on the state of training only."""
+        noised = self.noise(inputs, model.training)
+        kwargs = {"logits_to_keep": noised.masked} if self.keeps_logits else {}
+        outputs = model(input_ids=noised.z, attention_mask=noised.attention_mask, **kwargs)
+        logits = outputs.logits if self.keeps_logits else outputs.logits[noised.masked]
+        excluded = torch.arange(logits.shape[-1], device=logits.device) == self.mask_token_id
+        logits = logits.float().masked_fill(excluded, -torch.inf)
+        loss = unmasking_loss(logits, noised.targets, noised.weights, noised.denominator)
+        self.add_mean(model.training, "unmasking_loss", loss * noised.denominator, noised.denominator)
+        return (loss, outputs) if return_outputs else loss
+
+    def create_optimizer(self, model=None):
+        """As the parent's; with `use_muon`, the hidden layers' matrices go to Muon."""
+        if self.optimizer is None and self.args.use_muon:
+            trained = self.model if model is None else model
+            matrices, decays = hidden_matrices(trained), self.get_decay_parameter_names(trained)
+            own = {id(parameter) for parameter in matrices}
+            rest = [(n, p) for n, p in trained.named_parameters() if p.requires_grad and id(p) not in own]
+            groups = [
+                {"params": matrices, "muon": True, "weight_decay": self.args.weight_decay},
+                {"params": [p for n, p in rest if n in decays], "weight_decay": self.args.weight_decay},
+                {"params": [p for n, p in rest if n not in decays], "weight_decay": 0.0},
+            ]
+            betas = (self.args.adam_beta1, self.args.adam_beta2)
+            self.optimizer = MuonWithAdamW(groups, self.args.learning_rate, betas=betas, eps=self.args.adam_epsilon)
+        return super().create_optimizer(model)
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        if self.state.global_step != self.current_step:
+            self.current_step, self.micro_batch = self.state.global_step, 0
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        self.micro_batch += 1
+        return loss
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            loss = self.compute_loss(model, inputs)
+        self.num_evaluated += 1
+        return loss.detach(), None, None
+
+    # Metrics
+
+    def add_mean(self, training: bool, name: str, total: torch.Tensor, count: torch.Tensor) -> None:
+        """Add to a mean that is logged; nothing leaves the device before that."""
+        self.totals[training][name] += torch.stack([total.detach().double(), count.double()])
+
+    def pop_metrics(self, training: bool) -> dict[str, float]:
+        """The metrics since the last call, over all processes."""
+        totals = self.totals[training]
+        means = {name: self.accelerator.reduce(value, "sum").tolist() for name, value in sorted(totals.items())}
+        totals.clear()
+        return {name: total / count for name, (total, count) in means.items() if count}
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs:
+            logs |= self.pop_metrics(training=True)
+        super().log(logs, start_time)
+
+    def evaluation_loop(self, *args, metric_key_prefix: str = "eval", **kwargs):
+        self.num_evaluated = 0
+        self.totals[False].clear()
+        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        metrics = self.pop_metrics(training=False)
+        output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in metrics.items()})
+        return output
+
+    # Checkpoints
+
+    def _save_optimizer_and_scheduler(self, output_dir):
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self.args.should_save:
+            for callback in self.ema_callbacks():
+                callback.save(output_dir)
+
+    def _load_optimizer_and_scheduler(self, checkpoint):
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None:
+            for callback in self.ema_callbacks():
+                callback.load(checkpoint)
+
+    def ema_callbacks(self) -> list[EMACallback]:
+        return [callback for callback in self.callback_handler.callbacks if isinstance(callback, EMACallback)]

@@ -1,0 +1,153 @@
+"""A quality head around every kind of backbone."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForMaskedLM,
+    BertConfig,
+    ModernBertConfig,
+    RobertaConfig,
+    RobertaPreLayerNormConfig,
+)
+
+from prism_hf.models.mdlm import MdlmConfig, MdlmForMaskedDiffusion
+from prism_hf.models.mdlm.convert_mdlm_checkpoint import convert_lightning_checkpoint
+from prism_hf.models.prism import PrismConfig, PrismForMaskedDiffusion
+
+FIXTURE = Path(__file__).parents[1] / "fixtures" / "mdlm_tiny"
+SMALL = {"vocab_size": 40, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+BACKBONES = {
+    "bert": BertConfig(**SMALL),
+    "modernbert": ModernBertConfig(
+        **SMALL, pad_token_id=0, bos_token_id=1, eos_token_id=2, cls_token_id=1, sep_token_id=2
+    ),
+    "roberta": RobertaConfig(**SMALL),
+    "roberta-prelayernorm": RobertaPreLayerNormConfig(**SMALL),
+    "mdlm": MdlmConfig(vocab_size=40, hidden_dim=32, cond_dim=16, n_blocks=2, n_heads=4),
+}
+IDS = torch.randint(5, 39, (3, 11), generator=torch.Generator().manual_seed(0))
+
+
+def randomised(model, seed=0):
+    """Away from the zero initialisation, so that a mistake shows."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.2)
+    return model.eval()
+
+
+def build(name, head_type="mlp"):
+    return randomised(
+        PrismForMaskedDiffusion(PrismConfig(backbone_config=BACKBONES[name], head_type=head_type, mask_token_id=4))
+    )
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+@torch.no_grad()
+def test_logits_are_the_backbones_own(name, tmp_path):
+    backbone = randomised(AutoModelForMaskedLM.from_config(BACKBONES[name]))
+    backbone.save_pretrained(tmp_path)
+    model = PrismForMaskedDiffusion.from_pretrained(tmp_path, mask_token_id=4)
+    for own, original in zip(model.backbone.parameters(), backbone.parameters(), strict=True):
+        assert torch.equal(own, original)
+    output = model(IDS)
+    torch.testing.assert_close(output.logits, backbone(IDS).logits)
+    assert output.quality_logits.shape == IDS.shape
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+@torch.no_grad()
+def test_kept_logits_are_rows_of_all_logits(name):
+    model = build(name)
+    keep = torch.rand(IDS.shape, generator=torch.Generator().manual_seed(1)) < 0.4
+    full, kept = model(IDS), model(IDS, logits_to_keep=keep)
+    torch.testing.assert_close(kept.logits, full.logits[keep])
+    torch.testing.assert_close(kept.quality_logits, full.quality_logits)
+    assert model(IDS, return_logits=False).logits is None
+    assert model(IDS, return_quality=False).quality_logits is None
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("head_type", ["linear", "mlp", "dit"])
+@torch.no_grad()
+def test_save_and_load(name, head_type, tmp_path):
+    if head_type == "dit" and name != "mdlm":
+        with pytest.raises(ValueError, match="use 'mlp' or 'linear'"):
+            build(name, head_type)
+        return
+    model = build(name, head_type)
+    model.save_pretrained(tmp_path, max_shard_size="20KB")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 1
+    expected = model(IDS)
+    for loaded in (PrismForMaskedDiffusion.from_pretrained(tmp_path), AutoModel.from_pretrained(tmp_path)):
+        output = loaded(IDS)
+        torch.testing.assert_close(output.logits, expected.logits, atol=1e-6, rtol=1e-6)
+        torch.testing.assert_close(output.quality_logits, expected.quality_logits, atol=1e-6, rtol=1e-6)
+    assert AutoConfig.from_pretrained(tmp_path).backbone_config.model_type == name
+
+
+@torch.no_grad()
+def test_golden_numbers_of_the_published_layout():
+    golden = load_file(FIXTURE / "expected.safetensors")
+    _, adapter, _ = convert_lightning_checkpoint(FIXTURE / "prism.ckpt")
+    model = PrismForMaskedDiffusion.from_pretrained(FIXTURE / "hub", head_type="dit", head_num_blocks=1)
+    model.quality_head.load_state_dict(adapter)
+    output = model(golden["input_ids"])
+    torch.testing.assert_close(output.logits, golden["logits"], atol=1e-5, rtol=0)
+    torch.testing.assert_close(output.quality_logits, golden["quality_logits"], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_gradient_checkpointing_changes_no_gradient(name):
+    model = build(name).train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    if name == "mdlm":
+        model.backbone.config.dropout = 0.0
+    gradients = []
+    for checkpointing in (False, True):
+        if checkpointing:
+            model.gradient_checkpointing_enable()
+        model.zero_grad()
+        output = model(IDS)
+        (output.logits.square().sum() + output.quality_logits.sum()).backward()
+        gradients.append([None if p.grad is None else p.grad.clone() for p in model.parameters()])
+    for plain, checkpointed in zip(*gradients, strict=True):
+        torch.testing.assert_close(plain, checkpointed)
+
+
+def test_fresh_backbone_weights_survive(tmp_path):
+    MdlmForMaskedDiffusion(BACKBONES["mdlm"]).save_pretrained(tmp_path)
+    model = PrismForMaskedDiffusion.from_pretrained(tmp_path, head_type="linear")
+    assert model.config.mask_token_id == 39
+    stored = load_file(tmp_path / "model.safetensors")
+    for name, value in model.backbone.state_dict().items():
+        assert torch.equal(value, stored[name])
+
+
+def test_shifted_logits_come_from_the_left_neighbour():
+    model = build("bert")
+    plain = model(IDS).logits
+    model.adapter = replace(model.adapter, shifted_logits=True)
+    torch.testing.assert_close(model(IDS).logits[:, 1:], plain[:, :-1])
+
+
+def test_mistakes_are_named(tmp_path):
+    with pytest.raises(ValueError, match="mask_token_id=tokenizer.mask_token_id"):
+        PrismConfig(backbone_config=BertConfig(**SMALL))
+    with pytest.raises(ValueError, match="'mpl'"):
+        PrismConfig(backbone_config=BertConfig(**SMALL), mask_token_id=4, head_type="mpl")
+    model = build("bert")
+    with pytest.raises(ValueError, match="boolean"):
+        model(IDS, logits_to_keep=torch.ones(11, dtype=torch.bool))
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="already"):
+        PrismForMaskedDiffusion.from_pretrained(tmp_path, head_type="linear")

@@ -52,7 +52,8 @@ def arguments(tmp_path):
     def build(cls, **kwargs):
         defaults = {
             "output_dir": str(tmp_path / "out"), "per_device_train_batch_size": 8, "max_steps": 6, "logging_steps": 1,
-            "learning_rate": 1e-2, "save_strategy": "no", "report_to": "none", "use_cpu": True, "disable_tqdm": True, "seed": 0,
+            "learning_rate": 1e-2, "save_strategy": "no", "report_to": "none", "use_cpu": True, "disable_tqdm": True,
+            "seed": 0,
         }  # fmt: skip
         return cls(**(defaults | kwargs))
 

@@ -1,0 +1,12 @@
+"""What ships with the package: a small Sudoku model, its PRISM fine-tune, and 500 puzzles with their solutions."""
+
+from pathlib import Path
+
+RESOURCES = ("sudoku/puzzles.csv", "sudoku/solutions.csv", "sudoku_mdm", "sudoku_prism")
+
+
+def resource_path(name: str) -> str:
+    """Path of a file or model folder that ships with the package, one of `RESOURCES`."""
+    if name not in RESOURCES:
+        raise ValueError(f"{name!r} does not ship with prism_hf; choose one of {', '.join(RESOURCES)}.")
+    return str(Path(__file__).parent / name)

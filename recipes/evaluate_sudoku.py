@@ -1,0 +1,88 @@
+"""Success rate of a model on Sudoku puzzles, for a list of sampler settings.
+
+    accelerate launch recipes/evaluate_sudoku.py --config recipes/configs/sudoku_evaluation.yaml
+
+Each finished setting is a line of `results.jsonl` in the output folder; started again, it goes on with those that are
+missing. Then `results.md` (the table), `results.png`, `reliability.png` and `corrections.png` are written.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+from transformers import AutoModelForMaskedLM
+
+import prism_hf.models  # noqa: F401  (registers PRISM and MDLM)
+from prism_hf.data import read_sudoku_csv, to_grid, to_sequence
+from prism_hf.evaluation import (
+    evaluate_sudoku,
+    markdown_table,
+    plot_corrections,
+    plot_reliability,
+    plot_success,
+    quality_samples,
+)
+from prism_hf.resources import resource_path
+from prism_hf.training import parse_arguments
+
+
+@dataclass
+class EvaluationArguments:
+    output_dir: str = field(metadata={"help": "Folder for results."})
+    settings: str | list | None = field(
+        default=None, metadata={"help": "Generation settings, a row of the table each."}
+    )
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "The model; the shipped PRISM if not given."}
+    )
+    puzzles_file: str | None = field(default=None, metadata={"help": "CSV of puzzles; the shipped ones if not given."})
+    solutions_file: str | None = field(default=None, metadata={"help": "CSV of their solutions, for cell accuracy."})
+    num_puzzles: int | None = field(default=None, metadata={"help": "Take the first so many; all if not given."})
+    layout: int = field(default=89, metadata={"help": "What the model reads: 89 tokens, or the 81 cells."})
+    batch_size: int = field(default=250, metadata={"help": "Puzzles in a batch."})
+    seed: int = field(default=0, metadata={"help": "Of the sampler."})
+    attn_implementation: str | None = field(default=None, metadata={"help": "eager, sdpa, flash_attention_2, ..."})
+    bf16: bool = field(default=False, metadata={"help": "Run the model under bfloat16 autocast."})
+
+
+def main() -> None:
+    (args,) = parse_arguments((EvaluationArguments,))
+    state = PartialState()
+    puzzles_file = args.puzzles_file or resource_path("sudoku/puzzles.csv")
+    solutions_file = args.solutions_file
+    if args.puzzles_file is None:
+        solutions_file = resource_path("sudoku/solutions.csv")
+    puzzles = to_sequence(to_grid(read_sudoku_csv(puzzles_file)), args.layout)[: args.num_puzzles]
+    solutions = None
+    if solutions_file is not None:
+        solutions = to_sequence(to_grid(read_sudoku_csv(solutions_file)), args.layout)[: args.num_puzzles]
+    model = AutoModelForMaskedLM.from_pretrained(
+        args.model_name_or_path or resource_path("sudoku_prism"), attn_implementation=args.attn_implementation
+    )
+    model.to(state.device).eval()
+
+    folder = Path(args.output_dir)
+    rows = evaluate_sudoku(
+        model, puzzles, args.settings, folder / "results.jsonl", solutions=solutions,
+        batch_size=args.batch_size, seed=args.seed, bf16=args.bf16,
+    )  # fmt: skip
+    if not state.is_main_process:
+        return
+    table = markdown_table(rows)
+    (folder / "results.md").write_text(table, encoding="utf-8")
+    print(table)
+    plot_success(folder / "results.png", rows)
+    corrected = [setting for setting in args.settings if setting.get("remask_strategy") == "prism"]
+    if corrected:
+        output = model.generate(
+            puzzles[:args.batch_size].to(state.device), generator=torch.Generator().manual_seed(args.seed),
+            return_dict_in_generate=True, output_trajectory=True, **corrected[-1],
+        )  # fmt: skip
+        plot_corrections(folder / "corrections.png", puzzles[: args.batch_size], output)
+        if solutions is not None:
+            plot_reliability(folder / "reliability.png", *quality_samples(output.trajectory, puzzles, solutions))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""Fine-tune a masked diffusion model with PRISM on solved Sudoku grids.
+
+    accelerate launch recipes/train_prism.py --config recipes/configs/sudoku_prism_laptop.yaml
+
+Any argument of the YAML file can be given on the command line too. Started again, it goes on from the last checkpoint.
+"""
+
+from dataclasses import dataclass, field
+
+from transformers import set_seed
+
+from prism_hf import PrismForMaskedDiffusion, PrismTrainer, PrismTrainingArguments, RemaskGenerationConfig
+from prism_hf.data import SolvedGrids, SudokuGrids, SudokuTokenizer
+from prism_hf.resources import resource_path
+from prism_hf.training import last_checkpoint, parse_arguments
+
+
+@dataclass
+class ModelArguments:
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "Any masked diffusion model; the Sudoku model that ships if not given."}
+    )
+    head_type: str = field(default="mlp", metadata={"help": "Quality head: linear, mlp, or dit (MDLM only)."})
+    head_num_blocks: int = field(default=0, metadata={"help": "Extra blocks of a dit head."})
+    attn_implementation: str | None = field(default=None, metadata={"help": "eager, sdpa, flash_attention_2, ..."})
+    generation: str | dict | None = field(
+        default=None, metadata={"help": "Fields of the RemaskGenerationConfig saved with the model."}
+    )
+
+
+@dataclass
+class DataArguments:
+    train_file: str | None = field(default=None, metadata={"help": "CSV of solved grids; random grids if not given."})
+    num_train_samples: int = field(default=48_000, metadata={"help": "Random grids, if there is no train_file."})
+    num_eval_samples: int = field(default=1_000, metadata={"help": "Random grids held out for evaluation."})
+    layout: int = field(default=89, metadata={"help": "89 tokens with ends of rows, or the 81 cells."})
+
+
+def main() -> None:
+    model_args, data_args, training_args = parse_arguments((ModelArguments, DataArguments, PrismTrainingArguments))
+    set_seed(training_args.seed)
+    model = PrismForMaskedDiffusion.from_pretrained(
+        model_args.model_name_or_path or resource_path("sudoku_mdm"),
+        head_type=model_args.head_type,
+        head_num_blocks=model_args.head_num_blocks,
+        attn_implementation=model_args.attn_implementation,
+    )
+    model.generation_config = RemaskGenerationConfig(**(model_args.generation or {}))
+    if data_args.train_file is not None:
+        train_dataset = SolvedGrids(data_args.train_file)
+    else:
+        train_dataset = SudokuGrids(data_args.num_train_samples, seed=training_args.seed + 1, layout=data_args.layout)
+    eval_dataset = SudokuGrids(data_args.num_eval_samples, seed=training_args.seed, layout=data_args.layout)
+
+    trainer = PrismTrainer(
+        model, training_args, train_dataset=train_dataset, eval_dataset=eval_dataset, processing_class=SudokuTokenizer()
+    )
+    trainer.train(resume_from_checkpoint=last_checkpoint(training_args.output_dir))
+    trainer.save_model()
+    metrics = trainer.evaluate()
+    trainer.log_metrics("eval", metrics)
+    trainer.save_metrics("eval", metrics)
+
+
+if __name__ == "__main__":
+    main()

@@ -92,15 +92,16 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 grad_states[rows] = gradient @ weight
             if needs_weight:
                 grad_weight.addmm_(gradient.mT, states[rows])
-        ctx.save_for_backward(grad_states, grad_weight, grad_bias)
+        # Not save_for_backward: a second reference would make autograd copy the decoder's gradient.
+        ctx.grads = (grad_states, grad_weight, grad_bias)
         ctx.mark_non_differentiable(confidence)
         return total, confidence
 
     @staticmethod
     def backward(ctx, grad_total, _):
-        # In place: each gradient is used once, and the decoder's is as large as the decoder.
-        grads = (None if grad is None else grad.mul_(grad_total) for grad in ctx.saved_tensors)
-        return (*grads, None, None, None)
+        # In place and once only: the decoder's gradient is as large as the decoder.
+        grads, ctx.grads = ctx.grads, None
+        return (*(None if grad is None else grad.mul_(grad_total) for grad in grads), None, None, None)
 
 
 def quality_loss(quality_logits: torch.Tensor, correct: torch.Tensor, denominator: torch.Tensor | float):

@@ -30,7 +30,7 @@ from prism_hf.training import parse_arguments
 @dataclass
 class EvaluationArguments:
     output_dir: str = field(metadata={"help": "Folder for results."})
-    settings: str | list | None = field(
+    settings: list[dict] | None = field(
         default=None, metadata={"help": "Generation settings, a row of the table each."}
     )
     model_name_or_path: str | None = field(
@@ -43,12 +43,13 @@ class EvaluationArguments:
     batch_size: int = field(default=250, metadata={"help": "Puzzles in a batch."})
     seed: int = field(default=0, metadata={"help": "Of the sampler."})
     attn_implementation: str | None = field(default=None, metadata={"help": "eager, sdpa, flash_attention_2, ..."})
+    use_cpu: bool = field(default=not torch.accelerator.is_available(), metadata={"help": "Run on the CPU."})
     bf16: bool = field(default=False, metadata={"help": "Run the model under bfloat16 autocast."})
 
 
 def main() -> None:
     (args,) = parse_arguments((EvaluationArguments,))
-    state = PartialState()
+    state = PartialState(cpu=args.use_cpu)
     puzzles_file = args.puzzles_file or resource_path("sudoku/puzzles.csv")
     solutions_file = args.solutions_file
     if args.puzzles_file is None:
@@ -62,26 +63,32 @@ def main() -> None:
     )
     model.to(state.device).eval()
 
-    folder = Path(args.output_dir)
     rows = evaluate_sudoku(
-        model, puzzles, args.settings, folder / "results.jsonl", solutions=solutions,
+        model, puzzles, args.settings, Path(args.output_dir) / "results.jsonl", solutions=solutions,
         batch_size=args.batch_size, seed=args.seed, bf16=args.bf16,
     )  # fmt: skip
-    if not state.is_main_process:
-        return
+    if state.is_main_process:
+        report(args, model, rows, puzzles, solutions)
+    state.destroy_process_group()
+
+
+def report(args: EvaluationArguments, model, rows: list[dict], puzzles: torch.Tensor, solutions: torch.Tensor) -> None:
+    folder = Path(args.output_dir)
     table = markdown_table(rows)
     (folder / "results.md").write_text(table, encoding="utf-8")
     print(table)
     plot_success(folder / "results.png", rows)
     corrected = [setting for setting in args.settings if setting.get("remask_strategy") == "prism"]
     if corrected:
+        shown = puzzles[: args.batch_size]
         output = model.generate(
-            puzzles[:args.batch_size].to(state.device), generator=torch.Generator().manual_seed(args.seed),
+            shown.to(model.device), generator=torch.Generator().manual_seed(args.seed),
             return_dict_in_generate=True, output_trajectory=True, **corrected[-1],
         )  # fmt: skip
-        plot_corrections(folder / "corrections.png", puzzles[: args.batch_size], output)
+        plot_corrections(folder / "corrections.png", shown, output)
         if solutions is not None:
-            plot_reliability(folder / "reliability.png", *quality_samples(output.trajectory, puzzles, solutions))
+            judged = quality_samples(output.trajectory, shown, solutions[: args.batch_size])
+            plot_reliability(folder / "reliability.png", *judged)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from accelerate.utils import gather_object
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from prism_hf.generation import RemaskGenerationConfig, remask_generate
+from prism_hf.generation import prepare_generation_config, remask_generate
 
 from ..data.sudoku import BLANK, is_valid_grid, to_grid
 
@@ -84,8 +84,10 @@ def evaluate_sudoku(
     """
     if not settings:
         raise ValueError("There are no settings to evaluate; expected a list of generation settings.")
+    # What a setting leaves open is not to come from the model's own generation config.
+    settings = [{"remask_strategy": "none"} | setting for setting in settings]
     for setting in settings:
-        RemaskGenerationConfig(**setting).validate_complete()
+        prepare_generation_config(model, None, **setting)
     state, path = PartialState(), Path(path)
     done = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     state.wait_for_everyone()

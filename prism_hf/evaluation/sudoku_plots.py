@@ -111,5 +111,5 @@ def quality_samples(trajectory: Trajectory, puzzles: Tensor, solutions: Tensor) 
     """
     before = torch.cat([puzzles[None].to(trajectory.canvas), trajectory.canvas[:-1]])
     generated = (before != BLANK) & (puzzles == BLANK).to(before.device)
-    right = before == solutions[: before.shape[1]].to(before.device)
+    right = before == solutions.to(before.device)
     return trajectory.quality[generated], right[generated]

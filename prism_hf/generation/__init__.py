@@ -2,7 +2,13 @@
 
 from .configuration_remask import RemaskGenerationConfig
 from .orders import ORDERS
-from .remask_generate import RemaskGenerationMixin, RemaskGenerationOutput, Trajectory, remask_generate
+from .remask_generate import (
+    RemaskGenerationMixin,
+    RemaskGenerationOutput,
+    Trajectory,
+    prepare_generation_config,
+    remask_generate,
+)
 from .strategies import (
     STRATEGIES,
     NoRemasking,
@@ -23,6 +29,7 @@ __all__ = [
     "RemaskGenerationOutput",
     "StepState",
     "Trajectory",
+    "prepare_generation_config",
     "register_strategy",
     "remask_generate",
 ]

@@ -94,6 +94,9 @@ class PrismTrainingArguments(MaskedDiffusionTrainingArguments):
 
     def __post_init__(self):
         super().__post_init__()
+        if self.ddp_find_unused_parameters is None:
+            # Of a step's two forwards the second has no decoder; a search for unused parameters would take it for one.
+            self.ddp_find_unused_parameters = False
         check_choice("draft_selection", self.draft_selection, DRAFT_SELECTIONS)
         check_choice("quality_normalizer", self.quality_normalizer, QUALITY_NORMALIZERS)
         for name in ("num_draft_tokens", "num_drafts", "draft_window"):

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from prism_hf.data import (
+    SolvedGrids,
     SudokuGrids,
     SudokuTokenizer,
     cell_positions,
@@ -236,3 +237,20 @@ def test_tokenizer_writes_the_public_layout(tmp_path):
         assert tokenizer.get_vocab() == {c: i for i, c in enumerate(".123456789\n")}
         with pytest.raises(ValueError, match="'x' is no Sudoku character"):
             tokenizer("12x")
+
+
+def test_solved_grids_from_a_file(tmp_path):
+    grids = generate_solved_grids(4, torch.Generator().manual_seed(3))
+    path = tmp_path / "solved.csv"
+    write_sudoku_csv(path, to_sequence(grids))
+    dataset = SolvedGrids(path)
+    assert len(dataset) == 4
+    item = dataset[2]
+    assert torch.equal(to_grid(item["input_ids"][None])[0], grids[2])
+    assert item["maskable"].sum() == 81 and (item["input_ids"][~item["maskable"]] == 10).all()
+
+    grids[1, 0, 0] = 0
+    grids[3, 0, [0, 1]] = grids[3, 0, [1, 0]]
+    write_sudoku_csv(path, to_sequence(grids, 81))
+    with pytest.raises(ValueError, match=r"solved\.csv, line 2: not a solved grid.*2 such lines"):
+        SolvedGrids(path)

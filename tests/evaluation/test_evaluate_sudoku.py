@@ -1,0 +1,96 @@
+"""Solving puzzles with a model whose mistakes are known."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from prism_hf.data import generate_puzzles, to_sequence
+from prism_hf.evaluation import (
+    evaluate_sudoku,
+    markdown_table,
+    plot_corrections,
+    plot_success,
+    quality_samples,
+    sudoku_metrics,
+)
+from prism_hf.evaluation.sudoku_plots import most_corrected
+from prism_hf.generation import remask_generate
+
+PUZZLES, SOLUTIONS = (
+    to_sequence(grids, 81) for grids in generate_puzzles(6, blanks=40, generator=torch.Generator().manual_seed(0))
+)
+
+
+class Solver(nn.Module):
+    """Knows the solutions, but fills a wrong digit wherever it first looks at some cells; its quality tells."""
+
+    def __init__(self, wrong_cells=()):
+        super().__init__()
+        self.config = SimpleNamespace(mask_token_id=0)
+        self.wrong_cells, self.calls = list(wrong_cells), 0
+
+    def forward(self, input_ids, attention_mask=None, return_quality=True):
+        self.calls += 1
+        row = (input_ids[:, None] == SOLUTIONS).logical_or(input_ids[:, None] == 0).sum(-1).argmax(-1)
+        answer = SOLUTIONS[row].clone()
+        early = (input_ids == 0).sum(-1, keepdim=True) > 20
+        wrong = torch.zeros_like(answer, dtype=torch.bool)
+        wrong[:, self.wrong_cells] = True
+        shown = torch.where(wrong & early, answer % 9 + 1, answer)
+        logits = 9.0 * nn.functional.one_hot(shown, 11).float()
+        quality = torch.where(input_ids == answer, 4.0, -4.0)
+        return SimpleNamespace(logits=logits, quality_logits=quality)
+
+
+SETTINGS = [{"order": "left_to_right"}, {"order": "left_to_right", "remask_strategy": "prism", "num_remask": 2}]
+
+
+def test_rows_hold_what_a_direct_run_gives_and_are_not_computed_twice(tmp_path):
+    model, path = Solver([int((PUZZLES[0] == 0).nonzero()[0])]), tmp_path / "results" / "rows.jsonl"
+    rows = evaluate_sudoku(model, PUZZLES, SETTINGS, path, solutions=SOLUTIONS, batch_size=4)
+    for row, setting in zip(rows, SETTINGS, strict=True):
+        sequences = torch.cat([remask_generate(model, part, **setting) for part in PUZZLES.split(4)])
+        expected = sudoku_metrics(sequences, PUZZLES, SOLUTIONS)
+        assert {name: row[name] for name in expected} == expected
+        assert row["forward_passes"] == 40
+    assert rows[0]["success"] < rows[1]["success"] == 1.0
+
+    calls = model.calls
+    assert evaluate_sudoku(model, PUZZLES, SETTINGS, path, solutions=SOLUTIONS, batch_size=4) == rows
+    assert model.calls == calls
+    assert evaluate_sudoku(model, PUZZLES[:3], SETTINGS[:1], path)[0]["num_puzzles"] == 3
+    assert len([json.loads(line) for line in path.read_text().splitlines()]) == 3
+
+
+def test_table_names_every_setting(tmp_path):
+    rows = evaluate_sudoku(Solver(), PUZZLES, SETTINGS, tmp_path / "rows.jsonl", solutions=SOLUTIONS)
+    lines = markdown_table(rows).splitlines()
+    assert lines[2].startswith("| left_to_right | greedy | none | 40 | 100.0% | 61.0% to 100.0% | 100.00% |")
+    assert "| prism (num_remask=2) |" in lines[3]
+
+
+def test_a_wrong_setting_stops_before_any_work(tmp_path):
+    model = Solver()
+    with pytest.raises(ValueError, match="num_remask or eta"):
+        evaluate_sudoku(model, PUZZLES, [SETTINGS[0], {"remask_strategy": "random"}], tmp_path / "rows.jsonl")
+    with pytest.raises(ValueError, match="no settings"):
+        evaluate_sudoku(model, PUZZLES, [], tmp_path / "rows.jsonl")
+    assert model.calls == 0 and not (tmp_path / "rows.jsonl").exists()
+
+
+def test_pictures_and_quality_samples(tmp_path):
+    cell = int((PUZZLES[0] == 0).nonzero()[0])
+    output = remask_generate(
+        Solver([cell]), PUZZLES, return_dict_in_generate=True, output_trajectory=True, **SETTINGS[1]
+    )
+    assert PUZZLES[most_corrected(output, PUZZLES), cell] == 0
+    plot_corrections(tmp_path / "corrections.png", PUZZLES, output)
+    quality, right = quality_samples(output.trajectory, PUZZLES, SOLUTIONS)
+    assert torch.equal(quality > 0.5, right) and not right.all()
+    rows = evaluate_sudoku(Solver(), PUZZLES, SETTINGS, tmp_path / "rows.jsonl")
+    plot_success(tmp_path / "success.png", rows)
+    for name in ("corrections.png", "success.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")

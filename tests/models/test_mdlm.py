@@ -10,6 +10,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM
 
 from prism_hf.models.mdlm import MdlmConfig, MdlmForMaskedDiffusion, MdlmModel, MdlmQualityHead
 from prism_hf.models.mdlm.convert_mdlm_checkpoint import convert_lightning_checkpoint, main
+from prism_hf.models.prism import PrismForMaskedDiffusion
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "mdlm_tiny"
 HUB, CKPT = FIXTURE / "hub", FIXTURE / "prism.ckpt"
@@ -263,21 +264,30 @@ def test_ckpt_with_pickled_objects_is_refused(tmp_path):
 
 
 @torch.no_grad()
-def test_command_line_writes_a_loadable_model(tmp_path, golden):
+def test_command_line_writes_a_prism_model(tmp_path, golden):
     main([str(CKPT), str(tmp_path / "out")])
     model = AutoModelForMaskedLM.from_pretrained(tmp_path / "out").eval()
+    output = model(golden["input_ids"])
+    torch.testing.assert_close(output.logits, golden["logits"], atol=1e-5, rtol=0)
+    torch.testing.assert_close(output.quality_logits, golden["quality_logits"], atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_command_line_writes_an_mdlm_model_where_there_is_no_head(tmp_path, golden):
+    def strip(checkpoint):
+        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k.startswith("backbone.")}
+
+    main([str(edited_checkpoint(tmp_path / "plain.ckpt", strip)), str(tmp_path / "out")])
+    model = AutoModelForMaskedLM.from_pretrained(tmp_path / "out").eval()
+    assert type(model) is MdlmForMaskedDiffusion
     torch.testing.assert_close(model(golden["input_ids"]).logits, golden["logits"], atol=1e-5, rtol=0)
-    outputs = model.backbone(golden["input_ids"])
-    head = MdlmQualityHead(model.config, n_blocks=1).eval()
-    head.load_state_dict(load_file(tmp_path / "out" / "quality_head.safetensors"))
-    quality = head(outputs.last_hidden_state, outputs.conditioning)
-    torch.testing.assert_close(quality, golden["quality_logits"], atol=1e-5, rtol=0)
 
 
 def test_command_line_takes_the_mask_token(tmp_path):
     main([str(CKPT), str(tmp_path), "--no-ema", "--mask-token-id", "0"])
-    assert MdlmConfig.from_pretrained(tmp_path).mask_token_id == 0
+    model = PrismForMaskedDiffusion.from_pretrained(tmp_path)
+    assert model.config.mask_token_id == 0
     raw, _, _ = convert_lightning_checkpoint(CKPT, use_ema=False)
-    saved = load_file(tmp_path / "model.safetensors")
+    saved = model.backbone.state_dict()
     assert saved.keys() == raw.keys()
     assert all(torch.equal(saved[key], value) for key, value in raw.items())

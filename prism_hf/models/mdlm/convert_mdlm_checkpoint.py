@@ -2,8 +2,8 @@
 
     python -m prism_hf.models.mdlm.convert_mdlm_checkpoint in.ckpt out_dir
 
-Writes `config.json` and `model.safetensors` (`backbone.*` keys), and the quality head, where the checkpoint has one,
-as `quality_head.safetensors` under the names of `MdlmQualityHead`.
+Writes `config.json` and `model.safetensors`: a `PrismForMaskedDiffusion` where the checkpoint has a quality head, else
+an `MdlmForMaskedDiffusion`.
 """
 
 import argparse
@@ -12,7 +12,6 @@ import re
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from transformers.utils import logging
 
 from .configuration_mdlm import MdlmConfig
@@ -21,7 +20,6 @@ from .modeling_mdlm import MdlmForMaskedDiffusion, MdlmQualityHead
 logger = logging.get_logger(__name__)
 
 BACKBONE, ADAPTER = "backbone.", "adapter."
-QUALITY_HEAD_FILE = "quality_head.safetensors"
 
 StateDict = dict[str, torch.Tensor]
 
@@ -165,9 +163,15 @@ def main(arguments: list[str] | None = None) -> None:
         config = MdlmConfig(**{**config.to_dict(), "mask_token_id": args.mask_token_id})
     model = MdlmForMaskedDiffusion(config)
     model.load_state_dict(backbone)
-    model.save_pretrained(args.output)
     if adapter is not None:
-        save_file({key: value.contiguous() for key, value in adapter.items()}, args.output / QUALITY_HEAD_FILE)
+        # Here and not above: the PRISM model is built on this package.
+        from prism_hf.models.prism import PrismConfig, PrismForMaskedDiffusion
+
+        num_blocks = count_blocks(adapter, "")
+        prism_config = PrismConfig(backbone_config=config, head_type="dit", head_num_blocks=num_blocks)
+        model = PrismForMaskedDiffusion(prism_config, model)
+        model.quality_head.load_state_dict(adapter)
+    model.save_pretrained(args.output)
 
 
 if __name__ == "__main__":

@@ -33,6 +33,9 @@ class DataArguments:
     train_file: str | None = field(default=None, metadata={"help": "CSV of solved grids; random grids if not given."})
     num_train_samples: int = field(default=48_000, metadata={"help": "Random grids, if there is no train_file."})
     num_eval_samples: int = field(default=1_000, metadata={"help": "Random grids held out for evaluation."})
+    blanks: int | None = field(
+        default=None, metadata={"help": "Random puzzles with so many blanks and one solution, their givens as prompt."}
+    )
     layout: int = field(default=89, metadata={"help": "89 tokens with ends of rows, or the 81 cells."})
 
 
@@ -49,8 +52,10 @@ def main() -> None:
     if data_args.train_file is not None:
         train_dataset = SolvedGrids(data_args.train_file)
     else:
-        train_dataset = SudokuGrids(data_args.num_train_samples, seed=training_args.seed + 1, layout=data_args.layout)
-    eval_dataset = SudokuGrids(data_args.num_eval_samples, seed=training_args.seed, layout=data_args.layout)
+        train_dataset = SudokuGrids(
+            data_args.num_train_samples, training_args.seed + 1, data_args.layout, data_args.blanks
+        )
+    eval_dataset = SudokuGrids(data_args.num_eval_samples, training_args.seed, data_args.layout, data_args.blanks)
 
     trainer = PrismTrainer(
         model, training_args, train_dataset=train_dataset, eval_dataset=eval_dataset, processing_class=SudokuTokenizer()

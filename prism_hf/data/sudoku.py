@@ -163,17 +163,22 @@ def _stock(seed: int) -> Tensor:
     return torch.tensor([_random_grid(generator) for _ in range(STOCK_SIZE)]).view(-1, 9, 9)
 
 
-def _transform(grids: Tensor, draws: Tensor) -> Tensor:
-    """Relabel and permute (n, 9, 9) grids by symmetries of Sudoku; draws: (n, SYMMETRY_DRAWS) uniform in [0, 1)."""
-    digits, row_bands, rows, column_bands, columns, transpose = draws.split([9, 3, 9, 3, 9, 1], dim=1)
+def _move(cells: Tensor, draws: Tensor) -> Tensor:
+    """Permute the cells of (n, 9, 9) grids by symmetries of Sudoku; draws: (n, SYMMETRY_DRAWS) uniform in [0, 1)."""
+    _, row_bands, rows, column_bands, columns, transpose = draws.split([9, 3, 9, 3, 9, 1], dim=1)
 
     def line_order(bands: Tensor, lines: Tensor) -> Tensor:
         return (bands.argsort(1)[:, :, None] * 3 + lines.view(-1, 3, 3).argsort(2)).flatten(1)
 
     row_order, column_order = line_order(row_bands, rows), line_order(column_bands, columns)
-    grids = grids[torch.arange(len(grids))[:, None, None], row_order[:, :, None], column_order[:, None, :]]
-    grids = (digits.argsort(1) + 1).gather(1, grids.flatten(1) - 1).view(-1, 9, 9)
-    return torch.where(transpose[:, :, None] < 0.5, grids, grids.mT)
+    cells = cells[torch.arange(len(cells))[:, None, None], row_order[:, :, None], column_order[:, None, :]]
+    return torch.where(transpose[:, :, None] < 0.5, cells, cells.mT)
+
+
+def _transform(grids: Tensor, draws: Tensor) -> Tensor:
+    """Permute the cells of solved grids (n, 9, 9) as `_move` does, and relabel their digits."""
+    labels = draws[:, :9].argsort(1) + 1
+    return labels.gather(1, _move(grids, draws).flatten(1) - 1).view(-1, 9, 9)
 
 
 def generate_solved_grids(n: int, generator: torch.Generator, stock_seed: int = 0) -> Tensor:
@@ -226,15 +231,30 @@ class SudokuGrids(torch.utils.data.Dataset):
 
     An item holds ``input_ids`` (layout,) long and ``maskable`` (layout,) bool, False at end-of-row tokens. Each seed
     has its own stock of grids (see `generate_solved_grids`).
+
+    With ``blanks``, items are puzzles with so many blanks and one solution: ``maskable`` is True at the blanks only, so
+    that the givens are a prompt. Grids masked at random often have several solutions; a model trained on those is too
+    doubtful on puzzles. Their stock is of ``num_puzzles`` puzzles, which take about 5 ms each to make.
     """
 
-    def __init__(self, num_samples: int, seed: int, layout: int = 89):
+    def __init__(
+        self, num_samples: int, seed: int, layout: int = 89, blanks: int | None = None, num_puzzles: int = 2000
+    ):
         if num_samples < 1:
             raise ValueError(f"num_samples must be at least 1, got {num_samples}.")
         if seed < 0:
             raise ValueError(f"seed must not be negative, got {seed}.")
+        if num_puzzles < 1:
+            raise ValueError(f"num_puzzles must be at least 1, got {num_puzzles}.")
         self.num_samples, self.seed, self.layout = num_samples, seed, layout
         self.maskable = maskable_positions(layout)
+        if blanks is None:
+            self.solutions, self.blank = _stock(seed), None
+        else:
+            # A seed of their own: those of the shipped puzzles and of `_stock` are small.
+            generator = torch.Generator().manual_seed(2**32 + seed)
+            puzzles, self.solutions = generate_puzzles(num_puzzles, blanks, generator)
+            self.blank = puzzles == BLANK
 
     def __len__(self) -> int:
         return self.num_samples
@@ -250,9 +270,12 @@ class SudokuGrids(torch.utils.data.Dataset):
         # A counter-based generator gives item i its own stream whatever else is in the batch.
         draws = [np.random.Generator(np.random.Philox(key=self.seed, counter=[0, 0, 0, i])) for i in indices]
         draws = torch.from_numpy(np.stack([stream.random(1 + SYMMETRY_DRAWS) for stream in draws]))
-        chosen = (draws[:, 0] * STOCK_SIZE).long()
-        sequences = to_sequence(_transform(_stock(self.seed)[chosen], draws[:, 1:]), self.layout)
-        return [{"input_ids": ids, "maskable": self.maskable.clone()} for ids in sequences]
+        chosen = (draws[:, 0] * len(self.solutions)).long()
+        sequences = to_sequence(_transform(self.solutions[chosen], draws[:, 1:]), self.layout)
+        maskable = self.maskable.repeat(len(indices), 1)
+        if self.blank is not None:
+            maskable[:, self.maskable] = _move(self.blank[chosen], draws[:, 1:]).flatten(1)
+        return [{"input_ids": ids, "maskable": row} for ids, row in zip(sequences, maskable, strict=True)]
 
 
 class SolvedGrids(torch.utils.data.Dataset):

@@ -9,6 +9,7 @@ from prism_hf.data import (
     count_solutions,
     generate_puzzles,
     generate_solved_grids,
+    is_valid_grid,
     read_sudoku_csv,
     to_grid,
     to_sequence,
@@ -254,3 +255,18 @@ def test_solved_grids_from_a_file(tmp_path):
     write_sudoku_csv(path, to_sequence(grids, 81))
     with pytest.raises(ValueError, match=r"solved\.csv, line 2: not a solved grid.*2 such lines"):
         SolvedGrids(path)
+
+
+@pytest.mark.parametrize("layout", [81, 89])
+def test_puzzles_to_train_on_have_one_solution_each(layout):
+    dataset = SudokuGrids(50, seed=3, layout=layout, blanks=45, num_puzzles=4)
+    items = dataset.__getitems__(list(range(8)))
+    assert len({tuple(item["input_ids"].tolist()) for item in items}) == 8
+    for item in items:
+        assert item["maskable"].sum() == 45
+        puzzle = item["input_ids"].masked_fill(item["maskable"], 0)
+        assert is_valid_grid(to_grid(item["input_ids"][None])).all()
+        assert count_solutions(to_grid(puzzle[None])[0]) == 1
+    alone = SudokuGrids(50, seed=3, layout=layout, blanks=45, num_puzzles=4)[5]
+    assert torch.equal(alone["input_ids"], items[5]["input_ids"])
+    assert torch.equal(alone["maskable"], items[5]["maskable"])

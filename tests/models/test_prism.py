@@ -128,6 +128,9 @@ def test_fresh_backbone_weights_survive(tmp_path):
     MdlmForMaskedDiffusion(BACKBONES["mdlm"]).save_pretrained(tmp_path)
     model = PrismForMaskedDiffusion.from_pretrained(tmp_path, head_type="linear")
     assert model.config.mask_token_id == 39
+    assert model.config.name_or_path == str(tmp_path)
+    model.save_pretrained(tmp_path / "saved")
+    assert str(tmp_path) not in (tmp_path / "saved" / "config.json").read_text()
     stored = load_file(tmp_path / "model.safetensors")
     for name, value in model.backbone.state_dict().items():
         assert torch.equal(value, stored[name])

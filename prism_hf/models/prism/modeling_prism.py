@@ -138,6 +138,7 @@ class PrismForMaskedDiffusion(RemaskGenerationMixin, PreTrainedModel):
             except (OSError, ValueError):
                 logger.info(f"{pretrained_model_name_or_path} has no tokenizer to tell the mask token.")
         prism_config = PrismConfig(backbone_config=config, **head_kwargs)
+        prism_config.name_or_path = str(pretrained_model_name_or_path)
         backbone = AutoModelForMaskedLM.from_pretrained(
             pretrained_model_name_or_path, *model_args, config=config, **kwargs
         )
@@ -145,6 +146,7 @@ class PrismForMaskedDiffusion(RemaskGenerationMixin, PreTrainedModel):
             f"{pretrained_model_name_or_path} has no quality head: a new one of type {prism_config.head_type!r} was "
             "initialised. Train it with PrismTrainer before you trust its quality."
         )
+        backbone.config.name_or_path = ""  # nested, it would be saved; at the top, transformers leaves it out
         model = cls(prism_config, backbone)
         model.quality_head.to(backbone.device)
         return model.eval()

@@ -28,6 +28,11 @@ def select_lowest(score: torch.Tensor, candidates: torch.Tensor, count: torch.Te
     return (rank < (count[:, None] if isinstance(count, torch.Tensor) else count)) & candidates
 
 
+def exclude_token(logits: torch.Tensor, token_id: int) -> torch.Tensor:
+    """Give one token probability 0, as the mask has in losses and draws alike (SUBS). (..., V) -> (..., V)."""
+    return logits.masked_fill(torch.arange(logits.shape[-1], device=logits.device) == token_id, -torch.inf)
+
+
 def nucleus(logits: torch.Tensor, top_p: float) -> torch.Tensor:
     """Keep the smallest set of likeliest tokens whose probability reaches `top_p`; the others get minus infinity.
 
@@ -116,9 +121,7 @@ def draft(
     drafts, fills = [], []
     for for_position, for_token in uniform:
         filled = select_positions(masked, confidence, num_positions, for_position, selection, window)
-        logits = logits_at(number_of[filled]).float()
-        excluded = torch.arange(logits.shape[-1], device=logits.device) == mask_token_id
-        logits = logits.masked_fill(excluded, -torch.inf)
+        logits = exclude_token(logits_at(number_of[filled]).float(), mask_token_id)
         if sample:
             tokens = invert_cdf(nucleus(logits, top_p) if top_p < 1 else logits, for_token[filled])
         else:

@@ -8,7 +8,7 @@ import torch
 from transformers import GenerationConfig
 from transformers.utils import ModelOutput, logging
 
-from prism_hf.diffusion.drafting import lowest_first, select_lowest
+from prism_hf.diffusion.drafting import exclude_token, lowest_first, select_lowest
 
 from .configuration_remask import RemaskGenerationConfig
 from .orders import ORDERS
@@ -114,9 +114,7 @@ def read_model(model, canvas, attention_mask, mask_token_id: int, needs_quality:
     """One forward: float32 logits (B, L, V) with the mask token excluded, and quality (B, L) in [0, 1] or None."""
     wanted = {"return_quality": True} if needs_quality else {}
     output = model(input_ids=canvas, attention_mask=attention_mask, **wanted)
-    logits = output.logits.float()
-    excluded = torch.arange(logits.shape[-1], device=logits.device) == mask_token_id
-    logits = logits.masked_fill(excluded, -torch.inf)
+    logits = exclude_token(output.logits.float(), mask_token_id)
     if not needs_quality:
         return logits, None
     quality_logits = getattr(output, "quality_logits", None)

@@ -2,9 +2,8 @@
 
 from pathlib import Path
 
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
-
-TRAINER_STATE_NAME = "trainer_state.json"
 
 
 def last_checkpoint(output_dir: str | Path) -> str | None:

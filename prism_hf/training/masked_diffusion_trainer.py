@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from transformers import Trainer
 
+from prism_hf.diffusion.drafting import exclude_token
 from prism_hf.diffusion.losses import unmasking_loss
 from prism_hf.diffusion.noising import mask_tokens
 from prism_hf.diffusion.schedules import SCHEDULES, antithetic_timesteps
@@ -132,8 +133,7 @@ class MaskedDiffusionTrainer(Trainer):
         kwargs = {"logits_to_keep": noised.masked} if self.keeps_logits else {}
         outputs = model(input_ids=noised.z, attention_mask=noised.attention_mask, **kwargs)
         logits = outputs.logits if self.keeps_logits else outputs.logits[noised.masked]
-        excluded = torch.arange(logits.shape[-1], device=logits.device) == self.mask_token_id
-        logits = logits.float().masked_fill(excluded, -torch.inf)
+        logits = exclude_token(logits.float(), self.mask_token_id)
         loss = unmasking_loss(logits, noised.targets, noised.weights, noised.denominator)
         self.add_mean(model.training, "unmasking_loss", loss * noised.denominator, noised.denominator)
         return (loss, outputs) if return_outputs else loss

@@ -15,6 +15,8 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
+from prism_hf.models.rotary import inverse_frequencies, rotary_embedding, rotate
+
 from .configuration_mdlm import MdlmConfig
 
 ROPE_THETA = 10000.0
@@ -61,29 +63,12 @@ class MdlmRotaryEmbedding(nn.Module):
     def __init__(self, config: MdlmConfig):
         super().__init__()
         self.head_dim = config.hidden_dim // config.n_heads
-        # The published checkpoints hold this buffer, so it is saved; forward recomputes it, as a cast would round it.
-        self.register_buffer("inv_freq", self.inverse_frequencies())
+        # The published checkpoints hold this buffer, so it is saved; forward does without.
+        self.register_buffer("inv_freq", inverse_frequencies(self.head_dim, ROPE_THETA))
 
-    def inverse_frequencies(self, device: torch.device | None = None) -> torch.Tensor:
-        """Rotation speeds in radians a position, (head_dim / 2,) float32."""
-        exponent = torch.arange(0, self.head_dim, 2, dtype=torch.float32, device=device) / self.head_dim
-        return 1.0 / ROPE_THETA**exponent
-
-    @torch.no_grad()
     def forward(self, length: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         """Return `cos` and `sin`, each (L, head_dim) in float32."""
-        positions = torch.arange(length, dtype=torch.float32, device=device)
-        # An outer product by broadcasting: a matmul would be rounded under autocast.
-        angles = positions[:, None] * self.inverse_frequencies(device)
-        angles = torch.cat((angles, angles), dim=-1)
-        return angles.cos(), angles.sin()
-
-
-def rotate(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Turn `states` (B, heads, L, head_dim) by their positions, in float32; `cos` and `sin` are (L, head_dim)."""
-    first, second = states.float().chunk(2, dim=-1)
-    rotated = states.float() * cos + torch.cat((-second, first), dim=-1) * sin
-    return rotated.to(states.dtype)
+        return rotary_embedding(torch.arange(length, device=device), self.head_dim, ROPE_THETA)
 
 
 def eager_attention_forward(
@@ -249,7 +234,7 @@ def init_mdlm_module(module: nn.Module, std: float) -> None:
     if isinstance(module, MdlmVocabEmbedding):
         init.normal_(module.embedding, mean=0.0, std=std)
     elif isinstance(module, MdlmRotaryEmbedding):
-        init.copy_(module.inv_freq, module.inverse_frequencies(module.inv_freq.device))
+        init.copy_(module.inv_freq, inverse_frequencies(module.head_dim, ROPE_THETA, module.inv_freq.device))
     elif isinstance(module, MdlmZeroLinear):
         init.zeros_(module.weight)
         init.zeros_(module.bias)

@@ -2,7 +2,7 @@
 
 from transformers import AutoConfig, PreTrainedConfig
 
-from prism_hf.models.mdlm import MdlmConfig  # noqa: F401  (registers "mdlm", so that AutoConfig knows it)
+from prism_hf.models import llada, mdlm  # noqa: F401  (registers them, so that AutoConfig knows them)
 
 HEAD_TYPES = ("linear", "mlp", "dit")
 

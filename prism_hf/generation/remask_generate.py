@@ -249,7 +249,8 @@ def remask_generate(
         canvas = canvas.masked_fill(remasked, config.mask_token_id)
         masked = (masked & ~filled) | remasked
         if config.output_trajectory:
-            records.append((canvas, filled, remasked | loop_remasked, quality))
+            seen = quality if quality is None else quality.masked_fill(loop_remasked, torch.nan)
+            records.append((canvas, filled, remasked | loop_remasked, seen))
 
     if not config.return_dict_in_generate:
         return canvas

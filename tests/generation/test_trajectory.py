@@ -1,4 +1,5 @@
 import json
+import math
 import re
 import shutil
 from html.parser import HTMLParser
@@ -130,6 +131,13 @@ def test_corrections_are_those_counted_one_by_one(name):
     number = trajectory.corrections().sum((0, 2)).tolist()
     assert number == [counted(trajectory, row, len(trajectory.canvas)) for row in range(2)]
     assert all(number) or name == "none"
+
+
+def test_tokens_that_a_loop_removed_before_the_forward_have_no_quality():
+    trajectory = solved("loop")
+    unread = trajectory.quality.isnan()
+    assert unread.sum(-1)[:, 0].tolist() == [0] * 7 + [4] * 5 + [0] * 5
+    assert (trajectory.remasked & ~unread).any() and not (unread & ~trajectory.remasked).any()
 
 
 def word_piece():
@@ -279,6 +287,11 @@ READ_COUNTS = """() => ["number", "last", "num-filled", "num-remasked", "num-cor
   id => Number(document.getElementById(id).textContent))"""
 
 
+def shade(trajectory, step, row, position):
+    quality = math.nan if trajectory.quality is None else trajectory.quality[step, row, position].item()
+    return "unread" if math.isnan(quality) else f"q{int(round(quality, 3) * 5)}"
+
+
 @pytest.mark.parametrize("name", SETTINGS)
 def test_the_page_agrees_with_the_trajectory_at_every_step(open_page, name):
     trajectory, row = solved(name), 1
@@ -314,15 +327,17 @@ def test_the_page_agrees_with_the_trajectory_at_every_step(open_page, name):
             elif filled[position]:
                 assert (text, kind, struck, above) == (str(token), ["token", "filled"], False, lasting[position])
             elif remasked[position]:
-                assert token == MASK and (text, struck) == (str(previous[position]), True) and "remasked" in kind
+                assert token == MASK and (text, struck, kind[:2]) == (
+                    str(previous[position]),
+                    True,
+                    ["token", "remasked"],
+                )
+                assert kind[2:] == [shade(trajectory, step, row, position)]
             elif token == MASK:
                 assert (text, kind, above) == ("·", ["token", "mask"], str(fills[-1]) if fills else None)
             else:
                 assert (text, struck, above) == (str(token), False, lasting[position])
-                if trajectory.quality is None:
-                    assert kind == ["token", "unread"]
-                else:
-                    assert kind == ["token", f"q{int(round(trajectory.quality[step, row, position].item(), 3) * 5)}"]
+                assert kind == ["token", shade(trajectory, step, row, position)]
     assert [len(line) for line in page.evaluate(READ_CANVAS).split("\n")] == [9] * 9
 
 

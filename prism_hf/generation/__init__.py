@@ -5,7 +5,6 @@ from .orders import ORDERS
 from .remask_generate import (
     RemaskGenerationMixin,
     RemaskGenerationOutput,
-    Trajectory,
     prepare_generation_config,
     remask_generate,
 )
@@ -17,6 +16,7 @@ from .strategies import (
     StepState,
     register_strategy,
 )
+from .trajectory import Trajectory
 
 __all__ = [
     "ORDERS",

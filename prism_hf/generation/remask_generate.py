@@ -14,23 +14,9 @@ from .configuration_remask import RemaskGenerationConfig
 from .orders import ORDERS
 from .sampling import draw_tokens, uniform
 from .strategies import StepState, resolve_strategy
+from .trajectory import Trajectory
 
 logger = logging.get_logger(__name__)
-
-
-@dataclass
-class Trajectory:
-    """Every step of a generation; S = steps + loop_steps.
-
-    canvas (S, B, L) int64: after the step. filled, remasked (S, B, L) bool: what the step filled and remasked; a
-    position that a loop step remasks before its forward can be filled again in the same step. quality (S, B, L): of the
-    canvas that the forward saw; None if the strategy reads no quality.
-    """
-
-    canvas: torch.Tensor
-    filled: torch.Tensor
-    remasked: torch.Tensor
-    quality: torch.Tensor | None = None
 
 
 @dataclass
@@ -263,7 +249,8 @@ def remask_generate(
         canvas = canvas.masked_fill(remasked, config.mask_token_id)
         masked = (masked & ~filled) | remasked
         if config.output_trajectory:
-            records.append((canvas, filled, remasked | loop_remasked, quality))
+            seen = quality if quality is None else quality.masked_fill(loop_remasked, torch.nan)
+            records.append((canvas, filled, remasked | loop_remasked, seen))
 
     if not config.return_dict_in_generate:
         return canvas

@@ -2,18 +2,21 @@
 
 import inspect
 import os
+import shutil
 from collections import defaultdict
 from dataclasses import dataclass
 
 import torch
 from safetensors.torch import save_file
 from transformers import Trainer
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from prism_hf.diffusion.drafting import exclude_token
 from prism_hf.diffusion.losses import unmasking_loss
 from prism_hf.diffusion.noising import mask_tokens
 from prism_hf.diffusion.schedules import SCHEDULES, antithetic_timesteps
 
+from .checkpoints import staged
 from .collator import MaskedDiffusionCollator
 from .ema import EMACallback
 from .muon import MuonWithAdamW, hidden_matrices
@@ -214,6 +217,25 @@ class MaskedDiffusionTrainer(Trainer):
         return output
 
     # Checkpoints
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        """As the parent's; on an error, a full disk say, what `output_dir` held stays as it was."""
+        output_dir = self.args.output_dir if output_dir is None else output_dir
+        if not self.args.should_save:
+            super()._save(output_dir, state_dict)
+            return
+        with staged(output_dir) as folder:
+            super()._save(folder, state_dict)
+
+    def _save_checkpoint(self, model, trial) -> None:
+        """As the parent's; on an error nothing is left of the checkpoint."""
+        try:
+            super()._save_checkpoint(model, trial)
+        except BaseException:
+            if self.args.should_save:
+                folder = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+                shutil.rmtree(os.path.join(self._get_output_dir(trial), folder), ignore_errors=True)
+            raise
 
     def _save_optimizer_and_scheduler(self, output_dir):
         super()._save_optimizer_and_scheduler(output_dir)

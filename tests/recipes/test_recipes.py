@@ -1,13 +1,19 @@
 """The recipes as a user launches them."""
 
+import inspect
 import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from accelerate import DeepSpeedPlugin, DistributedType
+from accelerate.commands.config.config_args import load_config_from_file
+from safetensors.torch import load_file
 
+import prism_hf
 from prism_hf.data import DataArguments
 from prism_hf.training import (
     MaskedDiffusionTrainingArguments,
@@ -32,16 +38,31 @@ PRISM = {name: value for name, value in TINY.items() if name not in ("model_type
 }  # fmt: skip
 
 
-def launch(recipe, config, folder, processes=1, **arguments):
+LLADA = {
+    "model_type": "llada",
+    "model_config": {"d_model": 32, "n_layers": 2, "n_heads": 2, "mlp_hidden_size": 64, "max_sequence_length": 64},
+    "dataset": "source_files", "dataset_path": str(Path(prism_hf.__file__).parent / "diffusion"), "held_out": 0.2,
+    "length": 64, "vocab_size": 300, "max_steps": 4, "logging_steps": 1, "save_steps": 4, "learning_rate": 3e-3,
+    "use_cpu": True, "report_to": "none", "disable_tqdm": True, "loss_normalizer": "masked",
+}  # fmt: skip
+LLADA_PRISM = {name: value for name, value in LLADA.items() if name not in ("model_type", "model_config")} | {
+    "num_draft_tokens": 4, "unmasking_weight": 1.0,
+    "peft": {"r": 4, "lora_alpha": 8, "lora_dropout": 0.0, "target_modules": ["q_proj", "k_proj", "v_proj"]},
+}  # fmt: skip
+
+
+def launch(recipe, config, folder, processes=1, accelerate_config=None, run_by=(), **arguments):
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.yaml").write_text(yaml.safe_dump(config | {"output_dir": str(folder)} | arguments))
     # With --cpu, accelerate starts one process whatever num_processes says, unless there is MPI. --multi_gpu starts as
     # many as asked for, and `use_cpu` in the configuration keeps them on the CPU.
-    kind = "--multi_gpu" if processes > 1 else "--cpu"
+    kind = ["--multi_gpu" if processes > 1 else "--cpu", "--num_machines", "1", "--mixed_precision", "no"]
+    if accelerate_config is not None:
+        kind = ["--config_file", str(RECIPES / "accelerate" / accelerate_config)]
     command = [
-        sys.executable, "-m", "accelerate.commands.launch", kind, "--num_processes", str(processes),
-        "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0",
-        str(RECIPES / recipe), "--config", str(folder / "config.yaml"),
+        sys.executable, "-m", "accelerate.commands.launch", *kind, "--num_processes", str(processes),
+        "--dynamo_backend", "no", "--main_process_port", "0", *run_by, str(RECIPES / recipe), "--config",
+        str(folder / "config.yaml"),
     ]  # fmt: skip
     run = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stderr[-3000:]
@@ -94,7 +115,51 @@ def test_two_processes_give_the_curves_of_one_and_the_result_is_evaluated(tmp_pa
         assert left | {"seconds": 0} == right | {"seconds": 0}
 
 
-@pytest.mark.parametrize("path", sorted((RECIPES / "configs").glob("sudoku_*.yaml")), ids=lambda path: path.stem)
+def test_lora_under_ddp_and_fsdp2_is_that_of_one_process(tmp_path):
+    launch("train_mdm.py", LLADA, tmp_path / "mdm", per_device_train_batch_size=8)
+    config = LLADA_PRISM | {"model_name_or_path": str(tmp_path / "mdm")}
+    launch("train_prism.py", config, tmp_path / "one", per_device_train_batch_size=8)
+    two = {"processes": 2, "per_device_train_batch_size": 4}
+    launch("train_prism.py", config, tmp_path / "ddp", accelerate_config="ddp.yaml", **two)
+    on_cpu = str(Path(__file__).parents[1] / "training" / "fsdp2_on_cpu.py")
+    launch("train_prism.py", config, tmp_path / "fsdp2", accelerate_config="fsdp2.yaml", run_by=[on_cpu], **two)
+    names = ["loss", "grad_norm", "unmasking_loss", "quality_loss", "draft_accuracy"]
+    adapter = load_file(tmp_path / "one" / "adapter_model.safetensors")
+    start = {name: value for name, value in adapter.items() if "lora_B" in name}
+    assert all(value.any() for value in start.values()) and len(start) == 6
+    for name in ("ddp", "fsdp2"):
+        assert_same_curves(tmp_path / "one", tmp_path / name, names)
+        other = load_file(tmp_path / name / "adapter_model.safetensors")
+        assert other.keys() == adapter.keys()
+        for key, value in adapter.items():
+            torch.testing.assert_close(other[key], value, atol=1e-6, rtol=1e-5)
+
+
+def test_all_weights_under_fsdp2(tmp_path):
+    """The LM head takes part in the first of a step's forwards only, and outside of the model's own."""
+    launch("train_mdm.py", LLADA, tmp_path / "mdm", per_device_train_batch_size=8)
+    config = LLADA_PRISM | {"model_name_or_path": str(tmp_path / "mdm"), "peft": None}
+    launch("train_prism.py", config, tmp_path / "one", per_device_train_batch_size=8)
+    on_cpu = str(Path(__file__).parents[1] / "training" / "fsdp2_on_cpu.py")
+    launch(
+        "train_prism.py", config, tmp_path / "fsdp2", processes=2, accelerate_config="fsdp2.yaml", run_by=[on_cpu],
+        per_device_train_batch_size=4,
+    )  # fmt: skip
+    assert_same_curves(tmp_path / "one", tmp_path / "fsdp2", ["loss", "grad_norm", "unmasking_loss", "quality_loss"])
+
+
+@pytest.mark.parametrize("path", sorted((RECIPES / "accelerate").glob("zero*.yaml")), ids=lambda path: path.stem)
+def test_deepspeed_configs_hold_what_accelerate_reads(path):
+    """DeepSpeed needs a GPU to run; its configs are read by accelerate's own parser, which refuses unknown fields."""
+    config = load_config_from_file(str(path))
+    assert config.distributed_type == DistributedType.DEEPSPEED
+    known = set(inspect.signature(DeepSpeedPlugin).parameters) | {"zero_stage", "deepspeed_config_file"}
+    fields = {name for name in config.deepspeed_config if name not in ("zero3_init_flag", "zero3_save_16bit_model")}
+    assert fields <= known, fields - known
+    assert config.deepspeed_config["zero_stage"] == int(path.stem[-1])
+
+
+@pytest.mark.parametrize("path", sorted((RECIPES / "configs").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_config_names_arguments_that_exist(path, tmp_path):
     sys.path.insert(0, str(RECIPES))
     try:
@@ -105,7 +170,7 @@ def test_every_config_names_arguments_that_exist(path, tmp_path):
         sys.path.remove(str(RECIPES))
     if "evaluation" in path.stem:
         types = (evaluate_sudoku.EvaluationArguments,)
-    elif "prism" in path.stem:
+    elif "prism" in path.stem or ("llada" in path.stem and "mdm" not in path.stem):
         types = (train_prism.ModelArguments, DataArguments, PrismTrainingArguments)
     else:
         types = (train_mdm.ModelArguments, DataArguments, MaskedDiffusionTrainingArguments)

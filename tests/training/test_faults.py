@@ -46,7 +46,7 @@ def test_killed_while_saving_it_resumes_bit_for_bit(unbroken, tmp_path, file):
 def test_a_full_disk_leaves_no_half_written_adapter(unbroken, tmp_path):
     run(tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
-    failed = run(tmp_path, "--largest-file", "20000", "--save-only", check=False)
+    failed = run(tmp_path, "--largest-file", "4000", "--save-only", check=False)
     assert failed.returncode != 0 and "File too large" in failed.stderr
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
     assert not list(tmp_path.glob(".saving-*"))
@@ -54,7 +54,7 @@ def test_a_full_disk_leaves_no_half_written_adapter(unbroken, tmp_path):
 
 
 def test_a_full_disk_leaves_no_half_written_checkpoint(tmp_path):
-    failed = run(tmp_path, "--largest-file", "20000", check=False)
+    failed = run(tmp_path, "--largest-file", "4000", check=False)
     assert failed.returncode != 0 and "File too large" in failed.stderr
     assert not list(tmp_path.glob("checkpoint-*"))
 

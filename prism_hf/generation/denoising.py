@@ -1,0 +1,156 @@
+"""One step of the loop: a forward, then remask by strategy, then unmask by order."""
+
+import inspect
+
+import torch
+
+from prism_hf.diffusion.drafting import exclude_token, lowest_first, select_lowest
+
+from .canvas import Canvas
+from .configuration_remask import RemaskGenerationConfig
+from .orders import BLIND_ORDERS, POSTERIOR_ORDERS
+from .plans import PlannedStep, adapts
+from .sampling import ban_words, draw_tokens, left_contexts, uniform
+from .strategies import StepState
+
+
+def forward_parameters(model) -> dict[str, inspect.Parameter]:
+    """The parameters of `forward`. PeftModel.forward is (*args, **kwargs): those that tell are the wrapped model's."""
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return dict(inspect.signature(inner.forward).parameters)
+
+
+def no_quality(model) -> str:
+    return (
+        f"The remask strategy reads quality, but {type(model).__name__} has no quality head: use a "
+        "PrismForMaskedDiffusion, or a strategy without quality such as remask_strategy='random'."
+    )
+
+
+def check_quality(model) -> None:
+    parameters = forward_parameters(model)
+    opaque = all(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters.values())
+    if "return_quality" not in parameters and not opaque:
+        raise ValueError(no_quality(model))
+
+
+def take(values: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    """Rows of values (B, L, V) at positions (B, W): (B, W, V)."""
+    return values[torch.arange(values.shape[0], device=values.device)[:, None], positions]
+
+
+def make_reader(model, canvas: Canvas, config: RemaskGenerationConfig, needs_quality: bool):
+    """A function for one forward: (tokens (B, L), positions (B, W) or None) -> logits and quality.
+
+    Its logits are float32, (B, W, V) at the positions or (B, L, V) everywhere, with guidance applied and the mask token
+    and suppressed tokens excluded; quality is (B, L) in [0, 1], or None.
+    """
+    wants_quality = needs_quality or "return_quality" in forward_parameters(model)
+    kwargs = {"return_quality": needs_quality} if wants_quality else {}
+    picks = getattr(model, "_supports_logits_at_positions", False)
+    suppressed = list(config.suppress_tokens or ()) + [word[0] for word in config.bad_words_ids or () if len(word) == 1]
+    suppressed = torch.tensor(suppressed, dtype=torch.long, device=canvas.tokens.device)
+    attention_mask = canvas.attention_mask
+    if config.cfg_scale and attention_mask is not None:
+        attention_mask = attention_mask.repeat(2, 1)
+
+    def read(tokens: torch.Tensor, positions: torch.Tensor | None):
+        batch, at = tokens.shape[0], positions
+        if config.cfg_scale:
+            tokens = torch.cat([tokens, tokens.masked_fill(canvas.given, config.mask_token_id)])
+            at = None if positions is None else positions.repeat(2, 1)
+        kept = {"logits_to_keep": at} if picks and at is not None else {}
+        output = model(input_ids=tokens, attention_mask=attention_mask, **kwargs, **kept)
+        logits = output.logits if kept or at is None else take(output.logits, at)
+        logits = logits.float()
+        if config.cfg_scale:
+            conditional, unconditional = logits.chunk(2)
+            logits = unconditional + (config.cfg_scale + 1) * (conditional - unconditional)
+        logits = exclude_token(logits, config.mask_token_id)
+        if suppressed.numel():
+            logits = logits.index_fill(-1, suppressed, -torch.inf)
+        if not needs_quality:
+            return logits, None
+        quality_logits = getattr(output, "quality_logits", None)
+        if quality_logits is None:
+            raise ValueError(no_quality(model))
+        return logits, quality_logits[:batch].float().sigmoid()
+
+    return read
+
+
+def select_remasked(state: StepState, planned: PlannedStep, strategy, config: RemaskGenerationConfig) -> torch.Tensor:
+    """The tokens that a step remasks, (B, L) bool: those of lowest score, as many as the plan allows."""
+    rows, num_generated = planned.rows, state.generated.sum(-1)
+    count = torch.where((rows.above < num_generated) & (num_generated < rows.below), rows.num_remask, 0)
+    if config.eta is not None:
+        hit = uniform(state.canvas.shape, state.canvas.device, state.generator) < planned.sigma
+        count = (hit & state.generated).sum(-1).minimum(count)
+    candidates = state.generated
+    if config.quality_threshold is not None:
+        candidates = candidates & (state.quality < config.quality_threshold)
+    return select_lowest(strategy(state), candidates, count)
+
+
+def denoise(tokens, masked, window, planned: PlannedStep, read, strategy, config, steps, generator, logits_processor):
+    """One step: a forward, then remask, then unmask.
+
+    tokens (B, L) int64, masked (B, L) bool: the canvas. window (B, L) bool: the positions of each row's block.
+
+    Returns tokens and masked after the step, filled and remasked (B, L) bool, and quality (B, L) or None.
+    """
+    device, nothing = tokens.device, torch.zeros_like(masked)
+    remasked_first = nothing
+    if planned.num_loop:
+        score = uniform(tokens.shape, device, generator)
+        remasked_first = select_lowest(score, window & ~masked, planned.num_loop)
+        tokens, masked = tokens.masked_fill(remasked_first, config.mask_token_id), masked | remasked_first
+    unfilled, generated = masked & window, window & ~masked
+    num_unfilled = unfilled.sum(-1)
+
+    blind = config.order in BLIND_ORDERS
+    if blind:
+        score = BLIND_ORDERS[config.order](tokens.shape, device, generator)
+        positions = lowest_first(-score, unfilled)[:, : planned.width]
+    else:
+        positions = (~unfilled).to(torch.uint8).argsort(dim=-1, stable=True)[:, : planned.num_open]
+    needs_probs = planned.may_remask and getattr(strategy, "needs_probs", False)
+    logits, quality = read(tokens, None if needs_probs else positions)
+    probs = None
+    if needs_probs:
+        probs, logits = logits.softmax(-1), take(logits, positions)
+
+    remasked = nothing
+    if planned.may_remask:
+        # With a threshold a row may be done before the others of its batch; it must not begin again.
+        candidates = generated & (num_unfilled > 0)[:, None] if adapts(config) else generated
+        state = StepState(tokens, candidates, probs, quality, planned.index, steps, generator)
+        remasked = select_remasked(state, planned, strategy, config)
+
+    # Only positions masked before the remasking can be filled: the posterior of the others was not asked for.
+    due = planned.rows.target - generated.sum(-1) + remasked.sum(-1)
+    due = torch.maximum(due, planned.rows.num_fill)
+    if not blind:
+        score = POSTERIOR_ORDERS[config.order](logits.softmax(-1))
+        candidates = torch.arange(planned.num_open, device=device) < num_unfilled[:, None]
+        if adapts(config):
+            sure = candidates & (score > config.confidence_threshold)
+            due = torch.maximum(due, sure.sum(-1).clamp(min=1))
+        best = lowest_first(-score, candidates)[:, : planned.width]
+        positions, logits = positions.gather(1, best), take(logits, best)
+    takes = torch.arange(planned.width, device=device) < due.minimum(num_unfilled)[:, None]
+    filled = nothing.scatter(1, positions, takes)
+
+    tokens = tokens.masked_fill(remasked, config.mask_token_id)
+    if logits_processor:
+        contexts = left_contexts(tokens, positions, config.mask_token_id)
+        left = steps - planned.index
+        scores = logits_processor(contexts.flatten(0, 1), logits.flatten(0, 1), cur_step=left)
+        logits = exclude_token(scores.view_as(logits), config.mask_token_id)
+    words = [word for word in config.bad_words_ids or () if len(word) > 1]
+    if words:
+        logits = ban_words(logits, positions, tokens, filled, words)
+    temperature = config.temperature if config.do_sample else 0.0
+    drawn = draw_tokens(logits, temperature, config.top_p, generator, config.top_k)
+    tokens = tokens.scatter(1, positions, torch.where(takes, drawn, tokens.gather(1, positions)))
+    return tokens, (masked & ~filled) | remasked, filled, remasked | remasked_first, quality

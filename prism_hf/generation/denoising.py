@@ -45,9 +45,9 @@ def make_reader(model, canvas: Canvas, config: RemaskGenerationConfig, needs_qua
     Its logits are float32, (B, W, V) at the positions or (B, L, V) everywhere, with guidance applied and the mask token
     and suppressed tokens excluded; quality is (B, L) in [0, 1], or None.
     """
-    wants_quality = needs_quality or "return_quality" in forward_parameters(model)
-    kwargs = {"return_quality": needs_quality} if wants_quality else {}
-    picks = getattr(model, "_supports_logits_at_positions", False)
+    parameters = forward_parameters(model)
+    kwargs = {"return_quality": needs_quality} if needs_quality or "return_quality" in parameters else {}
+    takes_positions = "logits_at" in parameters
     suppressed = list(config.suppress_tokens or ()) + [word[0] for word in config.bad_words_ids or () if len(word) == 1]
     suppressed = torch.tensor(suppressed, dtype=torch.long, device=canvas.tokens.device)
     attention_mask = canvas.attention_mask
@@ -59,9 +59,11 @@ def make_reader(model, canvas: Canvas, config: RemaskGenerationConfig, needs_qua
         if config.cfg_scale:
             tokens = torch.cat([tokens, tokens.masked_fill(canvas.given, config.mask_token_id)])
             at = None if positions is None else positions.repeat(2, 1)
-        kept = {"logits_to_keep": at} if picks and at is not None else {}
-        output = model(input_ids=tokens, attention_mask=attention_mask, **kwargs, **kept)
-        logits = output.logits if kept or at is None else take(output.logits, at)
+        if takes_positions:
+            output = model(input_ids=tokens, attention_mask=attention_mask, logits_at=at, **kwargs)
+        else:
+            output = model(input_ids=tokens, attention_mask=attention_mask, **kwargs)
+        logits = output.logits if takes_positions or at is None else take(output.logits, at)
         logits = logits.float()
         if config.cfg_scale:
             conditional, unconditional = logits.chunk(2)
@@ -97,7 +99,8 @@ def denoise(tokens, masked, window, planned: PlannedStep, read, strategy, config
 
     tokens (B, L) int64, masked (B, L) bool: the canvas. window (B, L) bool: the positions of each row's block.
 
-    Returns tokens and masked after the step, filled and remasked (B, L) bool, and quality (B, L) or None.
+    Returns tokens and masked after the step, filled and remasked (B, L) bool, and quality (B, L) or None, NaN at tokens
+    that a loop removed before the forward.
     """
     device, nothing = tokens.device, torch.zeros_like(masked)
     remasked_first = nothing
@@ -153,4 +156,6 @@ def denoise(tokens, masked, window, planned: PlannedStep, read, strategy, config
     temperature = config.temperature if config.do_sample else 0.0
     drawn = draw_tokens(logits, temperature, config.top_p, generator, config.top_k)
     tokens = tokens.scatter(1, positions, torch.where(takes, drawn, tokens.gather(1, positions)))
+    if quality is not None and planned.num_loop:
+        quality = quality.masked_fill(remasked_first, torch.nan)
     return tokens, (masked & ~filled) | remasked, filled, remasked | remasked_first, quality

@@ -103,8 +103,8 @@ def remask_generate(
 
     Args:
         model: any masked language model whose output has `logits` (B, L, V); strategies that read quality also need
-            `quality_logits` (B, L). The LM head runs at all positions, unless the model's class has
-            `_supports_logits_at_positions = True` and so takes positions (B, W) as `logits_to_keep`.
+            `quality_logits` (B, L). If its forward takes `logits_at`, positions
+            (B, W), and gives logits (B, W, V), the LM head runs only where a step can decide; else it runs everywhere.
         input_ids: (B, L).
         generation_config: a `RemaskGenerationConfig`; any other `GenerationConfig` is read for what the two share.
         attention_mask: (B, L), 0 at padding.

@@ -12,6 +12,7 @@ from .modeling_mdlm import (
     MdlmPreTrainedModel,
     MdlmQualityHead,
     init_mdlm_module,
+    take_positions,
 )
 
 AutoConfig.register("mdlm", MdlmConfig, exist_ok=True)
@@ -28,4 +29,5 @@ __all__ = [
     "MdlmPreTrainedModel",
     "MdlmQualityHead",
     "init_mdlm_module",
+    "take_positions",
 ]

@@ -204,6 +204,11 @@ def modulate(hidden_states: torch.Tensor, shift: torch.Tensor, scale: torch.Tens
     return hidden_states * (1 + scale) + shift
 
 
+def take_positions(states: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    """States (B, L, D) at the positions (B, W) of their rows: (B, W, D)."""
+    return states[torch.arange(states.shape[0], device=states.device)[:, None], positions]
+
+
 class MdlmOutputLayer(nn.Module):
     """adaLN norm and a linear map to `out_features`: tokens for the LM head, one number for a quality head."""
 
@@ -214,12 +219,17 @@ class MdlmOutputLayer(nn.Module):
         self.adaLN_modulation = MdlmZeroLinear(config.cond_dim, 2 * config.hidden_dim)
 
     def forward(
-        self, hidden_states: torch.Tensor, conditioning: torch.Tensor, logits_to_keep: torch.Tensor | None = None
+        self,
+        hidden_states: torch.Tensor,
+        conditioning: torch.Tensor,
+        logits_to_keep: torch.Tensor | None = None,
+        logits_at: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Map `hidden_states` (B, L, D) and `conditioning` (B, cond_dim) to logits.
 
         Returns (B, L, out_features), or (N, out_features) for the N positions where the boolean `logits_to_keep`
-        (B, L) is true, in row order; the linear map then runs on those positions only.
+        (B, L) is true, in row order, or (B, W, out_features) for the positions `logits_at` (B, W); the linear map then
+        runs on those positions only.
 
         Raises:
             ValueError: if `logits_to_keep` is not a boolean mask of the canvas.
@@ -232,6 +242,8 @@ class MdlmOutputLayer(nn.Module):
                     f"mask of the canvas, of shape {tuple(hidden_states.shape[:2])}."
                 )
             hidden_states = hidden_states[logits_to_keep]
+        elif logits_at is not None:
+            hidden_states = take_positions(hidden_states, logits_at)
         return self.linear(hidden_states)
 
     def normalise(self, hidden_states: torch.Tensor, conditioning: torch.Tensor) -> torch.Tensor:
@@ -362,6 +374,7 @@ class MdlmForMaskedDiffusion(MdlmPreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         sigma: torch.Tensor | None = None,
         logits_to_keep: torch.Tensor | None = None,
+        logits_at: torch.Tensor | None = None,
         **kwargs,
     ) -> MaskedLMOutput:
         """Predict the clean token at every position.
@@ -371,12 +384,13 @@ class MdlmForMaskedDiffusion(MdlmPreTrainedModel):
             attention_mask: (B, L), 1 where a token is real and 0 where it is padding.
             sigma: (B,) total noise; see `MdlmModel.forward`.
             logits_to_keep: boolean (B, L); logits are then built for those N positions only.
+            logits_at: (B, W) positions; logits are then built for those only.
 
         Returns:
-            `logits`, (B, L, V) or (N, V), unnormalised; `hidden_states` with `output_hidden_states=True`.
+            `logits`, (B, L, V), (N, V) or (B, W, V), unnormalised; `hidden_states` with `output_hidden_states=True`.
         """
         outputs = self.backbone(input_ids, attention_mask=attention_mask, sigma=sigma, **kwargs)
-        logits = self.backbone.output_layer(outputs.last_hidden_state, outputs.conditioning, logits_to_keep)
+        logits = self.backbone.output_layer(outputs.last_hidden_state, outputs.conditioning, logits_to_keep, logits_at)
         return MaskedLMOutput(logits=logits, hidden_states=outputs.hidden_states)
 
 

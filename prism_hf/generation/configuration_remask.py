@@ -303,11 +303,12 @@ def prepare_generation_config(model, generation_config: GenerationConfig | None,
     values = dict.fromkeys(RemaskGenerationConfig.fields)
     for layer in (defaults, inherited, own_settings(generation_config), kwargs):
         given = {name: layer[name] for name in values if layer.get(name) is not None}
+        if layer is kwargs:
+            values |= {name: defaults.get(name) for name in kwargs}
         for pair in EITHER_OR:
             if any(name in given for name in pair):
                 values |= dict.fromkeys(pair)
         values |= given
-    values |= {name: defaults.get(name) for name, value in kwargs.items() if value is None}
     if values["mask_token_id"] is None:
         values["mask_token_id"] = getattr(getattr(model, "config", None), "mask_token_id", None)
     if values["mask_token_id"] is None:

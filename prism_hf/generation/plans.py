@@ -188,27 +188,27 @@ def plan_steps(
                 f"raise steps to {num_blocks} or more, or make the blocks longer."
             )
     schedules = {count: schedule(count, config, steps) for count in set(num_masks)}
-    table = torch.tensor([schedules[count] for count in num_masks]).permute(1, 2, 0)  # (S, fields, B)
-    on_device = table.to(device)
-    masks_in_place = torch.tensor(num_masks) - num_new
+    columns = list(zip(*(schedules[count] for count in num_masks), strict=True))  # S of B row steps
+    on_device = torch.tensor(columns, device=device).transpose(1, 2)  # (S, fields, B)
+    in_place = [count - num_new for count in num_masks]
     plan, previous = [], None
-    for (index, is_loop), values, on_host in zip(step_indices(config, steps), on_device, table, strict=True):
-        host = RowStep(*on_host)
+    for (index, is_loop), values, column in zip(step_indices(config, steps), on_device, columns, strict=True):
+        rows = RowStep(*zip(*column, strict=True))
         alpha_t, alpha_s = index / steps, (index if is_loop else index + 1) / steps
         plan.append(
             PlannedStep(
                 index=index,
-                may_remask=bool(host.num_remask.any()) if config.block_length else remasks_at(index, steps, config),
+                may_remask=any(rows.num_remask) if config.block_length else remasks_at(index, steps, config),
                 sigma=min(config.eta or 0.0, (1 - alpha_s) / alpha_t if alpha_t else 1.0),
                 num_loop=config.num_remask_loop if is_loop else 0,
                 rows=RowStep(*values),
-                num_open=int(host.num_open.max()),
-                width=int(host.width.max()),
-                opens=previous is None or bool((host.start != previous.start).any()),
-                closes=bool(host.last.any()),
-                first=max(int((host.start - masks_in_place).min()), 0),
-                stop=max(int((host.end - masks_in_place).max()), 0),
+                num_open=max(rows.num_open),
+                width=max(rows.width),
+                opens=rows.start != previous,
+                closes=any(rows.last),
+                first=max(min(map(int.__sub__, rows.start, in_place)), 0),
+                stop=max(max(map(int.__sub__, rows.end, in_place)), 0),
             )
         )
-        previous = host
+        previous = rows.start
     return plan

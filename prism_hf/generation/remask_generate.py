@@ -224,9 +224,13 @@ def remask_generate(
     )
 
 
-# transformers passes a `custom_generate` only what its signature names.
+# transformers passes a `custom_generate` what its signature names, and the attention mask in any case, so not twice.
 _signature = inspect.signature(remask_generate)
-_arguments = [each for each in _signature.parameters.values() if each.kind is not each.VAR_KEYWORD]
+_arguments = [
+    each
+    for name, each in _signature.parameters.items()
+    if each.kind is not each.VAR_KEYWORD and name != "attention_mask"
+]
 _fields = [
     inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in RemaskGenerationConfig.fields
 ]

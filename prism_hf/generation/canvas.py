@@ -16,7 +16,8 @@ class Canvas:
 
     tokens (B, L) int64. attention_mask (B, L) int64, or None without padding. fillable (B, L) bool: the masks. given
     (B, L) bool: the real tokens that were there. appended (B, L) int64: 0, 1, ... at the new masks, -1 elsewhere. back
-    (B, L) int64: where the column of a returned sequence is found in the canvas; None if it is the same.
+    (B, L) int64: where the column of a returned sequence is found in the canvas; None if it is the same. num_new: masks
+    appended to each row, the last columns of the returned sequences.
     """
 
     tokens: torch.Tensor
@@ -25,6 +26,7 @@ class Canvas:
     given: torch.Tensor
     appended: torch.Tensor
     back: torch.Tensor | None
+    num_new: int
 
     def restore(self, values: torch.Tensor) -> torch.Tensor:
         """Put values (..., B, L) at the positions of the canvas in the order of the returned sequences."""
@@ -76,4 +78,5 @@ def prepare_canvas(input_ids, attention_mask, config: RemaskGenerationConfig) ->
         given=~is_mask & present,
         appended=(column - width).clamp(min=-1),
         back=back,
+        num_new=num_new,
     )

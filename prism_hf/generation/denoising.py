@@ -145,7 +145,7 @@ def denoise(tokens, masked, window, planned: PlannedStep, read, strategy, config
     filled = nothing.scatter(1, positions, takes)
 
     tokens = tokens.masked_fill(remasked, config.mask_token_id)
-    if logits_processor:
+    if logits_processor and planned.width:
         contexts = left_contexts(tokens, positions, config.mask_token_id)
         left = steps - planned.index
         scores = logits_processor(contexts.flatten(0, 1), logits.flatten(0, 1), cur_step=left)

@@ -18,11 +18,11 @@ from transformers.generation import (
 )
 from transformers.utils import ModelOutput, logging
 
-from .canvas import prepare_canvas
+from .canvas import Canvas, prepare_canvas
 from .configuration_remask import RemaskGenerationConfig, prepare_generation_config
 from .denoising import check_quality, denoise, make_reader
 from .plans import adapts, plan_steps
-from .stopping import as_ids, check_endings, last_kept
+from .stopping import as_ids, check_endings, end_rows
 from .strategies import resolve_strategy
 from .streaming import Stream
 
@@ -82,6 +82,19 @@ def as_list(value, cls: type, name: str) -> list:
     return cls(value or [])
 
 
+def without_derived(callables: list) -> list:
+    """The logits processors or stopping criteria that do not just repeat a setting."""
+    return type(callables)(each for each in callables if not isinstance(each, DERIVED))
+
+
+def collect(records: list[tuple], canvas: Canvas) -> Trajectory | None:
+    """The trajectory of what was recorded after each step: canvas, filled, remasked, and quality or None."""
+    if not records:
+        return None
+    series = [torch.stack(values) for values in zip(*records, strict=True) if values[0] is not None]
+    return Trajectory(*map(canvas.restore, series))
+
+
 @torch.no_grad()
 def remask_generate(
     model,
@@ -103,8 +116,8 @@ def remask_generate(
 
     Args:
         model: any masked language model whose output has `logits` (B, L, V); strategies that read quality also need
-            `quality_logits` (B, L). If its forward takes `logits_at`, positions
-            (B, W), and gives logits (B, W, V), the LM head runs only where a step can decide; else it runs everywhere.
+            `quality_logits` (B, L). If its forward takes positions `logits_at` (B, W), and then gives logits (B, W, V),
+            the LM head runs only where a step can decide; else it runs everywhere.
         input_ids: (B, L).
         generation_config: a `RemaskGenerationConfig`; any other `GenerationConfig` is read for what the two share.
         attention_mask: (B, L), 0 at padding.
@@ -132,12 +145,11 @@ def remask_generate(
     """
     logits_processor = as_list(logits_processor, LogitsProcessorList, "logits_processor")
     stopping_criteria = as_list(stopping_criteria, StoppingCriteriaList, "stopping_criteria")
-    if "use_cache" in kwargs:  # always handed over by transformers' generate
+    if "use_cache" in kwargs:  # transformers' generate always hands it over
         kwargs = {name: value for name, value in kwargs.items() if name not in HANDED_OVER}
-        logits_processor = LogitsProcessorList(each for each in logits_processor if not isinstance(each, DERIVED))
-        stopping_criteria = StoppingCriteriaList(each for each in stopping_criteria if not isinstance(each, DERIVED))
+        logits_processor, stopping_criteria = map(without_derived, (logits_processor, stopping_criteria))
         generation_config = copy.copy(generation_config)
-        generation_config.max_length = None
+        generation_config.max_length = None  # its default, 20 more than the prompt, stands where the user gave none
     config = prepare_generation_config(model, generation_config, **kwargs)
     strategy = resolve_strategy(config.remask_strategy)
     needs_quality = strategy is not None and getattr(strategy, "needs_quality", False)
@@ -154,10 +166,9 @@ def remask_generate(
     steps = config.steps or most_masks
     if config.loop_steps and config.loop_start > steps:
         raise ValueError(f"loop_start={config.loop_start} is after the last of {steps} steps: lower it.")
-    num_new = canvas.tokens.shape[1] - input_ids.shape[1]
-    can_end = bool(stopping_criteria) or (config.eos_token_id is not None and num_new > 0)
-    pad_token_id = check_endings(config, stopping_criteria, num_new)
-    plan = plan_steps(num_masks.tolist(), num_new, config, steps, canvas.tokens.device)
+    can_end = bool(stopping_criteria) or (config.eos_token_id is not None and canvas.num_new > 0)
+    pad_token_id = check_endings(config, stopping_criteria, canvas.num_new)
+    plan = plan_steps(num_masks.tolist(), canvas.num_new, config, steps, canvas.tokens.device)
     read = make_reader(model, canvas, config, needs_quality)
     eos_token_ids = torch.tensor(as_ids(config.eos_token_id), dtype=torch.long, device=canvas.tokens.device)
     stream = None if streamer is None else Stream(streamer, canvas)
@@ -185,20 +196,13 @@ def remask_generate(
             closed, settled = closed | ~unsettled, not bool(unsettled.any())
         closing = planned.closes or settled
         if closing and can_end:
-            confirmed = (rows.end - num_masks + num_new).clamp(min=0)
-            kept = last_kept(
-                canvas.restore(tokens), input_ids.shape[1], planned.first, confirmed, planned.stop, eos_token_ids,
-                stopping_criteria,
-            )  # fmt: skip
-            ended = closed & ~finished & (kept >= 0)
-            after = ended[:, None] & (canvas.appended > kept[:, None])
+            ended, after = end_rows(canvas, tokens, planned, closed & ~finished, eos_token_ids, stopping_criteria)
             tokens, masked = tokens.masked_fill(after, pad_token_id), masked & ~after
             cut_off, finished = cut_off | after, finished | ended
         if closing:
             finished = finished | (closed & (rows.end == num_masks))
         if stream is not None and closing:
-            in_hand = window & ~closed[:, None]
-            stream.confirm(tokens, (in_hand | later) & ~finished[:, None])
+            stream.confirm(tokens, (later | (window & ~closed[:, None])) & ~finished[:, None])
         elif stream is not None:
             stream.draft(tokens, later)
         if config.output_trajectory:
@@ -211,16 +215,11 @@ def remask_generate(
     sequences = canvas.restore(tokens)
     if not config.return_dict_in_generate:
         return sequences
-    trajectory = None
-    if records:
-        *states, qualities = zip(*records, strict=True)
-        states = [*states, qualities] if needs_quality else states
-        trajectory = Trajectory(*(canvas.restore(torch.stack(each)) for each in states))
     return RemaskGenerationOutput(
         sequences=sequences,
         tokens_per_forward=(canvas.fillable & ~cut_off).sum(-1) / forwards.clamp(min=1),
         num_forwards=num_forwards,
-        trajectory=trajectory,
+        trajectory=collect(records, canvas),
     )
 
 

@@ -3,7 +3,9 @@
 import torch
 from transformers import StoppingCriteriaList
 
+from .canvas import Canvas
 from .configuration_remask import RemaskGenerationConfig
+from .plans import PlannedStep
 
 
 def as_ids(value: int | list[int] | None) -> list[int]:
@@ -58,3 +60,26 @@ def last_kept(
     if stop == first:
         return kept
     return torch.where(hits.any(-1), torch.where(hits, index, stop).amin(-1), kept)
+
+
+def end_rows(
+    canvas: Canvas,
+    tokens: torch.Tensor,
+    planned: PlannedStep,
+    closed: torch.Tensor,
+    eos_token_ids: torch.Tensor,
+    criteria: StoppingCriteriaList,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Which of the rows that have `closed` (B,) their block end in it, (B,) bool, and what follows, (B, L) bool."""
+    confirmed = (planned.rows.end - canvas.fillable.sum(-1) + canvas.num_new).clamp(min=0)
+    kept = last_kept(
+        canvas.restore(tokens),
+        tokens.shape[1] - canvas.num_new,
+        planned.first,
+        confirmed,
+        planned.stop,
+        eos_token_ids,
+        criteria,
+    )
+    ended = closed & (kept >= 0)
+    return ended, ended[:, None] & (canvas.appended > kept[:, None])

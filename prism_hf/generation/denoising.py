@@ -15,9 +15,11 @@ from .strategies import StepState
 
 
 def forward_parameters(model) -> dict[str, inspect.Parameter]:
-    """The parameters of `forward`. PeftModel.forward is (*args, **kwargs): those that tell are the wrapped model's."""
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return dict(inspect.signature(inner.forward).parameters)
+    """The parameters of `forward`: those of the model itself, where `torch.compile` or PEFT has wrapped it."""
+    model = getattr(model, "_orig_mod", model)
+    if hasattr(model, "get_base_model"):
+        model = model.get_base_model()
+    return dict(inspect.signature(model.forward).parameters)
 
 
 def no_quality(model) -> str:

@@ -4,6 +4,7 @@ from collections import Counter
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounter
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from prism_hf.generation import remask_generate
@@ -118,3 +119,15 @@ def test_no_tensor_spans_positions_and_vocabulary(vocabulary):
             remask_generate(model, torch.full((2, 48), MASK), block_length=4, steps=48, **settings)
         # The LM head's own weight has 16 rows.
         assert largest.rows <= max(most, 16)
+
+
+def test_a_compiled_model_is_compiled_once_for_all_steps(model):
+    """Fully captured, in three graphs whatever the number of steps: W as it first is, any W, and 1."""
+    torch._dynamo.reset()
+    counter = CompileCounter()
+    compiled, prompts = torch.compile(model, backend=counter, fullgraph=True), torch.arange(10).view(2, 5)
+    for length in (8, 6):
+        settings = {"max_new_tokens": 24, "block_length": length, "remask_strategy": "prism", "num_remask": 2}
+        assert torch.equal(remask_generate(compiled, prompts, **settings), remask_generate(model, prompts, **settings))
+    assert counter.frame_count == 3
+    torch._dynamo.reset()

@@ -197,17 +197,16 @@ class RemaskGenerationConfig(GenerationConfig):
                 raise ValueError(f"{name} must be a number from 0 to {most}, got {value!r}.")
         if self.top_p == 0:
             raise ValueError("top_p must be above 0, got 0: for the likeliest token use do_sample=False.")
-        for name, value, nested in (
-            ("suppress_tokens", self.suppress_tokens, False),
-            ("bad_words_ids", self.bad_words_ids, True),
-            ("eos_token_id", [self.eos_token_id] if is_integer(self.eos_token_id) else self.eos_token_id, False),
+        eos_token_id = [self.eos_token_id] if is_integer(self.eos_token_id) else self.eos_token_id
+        for name, value in (("suppress_tokens", self.suppress_tokens), ("eos_token_id", eos_token_id)):
+            if value is not None and not (isinstance(value, list) and all(map(is_integer, value))):
+                raise ValueError(f"{name} must be a list of token ids, got {value!r}.")
+        words = self.bad_words_ids
+        if words is not None and not (
+            isinstance(words, list)
+            and all(isinstance(word, list) and word and all(map(is_integer, word)) for word in words)
         ):
-            words = value if nested else [value]
-            if value is not None and not (
-                isinstance(value, list) and all(isinstance(w, list) and w and all(map(is_integer, w)) for w in words)
-            ):
-                kind = "a list of non-empty lists of token ids" if nested else "a non-empty list of token ids"
-                raise ValueError(f"{name} must be {kind}, got {value!r}.")
+            raise ValueError(f"bad_words_ids must be a list of non-empty lists of token ids, got {words!r}.")
         if self.order is not None and self.order not in ORDERS:
             near = get_close_matches(str(self.order), ORDERS, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""

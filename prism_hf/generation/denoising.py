@@ -4,7 +4,7 @@ import inspect
 
 import torch
 
-from prism_hf.diffusion.drafting import exclude_token, lowest_first, select_lowest
+from prism_hf.diffusion.drafting import exclude_token, lowest_first, select_lowest, take_positions
 
 from .canvas import Canvas
 from .configuration_remask import RemaskGenerationConfig
@@ -36,11 +36,6 @@ def check_quality(model) -> None:
         raise ValueError(no_quality(model))
 
 
-def take(values: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-    """Rows of values (B, L, V) at positions (B, W): (B, W, V)."""
-    return values[torch.arange(values.shape[0], device=values.device)[:, None], positions]
-
-
 def make_reader(model, canvas: Canvas, config: RemaskGenerationConfig, needs_quality: bool):
     """A function for one forward: (tokens (B, L), positions (B, W) or None) -> logits and quality.
 
@@ -65,7 +60,7 @@ def make_reader(model, canvas: Canvas, config: RemaskGenerationConfig, needs_qua
             output = model(input_ids=tokens, attention_mask=attention_mask, logits_at=at, **kwargs)
         else:
             output = model(input_ids=tokens, attention_mask=attention_mask, **kwargs)
-        logits = output.logits if takes_positions or at is None else take(output.logits, at)
+        logits = output.logits if takes_positions or at is None else take_positions(output.logits, at)
         logits = logits.float()
         if config.cfg_scale:
             conditional, unconditional = logits.chunk(2)
@@ -123,7 +118,7 @@ def denoise(tokens, masked, window, planned: PlannedStep, read, strategy, config
     logits, quality = read(tokens, None if needs_probs else positions)
     probs = None
     if needs_probs:
-        probs, logits = logits.softmax(-1), take(logits, positions)
+        probs, logits = logits.softmax(-1), take_positions(logits, positions)
 
     remasked = nothing
     if planned.may_remask:
@@ -142,7 +137,7 @@ def denoise(tokens, masked, window, planned: PlannedStep, read, strategy, config
             sure = candidates & (score > config.confidence_threshold)
             due = torch.maximum(due, sure.sum(-1).clamp(min=1))
         best = lowest_first(-score, candidates)[:, : planned.width]
-        positions, logits = positions.gather(1, best), take(logits, best)
+        positions, logits = positions.gather(1, best), take_positions(logits, best)
     takes = torch.arange(planned.width, device=device) < due.minimum(num_unfilled)[:, None]
     filled = nothing.scatter(1, positions, takes)
 

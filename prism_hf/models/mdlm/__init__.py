@@ -12,7 +12,6 @@ from .modeling_mdlm import (
     MdlmPreTrainedModel,
     MdlmQualityHead,
     init_mdlm_module,
-    take_positions,
 )
 
 AutoConfig.register("mdlm", MdlmConfig, exist_ok=True)
@@ -29,5 +28,4 @@ __all__ = [
     "MdlmPreTrainedModel",
     "MdlmQualityHead",
     "init_mdlm_module",
-    "take_positions",
 ]

@@ -15,6 +15,8 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
+from prism_hf.diffusion.drafting import take_positions
+
 from .configuration_mdlm import MdlmConfig
 
 ROPE_THETA = 10000.0
@@ -202,11 +204,6 @@ class MdlmBlock(GradientCheckpointingLayer):
 
 def modulate(hidden_states: torch.Tensor, shift: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
     return hidden_states * (1 + scale) + shift
-
-
-def take_positions(states: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-    """States (B, L, D) at the positions (B, W) of their rows: (B, W, D)."""
-    return states[torch.arange(states.shape[0], device=states.device)[:, None], positions]
 
 
 class MdlmOutputLayer(nn.Module):

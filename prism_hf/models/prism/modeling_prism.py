@@ -8,8 +8,9 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer, PreTrainedModel
 from transformers.utils import ModelOutput, logging
 
+from prism_hf.diffusion.drafting import take_positions
 from prism_hf.generation import RemaskGenerationMixin
-from prism_hf.models.mdlm import MdlmQualityHead, init_mdlm_module, take_positions
+from prism_hf.models.mdlm import MdlmQualityHead, init_mdlm_module
 
 from .backbones import find_adapter
 from .configuration_prism import PrismConfig

@@ -78,13 +78,18 @@ def make_reader(model, canvas: Canvas, config: RemaskGenerationConfig, needs_qua
     return read
 
 
-def select_remasked(state: StepState, planned: PlannedStep, strategy, config: RemaskGenerationConfig) -> torch.Tensor:
-    """The tokens that a step remasks, (B, L) bool: those of lowest score, as many as the plan allows."""
-    rows, num_generated = planned.rows, state.generated.sum(-1)
+def count_remasked(generated: torch.Tensor, planned: PlannedStep, config: RemaskGenerationConfig, generator):
+    """How many tokens each row may remask (B,), given those generated in its block (B, L) bool."""
+    rows, num_generated = planned.rows, generated.sum(-1)
     count = torch.where((rows.above < num_generated) & (num_generated < rows.below), rows.num_remask, 0)
     if config.eta is not None:
-        hit = uniform(state.canvas.shape, state.canvas.device, state.generator) < planned.sigma
-        count = (hit & state.generated).sum(-1).minimum(count)
+        hit = uniform(generated.shape, generated.device, generator) < planned.sigma
+        count = (hit & generated).sum(-1).minimum(count)
+    return count
+
+
+def select_remasked(state: StepState, count: torch.Tensor, strategy, config: RemaskGenerationConfig) -> torch.Tensor:
+    """The tokens that a step remasks, (B, L) bool: the `count` (B,) of lowest score."""
     candidates = state.generated
     if config.quality_threshold is not None:
         candidates = candidates & (state.quality < config.quality_threshold)
@@ -108,6 +113,12 @@ def denoise(tokens, masked, window, planned: PlannedStep, read, strategy, config
     unfilled, generated = masked & window, window & ~masked
     num_unfilled = unfilled.sum(-1)
 
+    probs = None
+    if planned.may_remask:
+        # With a threshold a row may be done before the others of its batch; it must not begin again.
+        candidates = generated & (num_unfilled > 0)[:, None] if adapts(config) else generated
+        count = count_remasked(candidates, planned, config, generator)
+
     blind = config.order in BLIND_ORDERS
     if blind:
         score = BLIND_ORDERS[config.order](tokens.shape, device, generator)
@@ -116,16 +127,13 @@ def denoise(tokens, masked, window, planned: PlannedStep, read, strategy, config
         positions = (~unfilled).to(torch.uint8).argsort(dim=-1, stable=True)[:, : planned.num_open]
     needs_probs = planned.may_remask and getattr(strategy, "needs_probs", False)
     logits, quality = read(tokens, None if needs_probs else positions)
-    probs = None
     if needs_probs:
         probs, logits = logits.softmax(-1), take_positions(logits, positions)
 
     remasked = nothing
     if planned.may_remask:
-        # With a threshold a row may be done before the others of its batch; it must not begin again.
-        candidates = generated & (num_unfilled > 0)[:, None] if adapts(config) else generated
         state = StepState(tokens, candidates, probs, quality, planned.index, steps, generator)
-        remasked = select_remasked(state, planned, strategy, config)
+        remasked = select_remasked(state, count, strategy, config)
 
     # Only positions masked before the remasking can be filled: the posterior of the others was not asked for.
     due = planned.rows.target - generated.sum(-1) + remasked.sum(-1)

@@ -73,6 +73,7 @@ SETTINGS = {
         "remask_strategy": "prism",
         "num_remask": 1,
     },
+    "padded": {"attention_mask": torch.tensor([[1, 1, 1, 0, 0], [0, 1, 1, 1, 1]]), "order": "margin"},
     "blocks": {"block_length": 4, "remask_strategy": "prism", "num_remask": 2},
 }
 

@@ -107,6 +107,17 @@ def eager_attention_forward(
     return (weights @ value).transpose(1, 2).contiguous(), weights
 
 
+def padding_mask(module: nn.Module, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None):
+    """What the attention implementation of `module.config` takes for padding (B, L), or None."""
+    return create_bidirectional_mask(
+        config=module.config,
+        inputs_embeds=hidden_states,
+        attention_mask=attention_mask,
+        # Whether there is padding at all is asked of the device, which a generation would wait for in each step.
+        allow_is_bidirectional_skip=attention_mask is None or module.training,
+    )
+
+
 class MdlmVocabEmbedding(nn.Module):
     """Token embedding, as one bare parameter named `embedding`, which is the published name."""
 
@@ -328,7 +339,7 @@ class MdlmModel(MdlmPreTrainedModel):
         """
         conditioning = self.condition(input_ids, sigma)
         hidden_states = self.vocab_embed(input_ids)
-        mask = create_bidirectional_mask(config=self.config, inputs_embeds=hidden_states, attention_mask=attention_mask)
+        mask = padding_mask(self, hidden_states, attention_mask)
         position_embeddings = self.rotary_emb(input_ids.shape[1], hidden_states.device)
         for block in self.blocks:
             hidden_states = block(hidden_states, conditioning, position_embeddings, mask)
@@ -416,9 +427,7 @@ class MdlmQualityHead(nn.Module):
         is the (B, L) padding mask that the backbone was given.
         """
         if self.blocks:
-            mask = create_bidirectional_mask(
-                config=self.config, inputs_embeds=hidden_states, attention_mask=attention_mask
-            )
+            mask = padding_mask(self, hidden_states, attention_mask)
             position_embeddings = self.rotary_emb(hidden_states.shape[1], hidden_states.device)
             for block in self.blocks:
                 hidden_states = block(hidden_states, conditioning, position_embeddings, mask)

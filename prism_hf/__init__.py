@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 
 _MODULES = {
     "generation": ("RemaskGenerationConfig", "RemaskGenerationMixin", "remask_generate"),
+    "models.llada": ("LladaConfig", "LladaForMaskedDiffusion"),
     "models.mdlm": ("MdlmConfig", "MdlmForMaskedDiffusion"),
     "models.prism": ("PrismConfig", "PrismForMaskedDiffusion"),
     "training": (

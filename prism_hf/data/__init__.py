@@ -1,5 +1,15 @@
 """From files, or from nothing, to token ids."""
 
+from .code import (
+    code_prompt,
+    code_target,
+    encode_code,
+    first_function_name,
+    load_code,
+    load_code_datasets,
+    split_code,
+)
+from .source_files import SourceFiles, python_files, train_byte_level_bpe
 from .sudoku import (
     SolvedGrids,
     SudokuGrids,
@@ -14,18 +24,31 @@ from .sudoku import (
     to_sequence,
     write_sudoku_csv,
 )
+from .training_data import DataArguments, load_training_data
 
 __all__ = [
+    "DataArguments",
     "SolvedGrids",
+    "SourceFiles",
     "SudokuGrids",
     "SudokuTokenizer",
     "cell_positions",
+    "code_prompt",
+    "code_target",
     "count_solutions",
+    "encode_code",
+    "first_function_name",
     "generate_puzzles",
     "generate_solved_grids",
     "is_valid_grid",
+    "load_code",
+    "load_code_datasets",
+    "load_training_data",
+    "python_files",
     "read_sudoku_csv",
+    "split_code",
     "to_grid",
     "to_sequence",
+    "train_byte_level_bpe",
     "write_sudoku_csv",
 ]

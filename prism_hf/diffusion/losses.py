@@ -44,7 +44,7 @@ def linear_unmasking_loss(
     The mask token is given probability 0, as when tokens are drawn (SUBS, arXiv 2406.07524).
 
     Args:
-        states: (N, D), the input of the decoder at masked positions.
+        states: (N, D), the input of the decoder at masked positions, in its dtype.
         decoder: the map to the vocabulary, (V, D) with or without bias.
         targets, weights, denominator: as for `unmasking_loss`.
 

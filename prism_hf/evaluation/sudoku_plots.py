@@ -110,6 +110,7 @@ def quality_samples(trajectory: Trajectory, puzzles: Tensor, solutions: Tensor) 
     `generate` was given; solutions must be unique.
     """
     before = torch.cat([puzzles[None].to(trajectory.canvas), trajectory.canvas[:-1]])
-    generated = (before != BLANK) & (puzzles == BLANK).to(before.device)
+    read = (before != BLANK) & ~trajectory.quality.isnan()
+    generated = read & (puzzles == BLANK).to(before.device)
     right = before == solutions.to(before.device)
     return trajectory.quality[generated], right[generated]

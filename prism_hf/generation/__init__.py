@@ -5,7 +5,6 @@ from .orders import ORDERS
 from .remask_generate import (
     RemaskGenerationMixin,
     RemaskGenerationOutput,
-    Trajectory,
     remask_generate,
 )
 from .strategies import (
@@ -16,6 +15,7 @@ from .strategies import (
     StepState,
     register_strategy,
 )
+from .trajectory import Trajectory
 
 __all__ = [
     "ORDERS",

@@ -25,6 +25,7 @@ from .plans import adapts, plan_steps
 from .stopping import as_ids, check_endings, end_rows
 from .strategies import resolve_strategy
 from .streaming import Stream
+from .trajectory import Trajectory
 
 logger = logging.get_logger(__name__)
 
@@ -40,21 +41,6 @@ DERIVED = (
     TopKLogitsWarper,
     TopPLogitsWarper,
 )
-
-
-@dataclass
-class Trajectory:
-    """Every step of a generation, S of them, laid out as the returned sequences.
-
-    canvas (S, B, L) int64: after the step. filled, remasked (S, B, L) bool: what the step filled and remasked; a
-    position that a loop step remasks before its forward can be filled again in the same step. quality (S, B, L): of the
-    canvas that the forward saw; None if the strategy reads no quality.
-    """
-
-    canvas: torch.Tensor
-    filled: torch.Tensor
-    remasked: torch.Tensor
-    quality: torch.Tensor | None = None
 
 
 @dataclass

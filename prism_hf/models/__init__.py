@@ -1,5 +1,5 @@
 """Models with weights; importing this registers them with transformers' Auto classes."""
 
-from . import mdlm, prism
+from . import llada, mdlm, prism
 
-__all__ = ["mdlm", "prism"]
+__all__ = ["llada", "mdlm", "prism"]

@@ -1,17 +1,22 @@
 """Pre-training of a masked diffusion model."""
 
 import inspect
+import os
+import shutil
 from collections import defaultdict
 from dataclasses import dataclass
 
 import torch
+from safetensors.torch import save_file
 from transformers import Trainer
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from prism_hf.diffusion.drafting import exclude_token
 from prism_hf.diffusion.losses import unmasking_loss
 from prism_hf.diffusion.noising import mask_tokens
 from prism_hf.diffusion.schedules import SCHEDULES, antithetic_timesteps
 
+from .checkpoints import staged
 from .collator import MaskedDiffusionCollator
 from .ema import EMACallback
 from .muon import MuonWithAdamW, hidden_matrices
@@ -78,6 +83,8 @@ class MaskedDiffusionTrainer(Trainer):
             self.add_callback(EMACallback(args.ema_decay))
         if hasattr(self.model, "add_model_tags"):
             self.model.add_model_tags(list(self._tag_names))
+        # Trainer sets it in its loop only; a loss may be computed outside of it.
+        self.current_gradient_accumulation_steps = args.gradient_accumulation_steps
         # The step that the micro-batch belongs to, and its number within it; in evaluation, the batch's number.
         self.current_step, self.micro_batch = -1, 0
         self.num_evaluated = 0
@@ -158,8 +165,23 @@ class MaskedDiffusionTrainer(Trainer):
         if self.state.global_step != self.current_step:
             self.current_step, self.micro_batch = self.state.global_step, 0
         loss = super().training_step(model, inputs, num_items_in_batch)
+        if not torch.isfinite(loss):
+            self.stop_at(loss, inputs)
         self.micro_batch += 1
         return loss
+
+    def stop_at(self, loss: torch.Tensor, inputs: dict[str, torch.Tensor]) -> None:
+        """Write the batch beside the checkpoints and raise."""
+        place = {"step": self.state.global_step, "batch": self.micro_batch, "process": self.args.process_index}
+        where = ", ".join(f"{name} {number}" for name, number in place.items())
+        path = os.path.join(self.args.output_dir, f"nonfinite-{where.replace(', ', '-').replace(' ', '-')}.safetensors")
+        os.makedirs(self.args.output_dir, exist_ok=True)
+        save_file({name: value.cpu().contiguous() for name, value in inputs.items()}, path)
+        raise FloatingPointError(
+            f"The loss is {loss.item()} at {where}; the weights were not updated. The batch is in {path}. Lower "
+            "learning_rate or max_grad_norm, or train in bf16 rather than fp16, and start again: training resumes from "
+            "the last checkpoint."
+        )
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         inputs = self._prepare_inputs(inputs)
@@ -195,6 +217,25 @@ class MaskedDiffusionTrainer(Trainer):
         return output
 
     # Checkpoints
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        """As the parent's; on an error, a full disk say, what `output_dir` held stays as it was."""
+        output_dir = self.args.output_dir if output_dir is None else output_dir
+        if not self.args.should_save:
+            super()._save(output_dir, state_dict)
+            return
+        with staged(output_dir) as folder:
+            super()._save(folder, state_dict)
+
+    def _save_checkpoint(self, model, trial) -> None:
+        """As the parent's; on an error nothing is left of the checkpoint."""
+        try:
+            super()._save_checkpoint(model, trial)
+        except BaseException:
+            if self.args.should_save:
+                folder = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+                shutil.rmtree(os.path.join(self._get_output_dir(trial), folder), ignore_errors=True)
+            raise
 
     def _save_optimizer_and_scheduler(self, output_dir):
         super()._save_optimizer_and_scheduler(output_dir)

@@ -1,72 +1,110 @@
 """PRISM fine-tuning: a masked diffusion model learns which of its own tokens are right (arXiv 2510.01384)."""
 
+import os
+from contextlib import contextmanager, nullcontext
+from copy import copy
+
 import torch
+from peft import PeftConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
+from torch.nn.parallel import DistributedDataParallel
 
 from prism_hf.diffusion.drafting import draft
 from prism_hf.diffusion.losses import linear_unmasking_loss, quality_loss
 from prism_hf.evaluation.calibration import auroc, expected_calibration_error
+from prism_hf.models.prism import PrismForMaskedDiffusion
 
-from .masked_diffusion_trainer import MaskedDiffusionTrainer
+from .masked_diffusion_trainer import MaskedDiffusionTrainer, Noised
+from .sharding import gathered
 from .training_arguments import PrismTrainingArguments
+
+QUALITY_HEAD = "quality_head"
+
+
+def adapt(model, peft_config: PeftConfig, args: PrismTrainingArguments) -> PeftModel:
+    """Wrap `model` with PEFT; the quality head is trained whole and saved with the adapter.
+
+    Raises ValueError for a model that has adapters already, TypeError for what is no `PeftConfig`.
+    """
+    if not isinstance(peft_config, PeftConfig):
+        raise TypeError(f"peft_config must be a PeftConfig such as peft.LoraConfig, got {type(peft_config).__name__}.")
+    if isinstance(model, PeftModel):
+        raise ValueError(
+            "The model is a PeftModel already: pass it without peft_config to train its adapter on, or "
+            "model.merge_and_unload() for a new one."
+        )
+    saved = list(getattr(peft_config, "modules_to_save", None) or [])
+    if QUALITY_HEAD not in saved:
+        peft_config = copy(peft_config)
+        peft_config.modules_to_save = [*saved, QUALITY_HEAD]
+    if getattr(model, "is_quantized", False):
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=args.gradient_checkpointing)
+    # ZeRO-3 gathers parameters of one dtype only; on a bfloat16 base PEFT would make float32 adapters.
+    zero_3 = args.deepspeed_plugin is not None and args.deepspeed_plugin.zero_stage == 3
+    model = get_peft_model(model, peft_config, autocast_adapter_dtype=not zero_3)
+    if args.gradient_checkpointing:
+        model.enable_input_require_grads()
+    return model
 
 
 class PrismTrainer(MaskedDiffusionTrainer):
     """Fine-tunes a `PrismForMaskedDiffusion`: quality loss on its own drafts, plus lambda times the unmasking loss.
 
     Each step masks the batch, lets the model fill K masked positions, and trains the quality head to tell at those
-    positions whether the token is the clean one. Batches are those of `MaskedDiffusionTrainer`.
+    positions whether the token is the clean one. The two forwards are backpropagated one after the other, so that one
+    graph lives at a time. Batches are those of `MaskedDiffusionTrainer`.
 
     Metrics: `unmasking_loss`, `quality_loss`, `draft_accuracy` (share of drafted tokens that are right),
     `quality_auroc` and `quality_ece` (expected calibration error in 15 bins), each over all that was drafted since the
     last log, on all processes.
+
+    Args:
+        model: a model with a quality head, or what `PrismForMaskedDiffusion.from_pretrained` loads.
+        peft_config: wraps the model with PEFT. The quality head joins its `modules_to_save`.
+
+    Raises:
+        ValueError: if the model has no quality head, or is a `PeftModel` and a `peft_config` is given.
     """
 
     _tag_names = ("masked-diffusion", "prism")
 
-    def __init__(self, model=None, args: PrismTrainingArguments | None = None, **kwargs):
+    def __init__(
+        self,
+        model=None,
+        args: PrismTrainingArguments | None = None,
+        *,
+        peft_config: PeftConfig | None = None,
+        **kwargs,
+    ):
         if args is None:
             args = PrismTrainingArguments("trainer_output")
-        super().__init__(model=model, args=args, **kwargs)
-        if not any("quality_head" in name for name, _ in self.model.named_parameters()):
+        if isinstance(model, str | os.PathLike):
+            model = PrismForMaskedDiffusion.from_pretrained(model)
+        if model is not None and not any(QUALITY_HEAD in name for name, _ in model.named_parameters()):
             raise ValueError(
-                f"{type(self.model).__name__} has no quality head: load the model with "
+                f"{type(model).__name__} has no quality head: load the model with "
                 "PrismForMaskedDiffusion.from_pretrained."
             )
+        if peft_config is not None:
+            model = adapt(model, peft_config, args)
+        super().__init__(model=model, args=args, **kwargs)
         if args.freeze_backbone:
             for name, parameter in self.model.named_parameters():
-                parameter.requires_grad_("quality_head" in name)
+                parameter.requires_grad_(parameter.requires_grad and QUALITY_HEAD in name)
+        self.trains_posterior = not args.freeze_backbone and args.unmasking_weight > 0
         self.judged = {True: [], False: []}
 
+    # Loss
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """Quality loss + lambda * unmasking loss; the second forward maps nothing to the vocabulary."""
+        """Quality loss + lambda * unmasking loss; the second forward maps nothing to the vocabulary.
+
+        Of a model in training mode the second term is backpropagated here, before the second forward is built, and only
+        its value is part of the loss that is returned.
+        """
         args, training = self.args, model.training
         noised = self.noise(inputs, training, drafting_draws=2 * args.num_drafts)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not args.freeze_backbone):
-            states = model(
-                input_ids=noised.z,
-                attention_mask=noised.attention_mask,
-                logits_to_keep=noised.masked,
-                return_logits=False,
-                return_quality=False,
-            ).prediction_states
-            decoder = self.accelerator.unwrap_model(model).get_output_embeddings()
-            unmasking, confidence = linear_unmasking_loss(
-                states, decoder, noised.targets, noised.weights, noised.denominator, self.mask_token_id
-            )
-        states = states.detach()
-        y, filled = draft(
-            noised.z,
-            noised.masked,
-            lambda index: decoder(states[index]),
-            self.mask_token_id,
-            args.num_draft_tokens,
-            noised.uniform.unflatten(1, (args.num_drafts, 2)).permute(1, 2, 0, 3),
-            confidence=confidence,
-            selection=args.draft_selection,
-            sample=args.draft_do_sample,
-            top_p=args.draft_top_p,
-            window=args.draft_window,
-        )
+        unmasking, y, filled = self.unmask_and_draft(model, noised)
+
         attention_mask = noised.attention_mask
         if attention_mask is not None:
             attention_mask = attention_mask.repeat(args.num_drafts, 1)
@@ -83,7 +121,60 @@ class PrismTrainer(MaskedDiffusionTrainer):
         self.add_mean(training, "draft_accuracy", correct.sum(), count)
         self.judged[training].append(torch.stack([quality_logits.detach().float().sigmoid(), correct.float()], dim=1))
         loss = quality if args.freeze_backbone else quality + args.unmasking_weight * unmasking
+        if isinstance(model, DistributedDataParallel) and torch.is_grad_enabled():
+            # DDP reduces gradients in the last backward of a step and waits for every parameter there, also for those
+            # of the LM head, which took part in the first forward only.
+            loss = loss + 0.0 * sum(parameter.sum() for parameter in model.parameters() if parameter.requires_grad)
         return (loss, outputs) if return_outputs else loss
+
+    def unmask_and_draft(self, model, noised: Noised) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The first forward: the unmasking loss, and the drafts `y` and `filled`, (num_drafts * B, L)."""
+        args = self.args
+        has_gradient = torch.is_grad_enabled() and self.trains_posterior
+        backpropagates = has_gradient and model.training
+        decoder = self.accelerator.unwrap_model(model).get_output_embeddings()
+        with torch.set_grad_enabled(has_gradient), self.first_backward(model), self.accelerator.autocast():
+            states = model(
+                input_ids=noised.z,
+                attention_mask=noised.attention_mask,
+                logits_to_keep=noised.masked,
+                return_logits=False,
+                return_quality=False,
+            ).prediction_states.to(decoder.weight.dtype)
+            with gathered(model, decoder):
+                unmasking, confidence = linear_unmasking_loss(
+                    states, decoder, noised.targets, noised.weights, noised.denominator, self.mask_token_id
+                )
+                kept = states.detach()
+                y, filled = draft(
+                    noised.z,
+                    noised.masked,
+                    lambda index: decoder(kept[index]),
+                    self.mask_token_id,
+                    args.num_draft_tokens,
+                    noised.uniform.unflatten(1, (args.num_drafts, 2)).permute(1, 2, 0, 3),
+                    confidence=confidence,
+                    selection=args.draft_selection,
+                    sample=args.draft_do_sample,
+                    top_p=args.draft_top_p,
+                    window=args.draft_window,
+                )
+                if backpropagates:
+                    # The scaling that Trainer.training_step gives to the loss that compute_loss returns.
+                    kwargs = {"scale_wrt_gas": False} if self.is_deepspeed_enabled else {}
+                    loss = args.unmasking_weight * unmasking / self.current_gradient_accumulation_steps
+                    self.accelerator.backward(loss, **kwargs)
+                    unmasking = unmasking.detach()
+        return unmasking, y, filled
+
+    @contextmanager
+    def first_backward(self, model):
+        """A backward that another one follows: DDP keeps its gradients local, DeepSpeed takes no step."""
+        gradient_state, synchronises = self.accelerator.gradient_state, self.accelerator.sync_gradients
+        gradient_state._set_sync_gradients(False)
+        with model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext():
+            yield
+        gradient_state._set_sync_gradients(synchronises)
 
     def create_optimizer(self, model=None):
         """As the parent's, with the head's parameters in groups of their own at `head_learning_rate`."""

@@ -90,6 +90,12 @@ def test_pictures_and_quality_samples(tmp_path):
     plot_corrections(tmp_path / "corrections.png", PUZZLES, output)
     quality, right = quality_samples(output.trajectory, PUZZLES, SOLUTIONS)
     assert torch.equal(quality > 0.5, right) and not right.all()
+    loop = {"loop_start": 20, "loop_steps": 4, "num_remask_loop": 3}
+    output = remask_generate(
+        Solver([cell]), PUZZLES, return_dict_in_generate=True, output_trajectory=True, **SETTINGS[1], **loop
+    )
+    in_loop, right_in_loop = quality_samples(output.trajectory, PUZZLES, SOLUTIONS)
+    assert torch.equal(in_loop > 0.5, right_in_loop) and len(in_loop) > len(quality)
     rows = evaluate_sudoku(Solver(), PUZZLES, SETTINGS, tmp_path / "rows.jsonl")
     plot_success(tmp_path / "success.png", rows)
     for name in ("corrections.png", "success.png"):

@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
-from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -16,6 +15,8 @@ from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
 from prism_hf.diffusion.drafting import take_positions
+from prism_hf.models.padding import padding_mask
+from prism_hf.models.rotary import inverse_frequencies, rotary_embedding, rotate
 
 from .configuration_mdlm import MdlmConfig
 
@@ -63,29 +64,12 @@ class MdlmRotaryEmbedding(nn.Module):
     def __init__(self, config: MdlmConfig):
         super().__init__()
         self.head_dim = config.hidden_dim // config.n_heads
-        # The published checkpoints hold this buffer, so it is saved; forward recomputes it, as a cast would round it.
-        self.register_buffer("inv_freq", self.inverse_frequencies())
+        # The published checkpoints hold this buffer, so it is saved; forward does without.
+        self.register_buffer("inv_freq", inverse_frequencies(self.head_dim, ROPE_THETA))
 
-    def inverse_frequencies(self, device: torch.device | None = None) -> torch.Tensor:
-        """Rotation speeds in radians a position, (head_dim / 2,) float32."""
-        exponent = torch.arange(0, self.head_dim, 2, dtype=torch.float32, device=device) / self.head_dim
-        return 1.0 / ROPE_THETA**exponent
-
-    @torch.no_grad()
     def forward(self, length: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         """Return `cos` and `sin`, each (L, head_dim) in float32."""
-        positions = torch.arange(length, dtype=torch.float32, device=device)
-        # An outer product by broadcasting: a matmul would be rounded under autocast.
-        angles = positions[:, None] * self.inverse_frequencies(device)
-        angles = torch.cat((angles, angles), dim=-1)
-        return angles.cos(), angles.sin()
-
-
-def rotate(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Turn `states` (B, heads, L, head_dim) by their positions, in float32; `cos` and `sin` are (L, head_dim)."""
-    first, second = states.float().chunk(2, dim=-1)
-    rotated = states.float() * cos + torch.cat((-second, first), dim=-1) * sin
-    return rotated.to(states.dtype)
+        return rotary_embedding(torch.arange(length, device=device), self.head_dim, ROPE_THETA)
 
 
 def eager_attention_forward(
@@ -105,17 +89,6 @@ def eager_attention_forward(
     weights = F.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
     weights = F.dropout(weights, p=dropout, training=module.training)
     return (weights @ value).transpose(1, 2).contiguous(), weights
-
-
-def padding_mask(module: nn.Module, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None):
-    """What the attention implementation of `module.config` takes for padding (B, L), or None."""
-    return create_bidirectional_mask(
-        config=module.config,
-        inputs_embeds=hidden_states,
-        attention_mask=attention_mask,
-        # Whether there is padding at all is asked of the device, which a generation would wait for in each step.
-        allow_is_bidirectional_skip=attention_mask is None or module.training,
-    )
 
 
 class MdlmVocabEmbedding(nn.Module):
@@ -269,7 +242,7 @@ def init_mdlm_module(module: nn.Module, std: float) -> None:
     if isinstance(module, MdlmVocabEmbedding):
         init.normal_(module.embedding, mean=0.0, std=std)
     elif isinstance(module, MdlmRotaryEmbedding):
-        init.copy_(module.inv_freq, module.inverse_frequencies(module.inv_freq.device))
+        init.copy_(module.inv_freq, inverse_frequencies(module.head_dim, ROPE_THETA, module.inv_freq.device))
     elif isinstance(module, MdlmZeroLinear):
         init.zeros_(module.weight)
         init.zeros_(module.bias)

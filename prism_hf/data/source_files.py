@@ -1,0 +1,144 @@
+"""Python source files as a corpus to pre-train on, by default the standard library's, and a tokenizer learned on them.
+
+No download is needed: every Python installation has such a corpus, of about 4M tokens.
+"""
+
+import sysconfig
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers.utils import logging
+
+from .code import check_tokenizer
+from .splits import check_share, is_held_out
+
+logger = logging.get_logger(__name__)
+
+# Installed packages, and tests, some of which are no valid text on purpose.
+LEFT_OUT = {"site-packages", "dist-packages", "test", "tests"}
+# LLaDA's.
+SPECIAL_TOKENS = (
+    "<|startoftext|>",
+    "<|endoftext|>",
+    "<|start_header_id|>",
+    "<|end_header_id|>",
+    "<|eot_id|>",
+    "<|mdm_mask|>",
+)
+CHAT_TEMPLATE = (
+    "{{ bos_token }}"
+    "{% for message in messages %}"
+    "{{ '<|start_header_id|>' ~ message.role ~ '<|end_header_id|>\n\n' ~ message.content | trim ~ '<|eot_id|>' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
+)
+
+
+def python_files(
+    folder: str | Path | None = None, held_out: float = 0.05, seed: int = 0
+) -> tuple[list[Path], list[Path]]:
+    """The Python files under a folder, sorted: those to train on and those held out.
+
+    About ``held_out`` of the files are held out, by a hash of the path within the folder. Folders named test, tests,
+    site-packages or dist-packages are left out.
+
+    Args:
+        folder: the standard library of the running interpreter if None.
+
+    Raises:
+        ValueError: if there is no such folder, or no file to train on in it.
+    """
+    check_share(held_out)
+    folder = Path(sysconfig.get_path("stdlib") if folder is None else folder).expanduser()
+    if not folder.is_dir():
+        raise ValueError(f"There is no folder {folder}; give one that holds .py files.")
+    train, evaluation = [], []
+    for path in sorted(folder.rglob("*.py")):
+        relative = path.relative_to(folder)
+        if path.is_file() and LEFT_OUT.isdisjoint(relative.parts[:-1]):
+            (evaluation if is_held_out(relative.as_posix(), held_out, seed) else train).append(path)
+    if not train:
+        raise ValueError(
+            f"{folder} has no .py file to train on ({len(evaluation)} held out); folders named "
+            f"{', '.join(sorted(LEFT_OUT))} are left out."
+        )
+    return train, evaluation
+
+
+def read_sources(files: Sequence[Path]) -> Iterator[str]:
+    """The texts of files, without those that are no UTF-8, which are named in a warning."""
+    for path in files:
+        try:
+            yield Path(path).read_bytes().decode("utf-8")
+        except UnicodeDecodeError as error:
+            logger.warning(f"{path} is left out: {error}.")
+
+
+def train_byte_level_bpe(files: Sequence[Path], vocab_size: int = 4096) -> PreTrainedTokenizerFast:
+    """A byte-level BPE learned on files, with LLaDA's special tokens (EOS is the padding too) and turns of chat.
+
+    Any text comes back as it was. The vocabulary is smaller than ``vocab_size`` where files give too few merges.
+
+    Raises:
+        ValueError: if ``vocab_size`` has no room for the 256 bytes and the special tokens.
+    """
+    smallest = 256 + len(SPECIAL_TOKENS)
+    if vocab_size < smallest:
+        raise ValueError(f"vocab_size={vocab_size} must be at least {smallest}: the bytes and the special tokens.")
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(read_sources(files), trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe,
+        chat_template=CHAT_TEMPLATE,
+        model_input_names=["input_ids", "attention_mask"],
+        bos_token="<|startoftext|>",
+        eos_token="<|endoftext|>",
+        pad_token="<|endoftext|>",
+        mask_token="<|mdm_mask|>",
+        extra_special_tokens=["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"],
+    )
+
+
+class SourceFiles(torch.utils.data.Dataset):
+    """Files as chunks of fixed length: their tokens one after another, EOS at the end of each file, cut evenly.
+
+    An item holds ``input_ids`` (length,) long and ``maskable`` (length,) bool, all True. The rest that fills no chunk
+    is dropped. A special token's name within a file is read as plain text.
+
+    Raises:
+        ValueError: if the tokenizer lacks a mask or EOS token, or the files give no chunk.
+    """
+
+    def __init__(self, files: Sequence[Path], tokenizer: PreTrainedTokenizerBase, length: int):
+        check_tokenizer(tokenizer)
+        if length < 1:
+            raise ValueError(f"length={length} must be at least 1.")
+        texts = list(read_sources(files))
+        ids = []
+        if texts:
+            for file_ids in tokenizer(texts, add_special_tokens=False, split_special_tokens=True).input_ids:
+                ids += [*file_ids, tokenizer.eos_token_id]
+        if len(ids) < length:
+            raise ValueError(
+                f"{len(texts)} files give {len(ids)} tokens, less than a chunk of length={length}; give more files."
+            )
+        self.input_ids = torch.tensor(ids[: len(ids) // length * length]).view(-1, length)
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        input_ids = self.input_ids[index]
+        return {"input_ids": input_ids, "maskable": torch.ones_like(input_ids, dtype=torch.bool)}

@@ -1,0 +1,23 @@
+"""Which part of a corpus is held out."""
+
+import hashlib
+
+
+def is_held_out(key: str, share: float, seed: int) -> bool:
+    """Whether what ``key`` names belongs to the held-out ``share`` of its corpus.
+
+    Depends on key, share and seed only, not on order or size of the corpus: a stream splits as a table does, equal keys
+    stay together, and a corpus that grows moves nothing from one side to the other.
+    """
+    digest = hashlib.sha256(f"{seed}:{key}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") < share * 2**64
+
+
+def is_trained_on(key: str, share: float, seed: int) -> bool:
+    """The opposite of `is_held_out`."""
+    return not is_held_out(key, share, seed)
+
+
+def check_share(share: float) -> None:
+    if not 0 <= share < 1:
+        raise ValueError(f"held_out={share} must lie in [0, 1): the share of the corpus that is not trained on.")

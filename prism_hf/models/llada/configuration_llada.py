@@ -1,0 +1,124 @@
+"""Configuration of LLaDA, under the field names of its published checkpoints."""
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+# Fields of published configs that change the computation, with the values that this model computes.
+SUPPORTED = {
+    "block_type": ("llama",),
+    "block_group_size": (1,),
+    "layer_norm_type": ("rms",),
+    "layer_norm_with_affine": (True,),
+    "activation_type": ("silu",),
+    "rope": (True,),
+    "alibi": (False,),
+    "attention_layer_norm": (False,),
+    "input_emb_norm": (False,),
+    "scale_logits": (False,),
+    "include_bias": (False,),
+    "include_qkv_bias": (False, None),
+    "bias_for_layer_norm": (False, None),
+    "multi_query_attention": (False, None),
+    "embedding_dropout": (0.0,),
+    "residual_dropout": (0.0,),
+}
+
+
+@strict
+class LladaConfig(PreTrainedConfig):
+    """Shape of a LLaDA transformer (arXiv 2502.09992); the defaults are LLaDA-8B's.
+
+    Other fields of a published `config.json` are kept and saved again, so LLaDA's own tools can read what is saved.
+
+    Args:
+        d_model (`int`, defaults to 4096): width of the residual stream.
+        n_layers (`int`, defaults to 32): number of transformer blocks.
+        n_heads (`int`, defaults to 32): number of attention heads; `d_model / n_heads` must be an even integer.
+        n_kv_heads (`int`, *optional*): number of key and value heads, a divisor of `n_heads`; `n_heads` if not given.
+        mlp_hidden_size (`int`, *optional*): width of the gated MLP; `mlp_ratio * d_model` if not given.
+        mlp_ratio (`int`, defaults to 4): see `mlp_hidden_size`.
+        vocab_size (`int`, defaults to 126464): number of tokens.
+        embedding_size (`int`, *optional*): rows of the embedding and of the LM head, `vocab_size` or more;
+            `vocab_size` if not given.
+        max_sequence_length (`int`, defaults to 4096): length that the model was trained at, in tokens.
+        rope_theta (`float`, defaults to 500000.0): base of the rotary positions.
+        rms_norm_eps (`float`, defaults to 1e-5): epsilon of the norms.
+        attention_dropout (`float`, defaults to 0.0): dropout of the attention weights.
+        weight_tying (`bool`, defaults to False): whether the LM head is the embedding.
+        mask_token_id (`int`, *optional*, defaults to 126336): id of the mask token (iLLaDA: 5).
+        init_std (`float`, defaults to 0.02): standard deviation of freshly initialised weights.
+
+    Raises:
+        ValueError: if the heads do not fit the width, or for a published field with a value outside `SUPPORTED`.
+    """
+
+    model_type = "llada"
+    attribute_map = {
+        "hidden_size": "d_model",
+        "num_hidden_layers": "n_layers",
+        "num_attention_heads": "n_heads",
+        "num_key_value_heads": "n_kv_heads",
+        "intermediate_size": "mlp_hidden_size",
+        "max_position_embeddings": "max_sequence_length",
+        "initializer_range": "init_std",
+        "tie_word_embeddings": "weight_tying",
+    }
+    base_model_tp_plan = {
+        "layers.*.self_attn.q_proj": "colwise",
+        "layers.*.self_attn.k_proj": "colwise",
+        "layers.*.self_attn.v_proj": "colwise",
+        "layers.*.self_attn.o_proj": "rowwise",
+        "layers.*.mlp.gate_proj": "colwise",
+        "layers.*.mlp.up_proj": "colwise",
+        "layers.*.mlp.down_proj": "rowwise",
+    }
+
+    d_model: int = 4096
+    n_layers: int = 32
+    n_heads: int = 32
+    n_kv_heads: int | None = None
+    mlp_hidden_size: int | None = 12288
+    mlp_ratio: int = 4
+    vocab_size: int = 126464
+    embedding_size: int | None = None
+    max_sequence_length: int = 4096
+    rope_theta: float | int = 500000.0
+    rms_norm_eps: float = 1e-5
+    attention_dropout: float | int = 0.0
+    weight_tying: bool = False
+    mask_token_id: int | None = 126336
+    eos_token_id: int | list[int] | None = 126081
+    pad_token_id: int | None = 126081
+    init_std: float = 0.02
+
+    def __post_init__(self, **kwargs):
+        for name, supported in SUPPORTED.items():
+            if name in kwargs and kwargs[name] not in supported:
+                raise ValueError(
+                    f"{name}={kwargs[name]!r} is not supported: LladaModel computes {name}="
+                    f"{' or '.join(map(repr, supported))}, as LLaDA-8B and iLLaDA do."
+                )
+        if self.n_kv_heads is None:
+            self.n_kv_heads = self.n_heads
+        if self.mlp_hidden_size is None:
+            self.mlp_hidden_size = self.mlp_ratio * self.d_model
+        if self.embedding_size is None:
+            self.embedding_size = self.vocab_size
+        if self.n_heads < 1 or self.d_model % self.n_heads or (self.d_model // self.n_heads) % 2:
+            raise ValueError(
+                f"d_model={self.d_model} over n_heads={self.n_heads} does not give an even head dimension, which "
+                "rotary positions need; choose d_model as an even multiple of n_heads."
+            )
+        if self.n_kv_heads < 1 or self.n_heads % self.n_kv_heads:
+            raise ValueError(f"n_kv_heads={self.n_kv_heads} must divide n_heads={self.n_heads}.")
+        if self.embedding_size < self.vocab_size:
+            raise ValueError(
+                f"embedding_size={self.embedding_size} has no row for some of vocab_size={self.vocab_size}."
+            )
+        # A published config.json that says false would turn every output of this class into a bare tuple.
+        self.return_dict = True
+        super().__post_init__(**kwargs)
+
+    @property
+    def head_dim(self) -> int:
+        return self.d_model // self.n_heads

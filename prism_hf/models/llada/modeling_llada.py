@@ -1,0 +1,231 @@
+"""LLaDA (arXiv 2502.09992): a Llama-like transformer that attends in both directions and predicts masked tokens."""
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.core_model_loading import WeightRenaming
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.models.llama.modeling_llama import LlamaRMSNorm, eager_attention_forward
+from transformers.utils.generic import can_return_tuple
+from transformers.utils.output_capturing import capture_outputs
+
+from prism_hf.diffusion.drafting import take_positions
+from prism_hf.models.loading import WholeCheckpointMixin
+from prism_hf.models.padding import padding_mask
+from prism_hf.models.rotary import rotary_embedding, rotate
+
+from .configuration_llada import LladaConfig
+
+# Published key -> ours, applied at loading and reversed at saving. At most one capture group works in a renaming.
+CHECKPOINT_NAMES = [
+    WeightRenaming(r"model\.transformer\.wte\.weight", "model.embed_tokens.weight"),
+    WeightRenaming(r"model\.transformer\.ff_out\.weight", "lm_head.weight"),
+    WeightRenaming(r"model\.transformer\.ln_f\.weight", "model.norm.weight"),
+    *(
+        WeightRenaming(rf"transformer\.blocks\.(\d+)\.{published}", rf"layers.\1.{ours}")
+        for published, ours in (
+            ("attn_norm", "input_layernorm"),
+            ("q_proj", "self_attn.q_proj"),
+            ("k_proj", "self_attn.k_proj"),
+            ("v_proj", "self_attn.v_proj"),
+            ("attn_out", "self_attn.o_proj"),
+            ("ff_norm", "post_attention_layernorm"),
+            ("ff_proj", "mlp.gate_proj"),
+            ("up_proj", "mlp.up_proj"),
+            ("ff_out", "mlp.down_proj"),
+        )
+    ),
+]
+
+
+class LladaAttention(nn.Module):
+    """Attention in both directions with rotary positions and grouped key and value heads."""
+
+    is_causal = False
+
+    def __init__(self, config: LladaConfig):
+        super().__init__()
+        self.config = config
+        self.num_key_value_groups = config.n_heads // config.n_kv_heads
+        self.scaling = config.head_dim**-0.5
+        self.q_proj = nn.Linear(config.d_model, config.n_heads * config.head_dim, bias=False)
+        self.k_proj = nn.Linear(config.d_model, config.n_kv_heads * config.head_dim, bias=False)
+        self.v_proj = nn.Linear(config.d_model, config.n_kv_heads * config.head_dim, bias=False)
+        self.o_proj = nn.Linear(config.n_heads * config.head_dim, config.d_model, bias=False)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        position_embeddings: tuple[torch.Tensor, torch.Tensor],
+        attention_mask: torch.Tensor | None = None,
+        **kwargs,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """(B, L, D) -> (B, L, D), and the weights (B, heads, L, L) where the attention implementation gives them."""
+        heads = (*hidden_states.shape[:-1], -1, self.config.head_dim)
+        query = self.q_proj(hidden_states).view(heads).transpose(1, 2)
+        key = self.k_proj(hidden_states).view(heads).transpose(1, 2)
+        value = self.v_proj(hidden_states).view(heads).transpose(1, 2)
+        attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        attended, weights = attention(
+            self,
+            rotate(query, *position_embeddings),
+            rotate(key, *position_embeddings),
+            value,
+            attention_mask,
+            scaling=self.scaling,
+            dropout=self.config.attention_dropout if self.training else 0.0,
+            **kwargs,
+        )
+        return self.o_proj(attended.flatten(2)), weights
+
+
+class LladaMLP(nn.Module):
+    """Gated MLP: `down(silu(gate(h)) * up(h))`."""
+
+    def __init__(self, config: LladaConfig):
+        super().__init__()
+        self.gate_proj = nn.Linear(config.d_model, config.mlp_hidden_size, bias=False)
+        self.up_proj = nn.Linear(config.d_model, config.mlp_hidden_size, bias=False)
+        self.down_proj = nn.Linear(config.mlp_hidden_size, config.d_model, bias=False)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.down_proj(nn.functional.silu(self.gate_proj(hidden_states)) * self.up_proj(hidden_states))
+
+
+class LladaLayer(GradientCheckpointingLayer):
+    """One transformer block, norms first."""
+
+    def __init__(self, config: LladaConfig):
+        super().__init__()
+        self.input_layernorm = LlamaRMSNorm(config.d_model, eps=config.rms_norm_eps)
+        self.self_attn = LladaAttention(config)
+        self.post_attention_layernorm = LlamaRMSNorm(config.d_model, eps=config.rms_norm_eps)
+        self.mlp = LladaMLP(config)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        position_embeddings: tuple[torch.Tensor, torch.Tensor],
+        attention_mask: torch.Tensor | None = None,
+        **kwargs,
+    ) -> torch.Tensor:
+        attended, _ = self.self_attn(self.input_layernorm(hidden_states), position_embeddings, attention_mask, **kwargs)
+        hidden_states = hidden_states + attended
+        return hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))
+
+
+class LladaPreTrainedModel(WholeCheckpointMixin, PreTrainedModel):
+    """Loading, saving and initialisation shared by the LLaDA models."""
+
+    config_class = LladaConfig
+    config: LladaConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["LladaLayer"]
+    _supports_flash_attn = True
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+    _can_record_outputs = {"hidden_states": LladaLayer, "attentions": LladaAttention}
+
+
+class LladaModel(LladaPreTrainedModel):
+    """The transformer, up to the last hidden state."""
+
+    _keys_to_ignore_on_load_unexpected = ["lm_head"]
+
+    def __init__(self, config: LladaConfig):
+        super().__init__(config)
+        self.embed_tokens = nn.Embedding(config.embedding_size, config.d_model)
+        self.layers = nn.ModuleList([LladaLayer(config) for _ in range(config.n_layers)])
+        self.norm = LlamaRMSNorm(config.d_model, eps=config.rms_norm_eps)
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    @capture_outputs
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        **kwargs,
+    ) -> BaseModelOutput:
+        """Run the transformer.
+
+        Args:
+            input_ids: (B, L) token ids, masks included.
+            attention_mask: (B, L), 1 where a token is real and 0 where it is padding, on either side.
+            position_ids: (B, L); 0 to L - 1 if not given. Positions are relative, so padding on the left needs none.
+            inputs_embeds: (B, L, D), in place of `input_ids`.
+
+        Returns:
+            `last_hidden_state` (B, L, D), after the final norm.
+
+        Raises:
+            ValueError: unless exactly one of `input_ids` and `inputs_embeds` is given.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("Pass exactly one of input_ids and inputs_embeds.")
+        hidden_states = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+        if position_ids is None:
+            position_ids = torch.arange(hidden_states.shape[1], device=hidden_states.device)[None]
+        mask = padding_mask(self, hidden_states, attention_mask)
+        cos, sin = rotary_embedding(position_ids, self.config.head_dim, self.config.rope_theta)  # (B or 1, L, head_dim)
+        position_embeddings = (cos[:, None], sin[:, None])
+        for layer in self.layers:
+            hidden_states = layer(hidden_states, position_embeddings, mask, **kwargs)
+        return BaseModelOutput(last_hidden_state=self.norm(hidden_states))
+
+
+class LladaForMaskedDiffusion(LladaPreTrainedModel):
+    """LLaDA with its token logits, one row for each of the `embedding_size` embeddings."""
+
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
+    _tp_plan = {"lm_head": "colwise_gather_output"}
+
+    def __init__(self, config: LladaConfig):
+        super().__init__(config)
+        self.model = LladaModel(config)
+        self.lm_head = nn.Linear(config.d_model, config.embedding_size, bias=False)
+        self.post_init()
+
+    def resize_token_embeddings(self, *args, **kwargs) -> nn.Embedding:
+        """As the parent's; `config.embedding_size` follows."""
+        embeddings = super().resize_token_embeddings(*args, **kwargs)
+        self.config.embedding_size = embeddings.weight.shape[0]
+        return embeddings
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        logits_to_keep: torch.BoolTensor | None = None,
+        logits_at: torch.LongTensor | None = None,
+        **kwargs,
+    ) -> MaskedLMOutput:
+        """Predict the clean token at every position.
+
+        Args:
+            input_ids, attention_mask, position_ids, inputs_embeds: see `LladaModel.forward`.
+            logits_to_keep: boolean (B, L); logits are then built for those N positions only, in row-major order.
+            logits_at: (B, W) positions; logits are then built for those only.
+
+        Returns:
+            `logits`, (B, L, V), (N, V) or (B, W, V).
+        """
+        outputs = self.model(input_ids, attention_mask, position_ids, inputs_embeds, **kwargs)
+        hidden_states = outputs.last_hidden_state
+        if logits_to_keep is not None:
+            hidden_states = hidden_states[logits_to_keep]
+        elif logits_at is not None:
+            hidden_states = take_positions(hidden_states, logits_at)
+        return MaskedLMOutput(
+            logits=self.lm_head(hidden_states), hidden_states=outputs.hidden_states, attentions=outputs.attentions
+        )

@@ -1,0 +1,27 @@
+"""Half-split rotary positions (RoFormer, arXiv 2104.09864; the layout of GPT-NeoX), in float32 whatever the dtype."""
+
+import torch
+
+
+def inverse_frequencies(head_dim: int, theta: float, device: torch.device | None = None) -> torch.Tensor:
+    """Rotation speeds in radians a position, (head_dim / 2,) float32."""
+    return 1.0 / theta ** (torch.arange(0, head_dim, 2, dtype=torch.float32, device=device) / head_dim)
+
+
+@torch.no_grad()
+def rotary_embedding(positions: torch.Tensor, head_dim: int, theta: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """`cos` and `sin` of `positions` (..., L), each (..., L, head_dim) in float32.
+
+    Made anew for every canvas: a buffer would be rounded by a cast of the model.
+    """
+    # An outer product by broadcasting: a matmul would be rounded under autocast.
+    angles = positions.float()[..., None] * inverse_frequencies(head_dim, theta, positions.device)
+    angles = torch.cat((angles, angles), dim=-1)
+    return angles.cos(), angles.sin()
+
+
+def rotate(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Turn `states` (B, heads, L, head_dim) by their positions; `cos` and `sin` broadcast to that shape."""
+    first, second = states.float().chunk(2, dim=-1)
+    rotated = states.float() * cos + torch.cat((-second, first), dim=-1) * sin
+    return rotated.to(states.dtype)

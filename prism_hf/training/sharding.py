@@ -1,0 +1,26 @@
+"""Parameters that several processes share, used outside the forward of the model that owns them."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import nn
+from torch.distributed.fsdp import FSDPModule
+
+
+@contextmanager
+def gathered(model: nn.Module, module: nn.Module) -> Iterator[None]:
+    """Within, the parameters of `module`, a part of `model`, are whole, also under FSDP2 and DeepSpeed's ZeRO-3."""
+    parameters = list(module.parameters())
+    # named_modules goes from the outside in, so the last FSDP module that holds ours is the one that shards it.
+    owners = [part for part in model.modules() if isinstance(part, FSDPModule) and module in set(part.modules())]
+    if owners:
+        owners[-1].unshard()
+        yield
+        owners[-1].reshard()
+    elif any(hasattr(parameter, "ds_id") for parameter in parameters):
+        import deepspeed
+
+        with deepspeed.zero.GatheredParameters(parameters):
+            yield
+    else:
+        yield

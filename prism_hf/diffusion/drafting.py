@@ -28,6 +28,11 @@ def select_lowest(score: torch.Tensor, candidates: torch.Tensor, count: torch.Te
     return (rank < (count[:, None] if isinstance(count, torch.Tensor) else count)) & candidates
 
 
+def take_positions(values: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    """Values (B, L, D) at the positions (B, W) of their rows: (B, W, D)."""
+    return values[torch.arange(values.shape[0], device=values.device)[:, None], positions]
+
+
 def exclude_token(logits: torch.Tensor, token_id: int) -> torch.Tensor:
     """Give one token probability 0, as the mask has in losses and draws alike (SUBS). (..., V) -> (..., V)."""
     return logits.masked_fill(torch.arange(logits.shape[-1], device=logits.device) == token_id, -torch.inf)

@@ -1,11 +1,10 @@
 """Generation by denoising: one loop, unmasking orders, remasking strategies."""
 
-from .configuration_remask import RemaskGenerationConfig
+from .configuration_remask import RemaskGenerationConfig, prepare_generation_config
 from .orders import ORDERS
 from .remask_generate import (
     RemaskGenerationMixin,
     RemaskGenerationOutput,
-    prepare_generation_config,
     remask_generate,
 )
 from .strategies import (

@@ -6,9 +6,20 @@ from difflib import get_close_matches
 from typing import Any
 
 from transformers import GenerationConfig
+from transformers.utils import logging
 
 from .orders import ORDERS
 from .strategies import resolve_strategy, strategy_to_saved
+
+logger = logging.get_logger(__name__)
+
+
+def is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+# Of `generate`, beside the fields of its config.
+ARGUMENTS = ("input_ids", "attention_mask", "generator", "logits_processor", "stopping_criteria", "streamer")
 
 
 class RemaskGenerationConfig(GenerationConfig):
@@ -18,40 +29,73 @@ class RemaskGenerationConfig(GenerationConfig):
     here (`num_beams`, a misspelling) raise ValueError.
 
     Args:
-        max_new_tokens (`int`, defaults to 0): masks appended to `input_ids`; masks already in it are filled in place.
+        max_new_tokens (`int`, defaults to 0): masks appended to each row; masks already in it are filled in place.
+        max_length (`int`): the same, as the length of the returned sequences. `max_new_tokens` wins.
         mask_token_id (`int`, defaults to `model.config.mask_token_id`): the mask; never drawn as a token.
-        steps (`int`, defaults to the largest number of masks in a row of the batch): T. After step i a row of M masks
-            holds ceil(M (i + 1) / T) generated tokens. With T > M and `num_remask`, corrections go on to the very end:
-            up to `num_remask` positions stay open, and the last step fills them.
+        steps (`int`, defaults to the largest number of masks in a row of the batch): T, the number of forward passes.
+            After step i a row of M masks holds ceil(M (i + 1) / T) generated tokens. With T > M and `num_remask`,
+            corrections go on to the very end: up to `num_remask` positions stay open, and the last step fills them.
+        block_length (`int`, defaults to None = one block of all masks): a row's masks are filled in blocks of this
+            many, left to right, whatever remains being the last block. The steps are spread over the row's blocks, and
+            must be as many or more. Within a block, each step fills its share of the block's masks (what cannot be
+            divided goes to the first steps) and as many more as it is to remask. A complete block is final.
         order (`str`, defaults to `"confidence"`): which masks are filled first: `"random"`, `"confidence"`, `"margin"`,
             `"entropy"` or `"left_to_right"`.
+        confidence_threshold (`float` in [0, 1], defaults to None = off): each step fills all positions whose likeliest
+            token has a probability above it, at least one, and what the steps before would have held, so that `steps`
+            becomes a maximum. Needs `order="confidence"`.
         do_sample (`bool`, defaults to False): draw tokens from the posterior; otherwise the argmax.
         temperature (`float`, defaults to 1.0): of the draw, only with `do_sample`; 0 is the argmax.
-        top_p (`float`, defaults to 1.0): nucleus of the draw, only with `do_sample`. Positions are scored before it.
+        top_k (`int`, defaults to 0 = off): number of likeliest tokens to draw from, only with `do_sample`.
+        top_p (`float`, defaults to 1.0): nucleus of the draw, only with `do_sample`. Positions are scored before
+            temperature, `top_k` and `top_p`.
+        cfg_scale (`float`, defaults to 0.0 = off): classifier-free guidance (LLaDA, arXiv 2502.09992): logits become
+            un + (cfg_scale + 1) (cond - un), un being those with all given tokens masked. Doubles the batch of a
+            forward; quality is read without it.
+        suppress_tokens (`list[int]`): never drawn; positions are scored without them.
+        bad_words_ids (`list[list[int]]`): token sequences that do not arise, whichever of their tokens comes last. A
+            word of one token is as in `suppress_tokens`.
         remask_strategy (`str` or callable, defaults to None): `"random"`, `"prism"`, `"none"`, or an instance or
             callable, see `prism_hf.generation.strategies`. None takes the model's default; `"none"` is always off.
-        num_remask (`int`): tokens remasked a step, while num_remask < generated < M - num_remask. Not with `eta`.
-        eta (`float` in [0, 1]): the number remasked is Binomial(generated, min(eta, (1 - alpha_s) / alpha_t)).
+        num_remask (`int`): without blocks, tokens remasked a step, while num_remask < generated < M - num_remask. With
+            `block_length`, tokens remasked in a block, spread over its steps (what cannot be divided goes to the middle
+            ones), the first and the last of a block excepted. Not with `eta`.
+        eta (`float` in [0, 1]): the number remasked is Binomial(generated, min(eta, (1 - alpha_s) / alpha_t)). Not with
+            `block_length`.
         remask_start, remask_end (`float`, default to 0.0 and 1.0): remask only at steps i with
-            remask_start <= i / T < remask_end (fractions of the steps).
+            remask_start <= i / T < remask_end (fractions of the steps, or of each block's steps).
         quality_threshold (`float` in [0, 1], defaults to None = off): remask only tokens with a quality below it;
-            the strategy must be one that reads quality.
-        loop_start (`int`): the extra loop steps come before this step, `0 <= loop_start <= steps`.
+            the strategy must be one that reads quality. With `confidence_threshold` too, a block ends as soon as it is
+            complete and nothing in it is below.
+        loop_start (`int`): the extra loop steps come before this step, `0 <= loop_start <= steps`. The loop goes
+            neither with `block_length` nor with `confidence_threshold`.
         loop_steps (`int`, defaults to 0): number of extra steps in which the count of generated tokens is held.
         num_remask_loop (`int`, defaults to 0): random generated tokens remasked before the forward of each loop step.
+        num_return_sequences (`int`, defaults to 1): sequences for each row of `input_ids`, next to one another.
         return_dict_in_generate (`bool`, defaults to False): return a `RemaskGenerationOutput`, not only the sequences.
         output_trajectory (`bool`, defaults to False): record every step in the output; needs return_dict_in_generate.
-        bos_token_id, eos_token_id, pad_token_id: special tokens, kept in step with the tokenizer by `Trainer`.
+        eos_token_id (`int` or `list[int]`): the first of these among a row's appended tokens ends the row; what follows
+            becomes `pad_token_id`. A row is looked at when a block of it is complete, and when all rows have ended,
+            later blocks are not computed. Masks in place may be filled with it as with any other token.
+        pad_token_id (`int`, defaults to the first of `eos_token_id`): fills a row after its end.
+        bos_token_id (`int`): not used; kept in step with the tokenizer by `Trainer`, as the other special tokens are.
     """
 
     fields = (
         "max_new_tokens",
+        "max_length",
         "mask_token_id",
         "steps",
+        "block_length",
         "order",
+        "confidence_threshold",
         "do_sample",
         "temperature",
+        "top_k",
         "top_p",
+        "cfg_scale",
+        "suppress_tokens",
+        "bad_words_ids",
         "remask_strategy",
         "num_remask",
         "eta",
@@ -61,6 +105,7 @@ class RemaskGenerationConfig(GenerationConfig):
         "loop_start",
         "loop_steps",
         "num_remask_loop",
+        "num_return_sequences",
         "return_dict_in_generate",
         "output_trajectory",
         "bos_token_id",
@@ -84,7 +129,7 @@ class RemaskGenerationConfig(GenerationConfig):
     def reject_unknown(cls, names) -> None:
         """Raise ValueError for any of `names`, with the nearest field name."""
         for name in names:
-            near = get_close_matches(name, cls.fields, n=1)
+            near = get_close_matches(name, (*cls.fields, *ARGUMENTS), n=1)
             hint = f" Did you mean {near[0]!r}?" if near else f" The fields are {', '.join(cls.fields)}."
             raise ValueError(f"{name!r} is not a generation parameter of {cls.__name__}.{hint}")
 
@@ -95,11 +140,14 @@ class RemaskGenerationConfig(GenerationConfig):
             "order": "confidence",
             "do_sample": False,
             "temperature": 1.0,
+            "top_k": 0,
             "top_p": 1.0,
+            "cfg_scale": 0.0,
             "remask_start": 0.0,
             "remask_end": 1.0,
             "loop_steps": 0,
             "num_remask_loop": 0,
+            "num_return_sequences": 1,
             "return_dict_in_generate": False,
             "output_trajectory": False,
         }
@@ -119,19 +167,25 @@ class RemaskGenerationConfig(GenerationConfig):
         """Raise ValueError on the first field with an impossible value."""
         for name, least in (
             ("max_new_tokens", 0),
+            ("max_length", 1),
             ("mask_token_id", 0),
             ("steps", 1),
+            ("block_length", 1),
+            ("top_k", 0),
             ("num_remask", 0),
             ("loop_start", 0),
             ("loop_steps", 0),
             ("num_remask_loop", 0),
+            ("num_return_sequences", 1),
         ):
             value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
+            if value is not None and not (is_integer(value) and value >= least):
                 raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}.")
         for name, most in (
             ("temperature", math.inf),
             ("top_p", 1),
+            ("cfg_scale", math.inf),
+            ("confidence_threshold", 1),
             ("eta", 1),
             ("remask_start", 1),
             ("remask_end", 1),
@@ -143,6 +197,16 @@ class RemaskGenerationConfig(GenerationConfig):
                 raise ValueError(f"{name} must be a number from 0 to {most}, got {value!r}.")
         if self.top_p == 0:
             raise ValueError("top_p must be above 0, got 0: for the likeliest token use do_sample=False.")
+        eos_token_id = [self.eos_token_id] if is_integer(self.eos_token_id) else self.eos_token_id
+        for name, value in (("suppress_tokens", self.suppress_tokens), ("eos_token_id", eos_token_id)):
+            if value is not None and not (isinstance(value, list) and all(map(is_integer, value))):
+                raise ValueError(f"{name} must be a list of token ids, got {value!r}.")
+        words = self.bad_words_ids
+        if words is not None and not (
+            isinstance(words, list)
+            and all(isinstance(word, list) and word and all(map(is_integer, word)) for word in words)
+        ):
+            raise ValueError(f"bad_words_ids must be a list of non-empty lists of token ids, got {words!r}.")
         if self.order is not None and self.order not in ORDERS:
             near = get_close_matches(str(self.order), ORDERS, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
@@ -174,6 +238,25 @@ class RemaskGenerationConfig(GenerationConfig):
             raise ValueError(f"loop_steps={self.loop_steps} needs loop_start: the step before which the loop runs.")
         if self.steps is not None and self.loop_steps and self.loop_start > self.steps:
             raise ValueError(f"loop_start={self.loop_start} is after the last of steps={self.steps}: lower it.")
+        for name, other, reason in (
+            ("block_length", "eta", "num_remask says how many to remask in a block"),
+            ("block_length", "loop_steps", "the loop has no blocks"),
+            ("confidence_threshold", "loop_steps", "the loop holds a count that the threshold does not keep"),
+        ):
+            if getattr(self, name) is not None and getattr(self, other):
+                raise ValueError(
+                    f"{name}={getattr(self, name)} and {other}={getattr(self, other)} do not go together: {reason}."
+                )
+        if self.confidence_threshold is not None and self.order != "confidence":
+            raise ValueError(
+                f"confidence_threshold={self.confidence_threshold} needs order='confidence', got {self.order!r}."
+            )
+        draws = (self.do_sample and self.temperature > 0) or self.order == "random" or self.loop_steps
+        if self.num_return_sequences > 1 and not draws and (strategy is None or self.remask_strategy == "prism"):
+            raise ValueError(
+                f"num_return_sequences={self.num_return_sequences} would be the same sequence each time: "
+                "set do_sample=True or order='random'."
+            )
         if self.output_trajectory and not self.return_dict_in_generate:
             raise ValueError("output_trajectory=True has nowhere to go: set return_dict_in_generate=True too.")
 
@@ -201,3 +284,46 @@ class RemaskGenerationConfig(GenerationConfig):
 
     def get_generation_mode(self, *args, **kwargs):
         raise NotImplementedError("RemaskGenerationConfig has one mode: denoising with remasking.")
+
+
+# Either of a pair, given in one place, sets aside the other from any place with less say.
+EITHER_OR = (("num_remask", "eta"), ("max_new_tokens", "max_length"))
+
+
+def prepare_generation_config(model, generation_config: GenerationConfig | None, **kwargs) -> RemaskGenerationConfig:
+    """The complete settings of a call: `kwargs`, then `generation_config`, then the model's own, then the defaults.
+
+    A name in `kwargs` that is not a field raises ValueError with the nearest right one. Neither argument is changed.
+    """
+    RemaskGenerationConfig.reject_unknown(set(kwargs) - set(RemaskGenerationConfig.fields))
+    own = getattr(model, "generation_config", None)
+    inherited = own.to_dict() if isinstance(own, RemaskGenerationConfig) else {}
+    defaults = RemaskGenerationConfig._get_default_generation_params()
+    values = dict.fromkeys(RemaskGenerationConfig.fields)
+    for layer in (defaults, inherited, own_settings(generation_config), kwargs):
+        given = {name: layer[name] for name in values if layer.get(name) is not None}
+        if layer is kwargs:
+            values |= {name: defaults.get(name) for name in kwargs}
+        for pair in EITHER_OR:
+            if any(name in given for name in pair):
+                values |= dict.fromkeys(pair)
+        values |= given
+    if values["mask_token_id"] is None:
+        values["mask_token_id"] = getattr(getattr(model, "config", None), "mask_token_id", None)
+    if values["mask_token_id"] is None:
+        raise ValueError("The mask token is unknown: model.config has no mask_token_id; pass mask_token_id=...")
+    config = RemaskGenerationConfig(**values)
+    config.validate_complete()
+    if config.temperature not in (0, 1) and not config.do_sample:
+        logger.warning_once(f"temperature={config.temperature} has no effect without do_sample=True.")
+    return config
+
+
+def own_settings(generation_config: GenerationConfig | None) -> dict:
+    """Our fields of a config. One of transformers' own class may hold its defaults, which nobody chose."""
+    if generation_config is None:
+        return {}
+    if isinstance(generation_config, RemaskGenerationConfig):
+        return copy.deepcopy(generation_config.__dict__)
+    unchosen = GenerationConfig._get_default_generation_params()
+    return {name: value for name, value in generation_config.to_dict().items() if unchosen.get(name) != value}

@@ -1,8 +1,9 @@
 """Unmasking orders: which masked positions are filled first.
 
-An order is a function ``(probs, generator=None) -> score``. ``probs`` (B, L, V) is the untruncated posterior, with the
-mask token excluded; ``score`` (B, L) is any real number, and masked positions are filled from the highest score down
-(equal scores: leftmost first). Scores at positions that are not masked are ignored.
+Masked positions are filled from the highest score down (equal scores: leftmost first). An order that reads the
+posterior is a function ``(probs (B, W, V)) -> score (B, W)``: the LM head then runs at the W masked positions of the
+block. `probs` is the posterior before any nucleus, with the mask token excluded. The others are functions
+``(shape (B, L), device, generator) -> score (B, L)``, and the LM head runs only where something is filled.
 """
 
 import torch
@@ -10,37 +11,34 @@ import torch
 from .sampling import uniform
 
 
-def random_order(probs: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
-    """Uniformly random positions (ancestral sampling of a masked diffusion model). (B, L, V) -> (B, L)."""
-    return uniform(probs.shape[:2], probs.device, generator)
-
-
-def confidence_order(probs: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
-    """Probability of the likeliest token (LLaDA, arXiv 2502.09992). (B, L, V) -> (B, L) in [0, 1]."""
+def confidence_order(probs: torch.Tensor) -> torch.Tensor:
+    """Probability of the likeliest token (LLaDA, arXiv 2502.09992). (B, W, V) -> (B, W) in [0, 1]."""
     return probs.amax(-1)
 
 
-def margin_order(probs: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
-    """Probability of the likeliest token minus that of the second. (B, L, V) -> (B, L) in [0, 1]."""
+def margin_order(probs: torch.Tensor) -> torch.Tensor:
+    """Probability of the likeliest token minus that of the second. (B, W, V) -> (B, W) in [0, 1]."""
     first, second = probs.topk(2, dim=-1).values.unbind(-1)
     return first - second
 
 
-def entropy_order(probs: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
-    """Negative entropy of the posterior, in nats. (B, L, V) -> (B, L), at most 0."""
+def entropy_order(probs: torch.Tensor) -> torch.Tensor:
+    """Negative entropy of the posterior, in nats. (B, W, V) -> (B, W), at most 0."""
     return -torch.special.entr(probs).sum(-1)
 
 
-def left_to_right_order(probs: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
-    """Leftmost masked position first. (B, L, V) -> (B, L)."""
-    batch, length = probs.shape[:2]
-    return -torch.arange(length, device=probs.device, dtype=torch.float32).expand(batch, length)
+def random_order(shape: torch.Size, device: torch.device, generator: torch.Generator | None = None) -> torch.Tensor:
+    """Uniformly random positions (ancestral sampling of a masked diffusion model). Score (B, L) in [0, 1)."""
+    return uniform(shape, device, generator)
 
 
-ORDERS = {
-    "random": random_order,
-    "confidence": confidence_order,
-    "margin": margin_order,
-    "entropy": entropy_order,
-    "left_to_right": left_to_right_order,
-}
+def left_to_right_order(
+    shape: torch.Size, device: torch.device, generator: torch.Generator | None = None
+) -> torch.Tensor:
+    """Leftmost masked position first. Score (B, L), at most 0."""
+    return -torch.arange(shape[1], device=device, dtype=torch.float32).expand(shape)
+
+
+POSTERIOR_ORDERS = {"confidence": confidence_order, "margin": margin_order, "entropy": entropy_order}
+BLIND_ORDERS = {"random": random_order, "left_to_right": left_to_right_order}
+ORDERS = POSTERIOR_ORDERS | BLIND_ORDERS

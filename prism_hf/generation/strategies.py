@@ -2,7 +2,8 @@
 
 A strategy is any callable ``strategy(state: StepState) -> score (B, L)``; the generated tokens of lowest score are
 remasked first (how many is the sampler's business). If it reads `state.quality`, it has an attribute
-`needs_quality = True`. The built-in ones are frozen dataclasses, registered under the name that users write.
+`needs_quality = True`; if it reads `state.probs`, `needs_probs = True`, which makes the LM head run at all positions.
+The built-in ones are frozen dataclasses, registered under the name that users write.
 """
 
 from collections.abc import Callable
@@ -19,14 +20,14 @@ from .sampling import uniform
 class StepState:
     """What a strategy sees of one step, after the forward pass and before anything is changed.
 
-    canvas (B, L) int64: what the model has read. generated (B, L) bool: tokens that the sampler filled and may remask.
-    probs (B, L, V): the posterior, mask token excluded. quality (B, L) in [0, 1], or None when the strategy does not
-    ask for it. step: index of the step, out of `steps`.
+    canvas (B, L) int64: what the model has read, padding at the end. generated (B, L) bool: tokens of the block that
+    the sampler filled and may remask. probs (B, L, V): the posterior, mask token excluded; quality (B, L) in [0, 1];
+    either is None when the strategy does not ask for it. step: index of the step, out of `steps`.
     """
 
     canvas: torch.Tensor
     generated: torch.Tensor
-    probs: torch.Tensor
+    probs: torch.Tensor | None
     quality: torch.Tensor | None
     step: int
     steps: int

@@ -17,7 +17,7 @@ MASK_SIGN = "░"
 
 @dataclass
 class Trajectory:
-    """Every step of a generation; S = steps + loop_steps.
+    """Every step of a generation, S of them, laid out as the returned sequences.
 
     canvas (S, B, L) int64: after the step. filled, remasked (S, B, L) bool: what the step filled and remasked; a
     position that a loop step remasks before its forward can be filled again in the same step. quality (S, B, L): of the

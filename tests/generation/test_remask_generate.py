@@ -333,6 +333,29 @@ def test_callable_instance_and_name_agree():
     assert set(STRATEGIES) >= {"none", "random", "prism"}
 
 
+def test_a_strategy_that_reads_the_posterior():
+    """Remask the tokens that the model itself now finds least likely; nothing else asks for the whole posterior."""
+    seen = []
+
+    def least_likely(state: StepState):
+        seen.append(state)
+        return state.probs.gather(-1, state.canvas[..., None])[..., 0]
+
+    least_likely.needs_probs = True
+    model, ids = TableModel(12), puzzle(((12, 12),))
+    out = remask_generate(
+        model, ids, remask_strategy=least_likely, num_remask=2, return_dict_in_generate=True, output_trajectory=True
+    )
+    for state, remasked in zip(seen, out.trajectory.remasked, strict=True):
+        logits = model(state.canvas).logits
+        logits[..., MASK] = -torch.inf
+        torch.testing.assert_close(state.probs, logits.softmax(-1))
+        own = logits.softmax(-1)[0, torch.arange(12), state.canvas[0]].masked_fill(~state.generated[0], 2.0)
+        assert set(remasked[0].nonzero().flatten().tolist()) == set(own.argsort()[: remasked.sum()].tolist())
+    remask_generate(model, ids, remask_strategy=lambda s: seen.append(s) or s.canvas.float(), num_remask=2)
+    assert seen[-1].probs is None
+
+
 def test_one_forward_a_step_and_input_unchanged():
     ids, model = puzzle(), TableModel(12)
     before = ids.clone()

@@ -95,8 +95,11 @@ def test_grouped_query_attention_is_attention_with_repeated_heads():
 @torch.no_grad()
 def test_logits_to_keep_are_rows_of_all_logits(model, golden):
     keep = torch.rand(golden["input_ids"].shape, generator=torch.Generator().manual_seed(0)) < 0.3
-    kept = model(golden["input_ids"], logits_to_keep=keep).logits
+    full, kept = golden["logits"], model(golden["input_ids"], logits_to_keep=keep).logits
     torch.testing.assert_close(kept, golden["logits"][keep], atol=1e-5, rtol=0)
+    positions = torch.tensor([[3, 0], [1, 5]])
+    placed = model(golden["input_ids"][:2], logits_at=positions).logits
+    torch.testing.assert_close(placed, full[:2][torch.arange(2)[:, None], positions], atol=1e-5, rtol=0)
 
 
 def test_gradient_checkpointing_gives_the_same_gradients():

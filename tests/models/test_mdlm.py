@@ -111,6 +111,13 @@ def test_logits_to_keep(model, golden):
         model(input_ids, logits_to_keep=keep.long())
 
 
+@torch.no_grad()
+def test_logits_at_positions(model, golden):
+    positions = torch.tensor([[5, 0, 2], [1, 1, 7]])
+    expected = torch.stack([row[at] for row, at in zip(golden["logits"], positions, strict=True)])
+    torch.testing.assert_close(model(golden["input_ids"], logits_at=positions).logits, expected, atol=1e-5, rtol=0)
+
+
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("side", ["left", "right"])
 @torch.no_grad()

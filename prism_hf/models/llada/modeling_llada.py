@@ -4,7 +4,6 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.core_model_loading import WeightRenaming
-from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -12,7 +11,9 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm, eager_attenti
 from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
+from prism_hf.diffusion.drafting import take_positions
 from prism_hf.models.loading import WholeCheckpointMixin
+from prism_hf.models.padding import padding_mask
 from prism_hf.models.rotary import rotary_embedding, rotate
 
 from .configuration_llada import LladaConfig
@@ -172,7 +173,7 @@ class LladaModel(LladaPreTrainedModel):
         hidden_states = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
         if position_ids is None:
             position_ids = torch.arange(hidden_states.shape[1], device=hidden_states.device)[None]
-        mask = create_bidirectional_mask(config=self.config, inputs_embeds=hidden_states, attention_mask=attention_mask)
+        mask = padding_mask(self, hidden_states, attention_mask)
         cos, sin = rotary_embedding(position_ids, self.config.head_dim, self.config.rope_theta)  # (B or 1, L, head_dim)
         position_embeddings = (cos[:, None], sin[:, None])
         for layer in self.layers:
@@ -206,6 +207,7 @@ class LladaForMaskedDiffusion(LladaPreTrainedModel):
         position_ids: torch.LongTensor | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
         logits_to_keep: torch.BoolTensor | None = None,
+        logits_at: torch.LongTensor | None = None,
         **kwargs,
     ) -> MaskedLMOutput:
         """Predict the clean token at every position.
@@ -213,14 +215,17 @@ class LladaForMaskedDiffusion(LladaPreTrainedModel):
         Args:
             input_ids, attention_mask, position_ids, inputs_embeds: see `LladaModel.forward`.
             logits_to_keep: boolean (B, L); logits are then built for those N positions only, in row-major order.
+            logits_at: (B, W) positions; logits are then built for those only.
 
         Returns:
-            `logits`, (B, L, V) or (N, V).
+            `logits`, (B, L, V), (N, V) or (B, W, V).
         """
         outputs = self.model(input_ids, attention_mask, position_ids, inputs_embeds, **kwargs)
         hidden_states = outputs.last_hidden_state
         if logits_to_keep is not None:
             hidden_states = hidden_states[logits_to_keep]
+        elif logits_at is not None:
+            hidden_states = take_positions(hidden_states, logits_at)
         return MaskedLMOutput(
             logits=self.lm_head(hidden_states), hidden_states=outputs.hidden_states, attentions=outputs.attentions
         )

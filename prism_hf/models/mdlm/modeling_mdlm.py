@@ -8,13 +8,14 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
-from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
+from prism_hf.diffusion.drafting import take_positions
+from prism_hf.models.padding import padding_mask
 from prism_hf.models.rotary import inverse_frequencies, rotary_embedding, rotate
 
 from .configuration_mdlm import MdlmConfig
@@ -199,12 +200,17 @@ class MdlmOutputLayer(nn.Module):
         self.adaLN_modulation = MdlmZeroLinear(config.cond_dim, 2 * config.hidden_dim)
 
     def forward(
-        self, hidden_states: torch.Tensor, conditioning: torch.Tensor, logits_to_keep: torch.Tensor | None = None
+        self,
+        hidden_states: torch.Tensor,
+        conditioning: torch.Tensor,
+        logits_to_keep: torch.Tensor | None = None,
+        logits_at: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Map `hidden_states` (B, L, D) and `conditioning` (B, cond_dim) to logits.
 
         Returns (B, L, out_features), or (N, out_features) for the N positions where the boolean `logits_to_keep`
-        (B, L) is true, in row order; the linear map then runs on those positions only.
+        (B, L) is true, in row order, or (B, W, out_features) for the positions `logits_at` (B, W); the linear map then
+        runs on those positions only.
 
         Raises:
             ValueError: if `logits_to_keep` is not a boolean mask of the canvas.
@@ -217,6 +223,8 @@ class MdlmOutputLayer(nn.Module):
                     f"mask of the canvas, of shape {tuple(hidden_states.shape[:2])}."
                 )
             hidden_states = hidden_states[logits_to_keep]
+        elif logits_at is not None:
+            hidden_states = take_positions(hidden_states, logits_at)
         return self.linear(hidden_states)
 
     def normalise(self, hidden_states: torch.Tensor, conditioning: torch.Tensor) -> torch.Tensor:
@@ -304,7 +312,7 @@ class MdlmModel(MdlmPreTrainedModel):
         """
         conditioning = self.condition(input_ids, sigma)
         hidden_states = self.vocab_embed(input_ids)
-        mask = create_bidirectional_mask(config=self.config, inputs_embeds=hidden_states, attention_mask=attention_mask)
+        mask = padding_mask(self, hidden_states, attention_mask)
         position_embeddings = self.rotary_emb(input_ids.shape[1], hidden_states.device)
         for block in self.blocks:
             hidden_states = block(hidden_states, conditioning, position_embeddings, mask)
@@ -347,6 +355,7 @@ class MdlmForMaskedDiffusion(MdlmPreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         sigma: torch.Tensor | None = None,
         logits_to_keep: torch.Tensor | None = None,
+        logits_at: torch.Tensor | None = None,
         **kwargs,
     ) -> MaskedLMOutput:
         """Predict the clean token at every position.
@@ -356,12 +365,13 @@ class MdlmForMaskedDiffusion(MdlmPreTrainedModel):
             attention_mask: (B, L), 1 where a token is real and 0 where it is padding.
             sigma: (B,) total noise; see `MdlmModel.forward`.
             logits_to_keep: boolean (B, L); logits are then built for those N positions only.
+            logits_at: (B, W) positions; logits are then built for those only.
 
         Returns:
-            `logits`, (B, L, V) or (N, V), unnormalised; `hidden_states` with `output_hidden_states=True`.
+            `logits`, (B, L, V), (N, V) or (B, W, V), unnormalised; `hidden_states` with `output_hidden_states=True`.
         """
         outputs = self.backbone(input_ids, attention_mask=attention_mask, sigma=sigma, **kwargs)
-        logits = self.backbone.output_layer(outputs.last_hidden_state, outputs.conditioning, logits_to_keep)
+        logits = self.backbone.output_layer(outputs.last_hidden_state, outputs.conditioning, logits_to_keep, logits_at)
         return MaskedLMOutput(logits=logits, hidden_states=outputs.hidden_states)
 
 
@@ -390,9 +400,7 @@ class MdlmQualityHead(nn.Module):
         is the (B, L) padding mask that the backbone was given.
         """
         if self.blocks:
-            mask = create_bidirectional_mask(
-                config=self.config, inputs_embeds=hidden_states, attention_mask=attention_mask
-            )
+            mask = padding_mask(self, hidden_states, attention_mask)
             position_embeddings = self.rotary_emb(hidden_states.shape[1], hidden_states.device)
             for block in self.blocks:
                 hidden_states = block(hidden_states, conditioning, position_embeddings, mask)

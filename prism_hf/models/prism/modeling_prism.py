@@ -8,6 +8,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer, PreTrainedModel
 from transformers.utils import ModelOutput, logging
 
+from prism_hf.diffusion.drafting import take_positions
 from prism_hf.generation import RemaskGenerationMixin
 from prism_hf.models.mdlm import MdlmQualityHead, init_mdlm_module
 
@@ -24,7 +25,8 @@ class PrismOutput(ModelOutput):
     """Posteriors and qualities of one forward pass.
 
     Args:
-        logits: (B, L, V), or (N, V) with a boolean `logits_to_keep`; None with `return_logits=False`.
+        logits: (B, L, V), or (N, V) with `logits_to_keep`, or (B, W, V) with `logits_at`; None with
+            `return_logits=False`.
         quality_logits: (B, L); their sigmoid is the probability that the token is right given all others. Meaningless
             at masked positions. None with `return_quality=False`.
         prediction_states: (N, E) at the positions of `logits_to_keep`, where it was given: what the backbone's
@@ -172,6 +174,7 @@ class PrismForMaskedDiffusion(RemaskGenerationMixin, PreTrainedModel):
         logits_to_keep: torch.BoolTensor | None = None,
         return_logits: bool = True,
         return_quality: bool = True,
+        logits_at: torch.LongTensor | None = None,
         **kwargs,
     ) -> PrismOutput:
         """One pass of the backbone for posteriors and qualities.
@@ -182,9 +185,11 @@ class PrismForMaskedDiffusion(RemaskGenerationMixin, PreTrainedModel):
             logits_to_keep: (B, L) bool; the LM head runs at these N positions only, in row-major order.
             return_logits: False never maps to the vocabulary; without `logits_to_keep` it runs no LM head at all.
             return_quality: False runs no quality head.
+            logits_at: (B, W) positions; the LM head runs at these only. Unlike a mask, they tell their number without
+                asking the device.
 
         Raises:
-            ValueError: if `logits_to_keep` is not a boolean mask of the canvas.
+            ValueError: if `logits_to_keep` is not a boolean mask of the canvas, or `logits_at` comes with it.
         """
         if logits_to_keep is not None and (
             not isinstance(logits_to_keep, torch.Tensor)
@@ -195,6 +200,8 @@ class PrismForMaskedDiffusion(RemaskGenerationMixin, PreTrainedModel):
                 f"logits_to_keep is {logits_to_keep!r}; pass a boolean tensor of the canvas' shape "
                 f"{tuple(input_ids.shape)}."
             )
+        if logits_to_keep is not None and logits_at is not None:
+            raise ValueError("logits_to_keep and logits_at both say where logits are wanted: pass one of them.")
         kwargs["return_dict"] = True
         outputs = self.adapter.body(self.backbone)(input_ids, attention_mask=attention_mask, **kwargs)
         hidden_states = outputs.last_hidden_state
@@ -204,12 +211,14 @@ class PrismForMaskedDiffusion(RemaskGenerationMixin, PreTrainedModel):
             predictive = hidden_states
             if self.adapter.shifted_logits:
                 predictive = torch.cat((hidden_states[:, :1], hidden_states[:, :-1]), dim=1)
+            if logits_at is not None:
+                predictive = take_positions(predictive, logits_at)
             kept = predictive.flatten(0, 1) if logits_to_keep is None else predictive[logits_to_keep]
             states = self.adapter.prediction_states(self.backbone, kept, outputs)
         if return_logits:
             logits = self.get_output_embeddings()(states)
             if logits_to_keep is None:
-                logits = logits.unflatten(0, input_ids.shape)
+                logits = logits.unflatten(0, predictive.shape[:2])
         if return_quality:
             quality_logits = self.quality_head(hidden_states, outputs.get("conditioning"), attention_mask)
         return PrismOutput(

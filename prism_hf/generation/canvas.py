@@ -1,0 +1,82 @@
+"""The canvas: prompt, masks and padding of a batch, laid out so that each row is what it would be alone."""
+
+from dataclasses import dataclass
+
+import torch
+
+from .configuration_remask import RemaskGenerationConfig
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """A batch as the model reads it: each row's real tokens, then its new masks, then its padding.
+
+    A bidirectional model needs no padding on the left. With all of it on the right, real tokens have the positions that
+    they have in a batch of one, whichever way the prompts were padded.
+
+    tokens (B, L) int64. attention_mask (B, L) int64, or None without padding. fillable (B, L) bool: the masks. given
+    (B, L) bool: the real tokens that were there. appended (B, L) int64: 0, 1, ... at the new masks, -1 elsewhere. back
+    (B, L) int64: where the column of a returned sequence is found in the canvas; None if it is the same. num_new: masks
+    appended to each row, the last columns of the returned sequences.
+    """
+
+    tokens: torch.Tensor
+    attention_mask: torch.Tensor | None
+    fillable: torch.Tensor
+    given: torch.Tensor
+    appended: torch.Tensor
+    back: torch.Tensor | None
+    num_new: int
+
+    def restore(self, values: torch.Tensor) -> torch.Tensor:
+        """Put values (..., B, L) at the positions of the canvas in the order of the returned sequences."""
+        return values if self.back is None else values.gather(-1, self.back.expand(values.shape))
+
+
+def prepare_canvas(input_ids, attention_mask, config: RemaskGenerationConfig) -> Canvas:
+    """Append `max_new_tokens` masks to each row's real tokens, and repeat rows `num_return_sequences` times.
+
+    Instead of `max_new_tokens`, `max_length` may say how long the sequences get.
+
+    Raises ValueError on shapes that do not fit, before anything is computed.
+    """
+    if not isinstance(input_ids, torch.Tensor) or input_ids.ndim != 2:
+        raise ValueError(f"input_ids must be a tensor (batch, length), got {getattr(input_ids, 'shape', input_ids)}.")
+    if attention_mask is not None and attention_mask.shape != input_ids.shape:
+        raise ValueError(
+            f"attention_mask has shape {tuple(attention_mask.shape)}: "
+            f"give it that of input_ids, {tuple(input_ids.shape)}."
+        )
+    real = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
+    input_ids, real = (each.repeat_interleave(config.num_return_sequences, dim=0) for each in (input_ids, real))
+    batch, width = input_ids.shape
+    num_new = config.max_new_tokens
+    if num_new is None:
+        num_new = config.max_length - width
+        if num_new < 0:
+            raise ValueError(f"max_length={config.max_length} is less than the {width} tokens of input_ids: raise it.")
+    new = (batch, num_new)
+    tokens = torch.cat([input_ids, input_ids.new_full(new, config.mask_token_id)], dim=1)
+    present = torch.cat([real, real.new_ones(new)], dim=1)
+    column = torch.arange(tokens.shape[1], device=tokens.device).expand(tokens.shape)
+    back = padding = None
+    if not bool(real.all()):
+        column = (~present).to(torch.uint8).argsort(dim=-1, stable=True)
+        tokens, present = tokens.gather(1, column), present.gather(1, column)
+        padding = present.long()
+        # Masks in place keep their columns. Appended ones end every row, as those of a decoder do.
+        back = column.argsort(-1)
+        if num_new:
+            back = (torch.arange(tokens.shape[1], device=tokens.device) - (~real).sum(-1, keepdim=True)) % tokens.shape[
+                1
+            ]
+    is_mask = tokens == config.mask_token_id
+    return Canvas(
+        tokens=tokens,
+        attention_mask=padding,
+        fillable=is_mask & present,
+        given=~is_mask & present,
+        appended=(column - width).clamp(min=-1),
+        back=back,
+        num_new=num_new,
+    )

@@ -1,0 +1,214 @@
+"""What each step of a generation does, known before the first forward: the static and the block sampler.
+
+Either is a schedule of one row, made from its number of masks M alone, so that a row is treated the same in any batch.
+The loop reads the schedules of all rows as tensors, and never has to ask the device how many tokens there are.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+
+from .configuration_remask import RemaskGenerationConfig
+from .strategies import resolve_strategy
+
+
+class RowStep(NamedTuple):
+    """What one row does in one step. The masks of a row are ranked from left to right, 0 to M - 1.
+
+    start, end: the block, in ranks; only its positions are remasked and filled. target: the block holds so many tokens
+    after the step, or more. num_fill: positions to fill, or more where the target asks for it. num_remask: tokens to
+    remask, or fewer, and only while `above` < tokens in the block < `below`. num_open: the block has no more masks than
+    this before the forward. width: no more positions than this are filled. last: 1 where the block ends.
+    """
+
+    start: int
+    end: int
+    target: int
+    num_fill: int
+    num_remask: int
+    above: int
+    below: int
+    num_open: int
+    width: int
+    last: int
+
+
+@dataclass(frozen=True)
+class PlannedStep:
+    """One step of all rows.
+
+    index: base step (a loop step has that of the base step it precedes). may_remask: the strategy is asked. sigma:
+    probability that `eta` remasks a token. num_loop: random tokens remasked first. rows: a `RowStep` of (B,) tensors.
+    num_open, width: the largest of any row. opens, closes: some row begins or ends a block. first, stop: the blocks of
+    all rows lie in ranks first to stop - 1, counted from the first appended mask.
+    """
+
+    index: int
+    may_remask: bool
+    sigma: float
+    num_loop: int
+    rows: RowStep
+    num_open: int
+    width: int
+    opens: bool
+    closes: bool
+    first: int
+    stop: int
+
+
+def spread(total: int, parts: int) -> list[int]:
+    """`total` over `parts`, as even as can be; the first get what is over."""
+    return [total // parts + (part < total % parts) for part in range(parts)]
+
+
+def spread_to_middle(total: int, parts: int) -> list[int]:
+    """`total` over `parts`, as even as can be; those nearest the middle get what is over (of equals, the earlier)."""
+    from_middle = sorted(range(parts), key=lambda part: abs(2 * part - parts + 1))
+    return [share for _, share in sorted(zip(from_middle, spread(total, parts), strict=True))]
+
+
+def remasks_at(step: int, steps: int, config: RemaskGenerationConfig) -> bool:
+    """Whether `step` lies in the window from `remask_start` to `remask_end`, where anything is to be remasked."""
+    in_window = config.remask_start * steps <= step < config.remask_end * steps
+    return in_window and resolve_strategy(config.remask_strategy) is not None
+
+
+def step_indices(config: RemaskGenerationConfig, steps: int) -> list[tuple[int, bool]]:
+    """(index, is a loop step) of every step: the base steps, with the loop's before `loop_start`."""
+    indices = [(index, False) for index in range(steps)]
+    if config.loop_steps:
+        indices[config.loop_start : config.loop_start] = [(config.loop_start, True)] * config.loop_steps
+    return indices
+
+
+def static_schedule(num_masks: int, config: RemaskGenerationConfig, steps: int) -> list[RowStep]:
+    """The static sampler (PRISM, arXiv 2510.01384): one block of all M masks.
+
+    After base step i of T the row holds ceil(M (i + 1) / T) tokens; loop steps hold the count of the step before. It
+    remasks n = num_remask while n < tokens < M - n, and no more than masks that were there before can make up for.
+    """
+    remasks = resolve_strategy(config.remask_strategy) is not None
+    num_remask = config.num_remask if remasks and config.num_remask else 0
+    # More steps than masks: the published window would close before the last tokens could be corrected.
+    stays_open = num_masks < steps and 2 * num_remask < num_masks
+    schedule, previous = [], 0
+    for index, is_loop in step_indices(config, steps):
+        target = previous if is_loop else -(-num_masks * (index + 1) // steps)
+        may_remask = remasks_at(index, steps, config)
+        room = num_masks - target
+        above, below = num_remask, num_masks - num_remask
+        if config.eta is not None:
+            count, above, below = room, -1, num_masks + 1
+        elif stays_open and index < steps - 1:
+            count, below = num_remask, num_masks + 1
+        else:
+            count = min(num_remask, room)
+        num_loop = config.num_remask_loop if is_loop else 0
+        num_open = min(max(num_masks - previous, num_remask if stays_open else 0) + num_loop, num_masks)
+        width = min(target - previous + num_remask + num_loop, num_masks)
+        if adapts(config) or config.eta:
+            width = num_open
+        schedule.append(
+            RowStep(
+                start=0,
+                end=num_masks,
+                target=target,
+                num_fill=0,
+                num_remask=count if may_remask else 0,
+                above=above,
+                below=below,
+                num_open=max(num_open, width),
+                width=width,
+                last=0,
+            )
+        )
+        previous = target
+    schedule[-1] = schedule[-1]._replace(last=1)
+    return schedule
+
+
+def block_schedule(num_masks: int, config: RemaskGenerationConfig, steps: int) -> list[RowStep]:
+    """The block sampler (LLaDA, arXiv 2502.09992, with PRISM's remasking): blocks of `block_length` masks, in turn.
+
+    The steps are spread over the blocks. Each step remasks its share of `num_remask`, the middle ones of a block more,
+    and fills its share of the block's masks, the first ones more, and as many again as it may remask. The first step of
+    a block has nothing to remask; the last remasks nothing, as nobody would fill it, and fills all that is left.
+    """
+    starts = range(0, max(num_masks, 1), config.block_length)
+    schedule = []
+    for start, block_steps in zip(starts, spread(steps, len(starts)), strict=True):
+        size = min(config.block_length, num_masks - start)
+        window = [step for step in range(block_steps) if remasks_at(step, block_steps, config)]
+        shares = dict(zip(window, spread_to_middle(config.num_remask or 0, len(window)), strict=True))
+        target, num_open = 0, size
+        for step, due in enumerate(spread(size, block_steps)):
+            share, last = shares.get(step, 0), step == block_steps - 1
+            target += due
+            num_remask = 0 if last or step == 0 else share
+            num_fill = 0 if adapts(config) else due + share
+            schedule.append(
+                RowStep(
+                    start=start,
+                    end=start + size,
+                    target=target if last or adapts(config) else 0,
+                    num_fill=num_fill,
+                    num_remask=num_remask,
+                    above=-1,
+                    below=size + 1,
+                    num_open=num_open,
+                    width=num_open if last or adapts(config) else min(num_fill, num_open),
+                    last=int(last),
+                )
+            )
+            left = max(size - target, num_remask) if adapts(config) else max(num_open - num_fill, 0) + num_remask
+            num_open = min(left, size)
+    return schedule
+
+
+def adapts(config: RemaskGenerationConfig) -> bool:
+    """Whether the model's confidence decides how many positions are filled, and so how many steps are made."""
+    return config.confidence_threshold is not None
+
+
+def plan_steps(
+    num_masks: list[int], num_new: int, config: RemaskGenerationConfig, steps: int, device
+) -> list[PlannedStep]:
+    """The plan for rows with `num_masks` masks each, the last `num_new` of them appended; its tensors on `device`.
+
+    Raises:
+        ValueError: if there are more blocks than steps.
+    """
+    schedule = static_schedule
+    if config.block_length is not None:
+        schedule, num_blocks = block_schedule, -(-max(num_masks) // config.block_length)
+        if steps < num_blocks:
+            raise ValueError(
+                f"steps={steps} are too few for {num_blocks} blocks of block_length={config.block_length}: "
+                f"raise steps to {num_blocks} or more, or make the blocks longer."
+            )
+    schedules = {count: schedule(count, config, steps) for count in set(num_masks)}
+    columns = list(zip(*(schedules[count] for count in num_masks), strict=True))  # S of B row steps
+    on_device = torch.tensor(columns, device=device).transpose(1, 2)  # (S, fields, B)
+    in_place = [count - num_new for count in num_masks]
+    plan, previous = [], None
+    for (index, is_loop), values, column in zip(step_indices(config, steps), on_device, columns, strict=True):
+        rows = RowStep(*zip(*column, strict=True))
+        alpha_t, alpha_s = index / steps, (index if is_loop else index + 1) / steps
+        plan.append(
+            PlannedStep(
+                index=index,
+                may_remask=any(rows.num_remask) if config.block_length else remasks_at(index, steps, config),
+                sigma=min(config.eta or 0.0, (1 - alpha_s) / alpha_t if alpha_t else 1.0),
+                num_loop=config.num_remask_loop if is_loop else 0,
+                rows=RowStep(*values),
+                num_open=max(rows.num_open),
+                width=max(rows.width),
+                opens=rows.start != previous,
+                closes=any(rows.last),
+                first=max(min(map(int.__sub__, rows.start, in_place)), 0),
+                stop=max(max(map(int.__sub__, rows.end, in_place)), 0),
+            )
+        )
+        previous = rows.start
+    return plan

@@ -9,7 +9,7 @@ import importlib
 __version__ = "0.1.0"
 
 _MODULES = {
-    "generation": ("RemaskGenerationConfig", "RemaskGenerationMixin", "remask_generate"),
+    "generation": ("RemaskGenerationConfig", "RemaskGenerationMixin", "generate_with_retries", "remask_generate"),
     "models.llada": ("LladaConfig", "LladaForMaskedDiffusion"),
     "models.mdlm": ("MdlmConfig", "MdlmForMaskedDiffusion"),
     "models.prism": ("PrismConfig", "PrismForMaskedDiffusion"),

@@ -78,7 +78,7 @@ def report(args: EvaluationArguments, model, rows: list[dict], puzzles: torch.Te
     (folder / "results.md").write_text(table, encoding="utf-8")
     print(table)
     plot_success(folder / "results.png", rows)
-    corrected = [setting for setting in args.settings if setting.get("remask_strategy") == "prism"]
+    corrected = [s for s in args.settings if s.get("remask_strategy") == "prism" and "retries" not in s]
     if corrected:
         shown = puzzles[: args.batch_size]
         output = model.generate(

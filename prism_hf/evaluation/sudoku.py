@@ -13,7 +13,12 @@ from accelerate.utils import gather_object
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from prism_hf.generation import prepare_generation_config, remask_generate
+from prism_hf.generation import (
+    RemaskGenerationOutput,
+    generate_with_retries,
+    prepare_generation_config,
+    remask_generate,
+)
 
 from ..data.sudoku import BLANK, is_valid_grid, to_grid
 
@@ -70,7 +75,8 @@ def evaluate_sudoku(
     seed: int = 0,
     bf16: bool = False,
 ) -> list[dict[str, Any]]:
-    """Solve puzzles (N, 89 or 81) once for each of `settings`, the keyword arguments of `generate`.
+    """Solve puzzles (N, 89 or 81) once for each of `settings`: the keyword arguments of `remask_generate`, or, if
+    `retries` is among them, of `generate_with_retries`.
 
     A finished setting is appended to the JSONL file `path`; one that is there already, for as many puzzles and the same
     seed, is not computed again. Under `accelerate launch` the batches are shared among the processes; the results do
@@ -87,14 +93,15 @@ def evaluate_sudoku(
     # What a setting leaves open is not to come from the model's own generation config.
     settings = [{"remask_strategy": "none"} | setting for setting in settings]
     for setting in settings:
-        prepare_generation_config(model, None, **setting)
+        for attempt in attempts_of(setting):
+            prepare_generation_config(model, None, **attempt)
     state, path = PartialState(), Path(path)
     done = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     state.wait_for_everyone()
     rows = [find_row(done, setting, len(puzzles), seed) for setting in settings]
     starts = range(0, len(puzzles), batch_size)[state.process_index :: state.num_processes]
     todo = [index for index, row in enumerate(rows) if row is None]
-    total = sum(len(starts) * (settings[index].get("steps") or 51) for index in todo)
+    total = sum(len(starts) * (settings[index].get("steps") or 51) for index in todo)  # without retries
     precision = torch.autocast(state.device.type, torch.bfloat16) if bf16 else contextlib.nullcontext()
     with tqdm(total=total, unit="forward", disable=not state.is_main_process) as progress:
         for index in todo:
@@ -104,9 +111,7 @@ def evaluate_sudoku(
                 batch = puzzles[start : start + batch_size].to(state.device)
                 generator = torch.Generator().manual_seed(seed + start)
                 with precision:
-                    output = remask_generate(
-                        model, batch, generator=generator, return_dict_in_generate=True, **settings[index]
-                    )
+                    output = solve(model, batch, settings[index], generator)
                 solved.append((start, output.sequences.cpu(), output.num_forwards))
                 progress.update(output.num_forwards)
             solved = sorted(gather_object(solved), key=lambda part: part[0])
@@ -126,6 +131,18 @@ def evaluate_sudoku(
     return rows
 
 
+def solve(model, puzzles: Tensor, setting: dict[str, Any], generator: torch.Generator) -> RemaskGenerationOutput:
+    """Puzzles (B, L) solved as a setting says."""
+    generate = generate_with_retries if "retries" in setting else remask_generate
+    return generate(model, puzzles, generator=generator, return_dict_in_generate=True, **setting)
+
+
+def attempts_of(setting: dict[str, Any]) -> list[dict[str, Any]]:
+    """The settings of the one or more generations that a setting stands for."""
+    first = {name: value for name, value in setting.items() if name not in ("retries", "retry_below")}
+    return [first, *(first | retry for retry in setting.get("retries", []))]
+
+
 def find_row(rows: list[dict[str, Any]], setting: dict[str, Any], num_puzzles: int, seed: int) -> dict[str, Any] | None:
     """The finished row of a setting, if there is one."""
     wanted = (setting, num_puzzles, seed)
@@ -133,14 +150,21 @@ def find_row(rows: list[dict[str, Any]], setting: dict[str, Any], num_puzzles: i
 
 
 def describe(setting: dict[str, Any]) -> str:
-    """A setting in a few words, for tables and plots: what remasks, and how much."""
+    """A setting in a few words, for tables and plots: what remasks, and how much, in each attempt."""
+    first, *retries = attempts_of(setting)
+    return ", then ".join([describe_attempt(first), *(describe_attempt(retry) for retry in retries)])
+
+
+def describe_attempt(setting: dict[str, Any]) -> str:
     strategy = setting.get("remask_strategy")
     if strategy in (None, "none"):
         return "none"
-    rest = {key: value for key, value in setting.items() if key not in ("order", "do_sample", "steps")}
-    rest.pop("remask_strategy")
-    details = ", ".join(f"{key}={value}" for key, value in rest.items())
-    return f"{strategy} ({details})" if details else strategy
+    details = [
+        f"{key}={value}"
+        for key, value in setting.items()
+        if key not in ("order", "do_sample", "steps", "remask_strategy")
+    ]
+    return f"{strategy} ({', '.join(details)})" if details else strategy
 
 
 def markdown_table(rows: list[dict[str, Any]]) -> str:

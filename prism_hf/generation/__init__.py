@@ -7,6 +7,7 @@ from .remask_generate import (
     RemaskGenerationOutput,
     remask_generate,
 )
+from .retrying import generate_with_retries
 from .strategies import (
     STRATEGIES,
     NoRemasking,
@@ -28,6 +29,7 @@ __all__ = [
     "RemaskGenerationOutput",
     "StepState",
     "Trajectory",
+    "generate_with_retries",
     "prepare_generation_config",
     "register_strategy",
     "remask_generate",

@@ -149,7 +149,7 @@ def test_shifted_logits_come_from_the_left_neighbour():
 
 def test_mistakes_are_named(tmp_path):
     with pytest.raises(ValueError, match="mask_token_id=tokenizer.mask_token_id"):
-        PrismConfig(backbone_config=BertConfig(**SMALL))
+        PrismForMaskedDiffusion(PrismConfig(backbone_config=BertConfig(**SMALL)))
     with pytest.raises(ValueError, match="'mpl'"):
         PrismConfig(backbone_config=BertConfig(**SMALL), mask_token_id=4, head_type="mpl")
     model = build("bert")

@@ -1,7 +1,7 @@
 """Runs a recipe under FSDP2 on CPU processes: fsdp2_on_cpu.py RECIPE [arguments].
 
-Accelerate shards on accelerators only and gives CPU processes DDP. Told that they are as good as GPUs, it takes its real
-FSDP2 path, on gloo.
+Accelerate shards on accelerators only and gives CPU processes DDP. Told that they are as good as GPUs, it takes its
+real FSDP2 path, on gloo.
 """
 
 import runpy

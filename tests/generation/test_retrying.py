@@ -1,0 +1,90 @@
+"""Retries against separate calls for the rows that need them."""
+
+import copy
+
+import pytest
+import torch
+from transformers import BertConfig, BertForMaskedLM
+
+from prism_hf.generation import generate_with_retries, remask_generate
+from prism_hf.models.prism import PrismConfig, PrismForMaskedDiffusion
+
+MASK, LENGTH = 0, 9
+SETTINGS = {"order": "margin", "steps": 6, "remask_strategy": "none"}
+RETRIES = [{"order": "left_to_right", "steps": 5}, {"order": "entropy", "steps": 3}]
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=12, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
+        max_position_embeddings=16, mask_token_id=MASK, initializer_range=1.0,
+    )  # fmt: skip
+    model = PrismForMaskedDiffusion(PrismConfig(backbone_config=config, initializer_range=0.5)).eval()
+    model.generation_config.mask_token_id = MASK
+    return model
+
+
+@pytest.fixture
+def canvases():
+    ids = torch.randint(1, 12, (8, LENGTH), generator=torch.Generator().manual_seed(1))
+    ids[:, 2:8] = MASK
+    return ids
+
+
+@torch.no_grad()
+def lowest_quality(model, sequence, written):
+    return model(input_ids=sequence[None]).quality_logits[0].sigmoid()[written].min().item()
+
+
+def test_each_row_takes_the_first_attempt_that_is_trusted_or_the_last(model, canvases):
+    attempts = [SETTINGS, SETTINGS | RETRIES[0], SETTINGS | RETRIES[1]]
+    by_hand, taken, lowest = [], [], []
+    for row in canvases:
+        lowest.append(lowest_quality(model, remask_generate(model, row[None], **SETTINGS)[0], row == MASK))
+    threshold = sorted(lowest)[4]
+    for row in canvases:
+        for number, settings in enumerate(attempts):  # noqa: B007
+            sequence = remask_generate(model, row[None], **settings)[0]
+            if lowest_quality(model, sequence, row == MASK) >= threshold:
+                break
+        by_hand.append(sequence)
+        taken.append(number)
+    assert taken.count(0) == 4 and set(taken) == {0, 1, 2}
+    output = generate_with_retries(model, canvases, RETRIES, threshold, **SETTINGS)
+    assert torch.equal(output.sequences, torch.stack(by_hand))
+    assert output.num_forwards == 6 + 1 + 5 + 1 + 3
+
+
+def test_nothing_is_tried_again_where_all_is_trusted(model, canvases):
+    output = generate_with_retries(model, canvases, RETRIES, 0.0, **SETTINGS)
+    assert torch.equal(output.sequences, remask_generate(model, canvases, **SETTINGS))
+    assert output.num_forwards == 6 + 1
+
+
+def test_appended_masks_and_padding(model, canvases):
+    prompts, padding = canvases[:, :2].clone(), torch.ones(8, 2, dtype=torch.long)
+    padding[:4, 0], prompts[:4, 0] = 0, 11
+    settings = SETTINGS | {"max_new_tokens": 6}
+    every = generate_with_retries(model, prompts, RETRIES, 1.0, attention_mask=padding, **settings)
+    last = remask_generate(model, prompts, attention_mask=padding, **(settings | RETRIES[1]))
+    assert torch.equal(every.sequences, last)
+    right = padding.flip(1)
+    with pytest.raises(ValueError, match="padded on the left"):
+        generate_with_retries(model, prompts, RETRIES, attention_mask=right, **settings)
+
+
+def test_mistakes_are_named_before_the_first_forward(model, canvases):
+    def never(*args, **kwargs):
+        raise AssertionError("a forward was made")
+
+    with pytest.raises(ValueError, match="retry_below must be a number from 0 to 1, got 2"):
+        generate_with_retries(model, canvases, RETRIES, 2, **SETTINGS)
+    guarded = copy.deepcopy(model)
+    guarded.forward = never
+    with pytest.raises(ValueError, match="'stesp'.*'steps'"):
+        generate_with_retries(guarded, canvases, [{"stesp": 3}], **SETTINGS)
+    headless = BertForMaskedLM(model.config.backbone_config)
+    with pytest.raises(ValueError, match="quality"):
+        generate_with_retries(headless, canvases, RETRIES, **SETTINGS, mask_token_id=MASK)

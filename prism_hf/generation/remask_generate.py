@@ -2,10 +2,11 @@
 
 import copy
 import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from transformers import GenerationConfig
+from transformers import GenerationConfig, GenerationMixin
 from transformers.utils import ModelOutput, logging
 
 from prism_hf.diffusion.drafting import exclude_token, lowest_first, select_lowest
@@ -276,10 +277,17 @@ class RemaskGenerationMixin:
         generation_config: GenerationConfig | None = None,
         attention_mask: torch.Tensor | None = None,
         generator: torch.Generator | None = None,
+        custom_generate: str | Callable | None = None,
+        trust_remote_code: bool | None = None,
         **kwargs,
     ) -> torch.LongTensor | RemaskGenerationOutput:
-        """See `remask_generate`."""
-        return remask_generate(self, input_ids, generation_config, attention_mask, generator, **kwargs)
+        """See `remask_generate`; `custom_generate`, a repository or a callable, takes its place as in transformers."""
+        if custom_generate is None:
+            return remask_generate(self, input_ids, generation_config, attention_mask, generator, **kwargs)
+        if isinstance(custom_generate, str):
+            custom_generate = GenerationMixin.load_custom_generate(self, custom_generate, trust_remote_code)
+        given = {"generation_config": generation_config, "attention_mask": attention_mask, "generator": generator}
+        return custom_generate(self, input_ids, **{k: v for k, v in given.items() if v is not None}, **kwargs)
 
     def adjust_generation_fn(
         self,

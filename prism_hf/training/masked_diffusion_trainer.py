@@ -22,8 +22,8 @@ from .muon import MuonWithAdamW, hidden_matrices
 from .randomness import EVALUATION, TRAIN, row_uniforms, step_uniform
 from .training_arguments import MaskedDiffusionTrainingArguments
 
-# Names that `datasets` gives to what was read from local files or made in memory.
-UNNAMED_DATASETS = (None, "csv", "json", "parquet", "text", "arrow", "generator")
+# Names that tell a reader nothing: of what `datasets` read from local files or made in memory, and of Python's types.
+UNNAMED_DATASETS = (None, "csv", "json", "parquet", "text", "arrow", "generator", "list", "Dataset", "TensorDataset")
 
 
 @dataclass

@@ -4,7 +4,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from peft import PeftConfig, PeftModel
+from peft import PeftConfig, PeftModel, load_peft_weights
 from transformers import AutoConfig
 
 from prism_hf.generation import RemaskGenerationConfig
@@ -35,6 +35,14 @@ class PeftModelForPrism(HubMixin, PeftModel):
         """As the parent's. Raises ValueError for an adapter of another quality head."""
         check_head(self.get_base_model(), peft_config)
         super().add_adapter(adapter_name, peft_config, *args, **kwargs)
+
+    def load_adapter(self, model_id: str | os.PathLike, adapter_name: str, *args, **kwargs):
+        """As the parent's. Raises ValueError for an adapter of another quality head."""
+        where = {name: kwargs[name] for name in (*HUB_ARGUMENTS, "revision", "subfolder") if name in kwargs}
+        peft_config = self.peft_config.get(adapter_name) or PeftConfig.from_pretrained(model_id, **where)
+        if saves_head(peft_config) and not recorded_head(peft_config):
+            check_head_weights(self.get_base_model(), load_peft_weights(model_id, device="cpu", **where), model_id)
+        return super().load_adapter(model_id, adapter_name, *args, **kwargs)
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args, is_main_process: bool = True, **kwargs) -> None:
         """As the parent's; a model card that the folder has already is kept."""
@@ -101,6 +109,10 @@ def recorded_head(peft_config: PeftConfig) -> dict:
     return {name: value for name, value in (peft_config.auto_mapping or {}).items() if name in HEAD_SETTINGS}
 
 
+def saves_head(peft_config: PeftConfig) -> bool:
+    return QUALITY_HEAD in (getattr(peft_config, "modules_to_save", None) or [])
+
+
 def check_head(model, peft_config: PeftConfig) -> None:
     """Raise ValueError unless the quality head of an adapter fits `model`; PEFT would drop it without a word."""
     if not hasattr(model, QUALITY_HEAD):
@@ -120,6 +132,18 @@ def check_head(model, peft_config: PeftConfig) -> None:
         )
 
 
+def check_head_weights(model, weights: dict, adapter: str | os.PathLike) -> None:
+    """Raise ValueError unless the head among the `weights` of an adapter has the parameters of that of `model`."""
+    saved = {name.rpartition(f".{QUALITY_HEAD}.")[2] for name in weights if f".{QUALITY_HEAD}." in name}
+    head = model.quality_head
+    own = set(getattr(head, "original_module", head).state_dict())
+    if saved != own:
+        raise ValueError(
+            f"The quality head in {adapter} has the weights {sorted(saved)}, that of the model (head_type="
+            f"{model.config.head_type!r}) {sorted(own)}: pass the head_type that the adapter was trained with."
+        )
+
+
 def load_base(adapter, peft_config: PeftConfig, head: dict, kwargs: dict) -> PrismForMaskedDiffusion:
     """The base model that `adapter` names, with a quality head that its weights fit."""
     name, revision = peft_config.base_model_name_or_path, peft_config.revision
@@ -132,7 +156,7 @@ def load_base(adapter, peft_config: PeftConfig, head: dict, kwargs: dict) -> Pri
     config = AutoConfig.from_pretrained(name, revision=revision, **known)
     if isinstance(config, PrismConfig):  # check_head compares its head with the adapter's
         return PrismForMaskedDiffusion.from_pretrained(name, revision=revision, **kwargs)
-    if QUALITY_HEAD not in (getattr(peft_config, "modules_to_save", None) or []):
+    if not saves_head(peft_config):
         raise ValueError(
             f"Neither {adapter} nor its base model {name} has a quality head: train one with PrismTrainer, which saves "
             "it with the adapter."

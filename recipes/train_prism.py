@@ -1,16 +1,19 @@
-"""Fine-tune a masked diffusion model with PRISM on solved Sudoku grids.
+"""Fine-tune a masked diffusion model with PRISM: on Sudoku, on source files, or on instructions and code.
 
     accelerate launch recipes/train_prism.py --config recipes/configs/sudoku_prism_laptop.yaml
+    accelerate launch recipes/train_prism.py --config recipes/configs/llada_8b_opc.yaml
 
 Any argument of the YAML file can be given on the command line too. Started again, it goes on from the last checkpoint.
 """
 
 from dataclasses import dataclass, field
 
-from transformers import set_seed
+import torch
+from peft import LoraConfig
+from transformers import BitsAndBytesConfig, set_seed
 
 from prism_hf import PrismForMaskedDiffusion, PrismTrainer, PrismTrainingArguments, RemaskGenerationConfig
-from prism_hf.data import SolvedGrids, SudokuGrids, SudokuTokenizer
+from prism_hf.data import DataArguments, load_training_data
 from prism_hf.resources import resource_path
 from prism_hf.training import last_checkpoint, parse_arguments
 
@@ -22,43 +25,43 @@ class ModelArguments:
     )
     head_type: str = field(default="mlp", metadata={"help": "Quality head: linear, mlp, or dit (MDLM only)."})
     head_num_blocks: int = field(default=0, metadata={"help": "Extra blocks of a dit head."})
+    dtype: str = field(default="float32", metadata={"help": "Of the backbone's weights: float32, bfloat16, float16."})
     attn_implementation: str | None = field(default=None, metadata={"help": "eager, sdpa, flash_attention_2, ..."})
+    peft: str | dict | None = field(
+        default=None, metadata={"help": "Fields of a LoraConfig; all weights if not given."}
+    )
+    quantization: str | dict | None = field(default=None, metadata={"help": "Fields of a BitsAndBytesConfig."})
     generation: str | dict | None = field(
         default=None, metadata={"help": "Fields of the RemaskGenerationConfig saved with the model."}
     )
 
 
-@dataclass
-class DataArguments:
-    train_file: str | None = field(default=None, metadata={"help": "CSV of solved grids; random grids if not given."})
-    num_train_samples: int = field(default=48_000, metadata={"help": "Random grids, if there is no train_file."})
-    num_eval_samples: int = field(default=1_000, metadata={"help": "Random grids held out for evaluation."})
-    blanks: int | None = field(
-        default=None, metadata={"help": "Random puzzles with so many blanks and one solution, their givens as prompt."}
-    )
-    layout: int = field(default=89, metadata={"help": "89 tokens with ends of rows, or the 81 cells."})
-
-
 def main() -> None:
     model_args, data_args, training_args = parse_arguments((ModelArguments, DataArguments, PrismTrainingArguments))
     set_seed(training_args.seed)
+    name_or_path = model_args.model_name_or_path or resource_path("sudoku_mdm")
+    with training_args.main_process_first(desc="loading the data"):
+        train_dataset, eval_dataset, tokenizer = load_training_data(data_args, training_args.seed, name_or_path)
+    quantization = {}
+    if model_args.quantization is not None:
+        quantization["quantization_config"] = BitsAndBytesConfig(**model_args.quantization)
     model = PrismForMaskedDiffusion.from_pretrained(
-        model_args.model_name_or_path or resource_path("sudoku_mdm"),
+        name_or_path,
         head_type=model_args.head_type,
         head_num_blocks=model_args.head_num_blocks,
+        dtype=getattr(torch, model_args.dtype),
         attn_implementation=model_args.attn_implementation,
+        **quantization,
     )
     model.generation_config = RemaskGenerationConfig(**(model_args.generation or {}))
-    if data_args.train_file is not None:
-        train_dataset = SolvedGrids(data_args.train_file)
-    else:
-        train_dataset = SudokuGrids(
-            data_args.num_train_samples, training_args.seed + 1, data_args.layout, data_args.blanks
-        )
-    eval_dataset = SudokuGrids(data_args.num_eval_samples, training_args.seed, data_args.layout, data_args.blanks)
 
     trainer = PrismTrainer(
-        model, training_args, train_dataset=train_dataset, eval_dataset=eval_dataset, processing_class=SudokuTokenizer()
+        model,
+        training_args,
+        train_dataset=train_dataset,
+        eval_dataset=eval_dataset,
+        processing_class=tokenizer,
+        peft_config=None if model_args.peft is None else LoraConfig(**model_args.peft),
     )
     trainer.train(resume_from_checkpoint=last_checkpoint(training_args.output_dir))
     metrics = trainer.evaluate()

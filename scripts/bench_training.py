@@ -1,6 +1,6 @@
-"""One PRISM step, loss and gradients, against a plain implementation: time, peak memory and agreement.
+"""One PRISM step, loss and gradients, against a plain implementation: time, peak memory, arithmetic and agreement.
 
-    python scripts/bench_training.py
+    python scripts/bench_training.py [--shape mdlm llada llada_lora] [--rounds 3]
 
 The plain implementation builds the logits of every position in both forwards and keeps both graphs, as one writes it
 first. Each side runs in a process of its own; the sides take turns. Memory is read in a process that gives freed
@@ -8,6 +8,7 @@ tensors back at once, so that the peak counts what is in use. Linux only, as it 
 """
 
 import argparse
+import copy
 import json
 import os
 import statistics
@@ -15,41 +16,66 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from peft import LoraConfig
 from safetensors.torch import load_file, save_file
+from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
+from transformers import PreTrainedConfig
 
-from prism_hf import MdlmConfig, PrismConfig, PrismForMaskedDiffusion, PrismTrainer, PrismTrainingArguments
+from prism_hf import (
+    LladaConfig,
+    MdlmConfig,
+    PrismConfig,
+    PrismForMaskedDiffusion,
+    PrismTrainer,
+    PrismTrainingArguments,
+)
 
-VOCAB, WIDTH, LAYERS, LENGTH, BATCH = 126464, 512, 4, 256, 4
+VOCAB = 126464
 NUM_DRAFT_TOKENS, UNMASKING_WEIGHT = 8, 0.5
 
 
-def build_model() -> PrismForMaskedDiffusion:
+@dataclass(frozen=True)
+class Shape:
+    """What is trained: a backbone, all of it or by LoRA, and the batch."""
+
+    backbone: PreTrainedConfig
+    length: int
+    batch: int
+    lora: bool = False
+
+
+MDLM = MdlmConfig(vocab_size=VOCAB, hidden_dim=512, n_blocks=4, n_heads=8, cond_dim=128, model_length=256, dropout=0.0)
+LLADA = LladaConfig(d_model=512, n_layers=8, n_heads=8, mlp_hidden_size=1536, vocab_size=VOCAB)
+SHAPES = {
+    "mdlm": Shape(MDLM, length=256, batch=4),
+    "llada": Shape(LLADA, length=512, batch=2),
+    "llada_lora": Shape(LLADA, length=512, batch=2, lora=True),
+}
+
+
+def build_trainer(shape: Shape, folder: str) -> PrismTrainer:
     torch.manual_seed(0)
-    backbone = MdlmConfig(
-        vocab_size=VOCAB, hidden_dim=WIDTH, n_blocks=LAYERS, n_heads=8, cond_dim=128, model_length=LENGTH, dropout=0.0
-    )
-    model = PrismForMaskedDiffusion(PrismConfig(backbone_config=backbone))
-    with torch.no_grad():  # away from the zero initialisation, so that every gradient counts
-        for parameter in model.parameters():
-            parameter.normal_(std=0.02)
-    return model.train()
-
-
-def build_trainer(model: PrismForMaskedDiffusion, folder: str) -> PrismTrainer:
+    model = PrismForMaskedDiffusion(PrismConfig(backbone_config=copy.deepcopy(shape.backbone)))
+    lora = LoraConfig(r=64, lora_alpha=64, target_modules=["q_proj", "k_proj", "v_proj"])
     args = PrismTrainingArguments(
-        folder, per_device_train_batch_size=BATCH, num_draft_tokens=NUM_DRAFT_TOKENS, draft_do_sample=False,
+        folder, per_device_train_batch_size=shape.batch, num_draft_tokens=NUM_DRAFT_TOKENS, draft_do_sample=False,
         unmasking_weight=UNMASKING_WEIGHT, use_cpu=True, report_to="none",
     )  # fmt: skip
-    return PrismTrainer(model, args, train_dataset=[{"input_ids": [0]}])
+    trainer = PrismTrainer(model, args, train_dataset=[{"input_ids": [0]}], peft_config=lora if shape.lora else None)
+    with torch.no_grad():  # away from initial zeros, so that every gradient counts
+        for parameter in trainer.model.parameters():
+            parameter.normal_(std=0.02)
+    return trainer
 
 
 def ours(trainer: PrismTrainer, inputs: dict) -> torch.Tensor:
-    loss = trainer.compute_loss(trainer.model, inputs)
+    loss = trainer.compute_loss(trainer.model, inputs)  # the unmasking loss is backpropagated within
     loss.backward()
     return loss.detach()
 
@@ -58,10 +84,10 @@ def plain(trainer: PrismTrainer, inputs: dict) -> torch.Tensor:
     """The same step from the paper's text: whole logits twice, both graphs kept."""
     model, mask = trainer.model, trainer.mask_token_id
     x = inputs["input_ids"]
-    t, uniform = trainer.batch_draws(True, BATCH, 3, LENGTH)
+    t, uniform = trainer.batch_draws(True, len(x), 3, x.shape[1])
     masked = uniform[:, 0] < t[:, None]
     z = torch.where(masked, mask, x)
-    logits = model(z).logits
+    logits = model(input_ids=z).logits
     logits = torch.where(torch.arange(VOCAB) == mask, -torch.inf, logits)
     log_probs = F.log_softmax(logits, dim=-1)
     nll = -log_probs.gather(-1, x[..., None]).squeeze(-1)
@@ -71,7 +97,7 @@ def plain(trainer: PrismTrainer, inputs: dict) -> torch.Tensor:
         chosen = score.argsort(dim=-1)[:, :NUM_DRAFT_TOKENS]
         filled = torch.zeros_like(masked).scatter(1, chosen, True) & masked
         y = torch.where(filled, log_probs.argmax(-1), z)
-    quality = model(y).quality_logits
+    quality = model(input_ids=y).quality_logits
     bce = F.binary_cross_entropy_with_logits(quality, (y == x).float(), reduction="none")
     loss = (bce * filled).sum() / filled.sum() + UNMASKING_WEIGHT * unmasking
     loss.backward()
@@ -86,14 +112,15 @@ def memory(field: str) -> int:
     raise ValueError(f"no {field} in /proc/self/status")
 
 
-def measure(side: str, what: str, output: str) -> None:
-    """Run one side in this process: after a warm-up, the seconds of three steps or the peak memory of one."""
-    model = build_model()
+def measure(shape: Shape, side: str, what: str, output: str) -> None:
+    """Run one side in this process: after a warm-up, three steps' seconds, or one's memory and arithmetic."""
     step = {"ours": ours, "plain": plain}[side]
     with tempfile.TemporaryDirectory() as folder:
-        trainer = build_trainer(model, folder)
+        trainer = build_trainer(shape, folder)
+        model = trainer.model.train()
         generator = torch.Generator().manual_seed(1)
-        inputs = {"input_ids": torch.randint(0, VOCAB - 1, (BATCH, LENGTH), generator=generator)}
+        size = (shape.batch, shape.length)
+        inputs = {"input_ids": torch.randint(0, VOCAB - 200, size, generator=generator)}  # no special token
         step(trainer, inputs)
         model.zero_grad()
         seconds = []
@@ -104,49 +131,66 @@ def measure(side: str, what: str, output: str) -> None:
             began = time.perf_counter()
             loss = step(trainer, inputs)
             seconds.append(time.perf_counter() - began)
-        peak = memory("VmHWM") - before
+        peak, flops = memory("VmHWM") - before, 0
         if what == "memory":
-            save_file({name: p.grad for name, p in model.named_parameters()}, output)
-    print(json.dumps({"seconds": seconds, "peak": peak, "loss": loss.item()}))
+            save_file({name: p.grad for name, p in model.named_parameters() if p.grad is not None}, output)
+            with FlopCounterMode(display=False) as counter:
+                step(trainer, inputs)
+            flops = counter.get_total_flops()
+    print(json.dumps({"seconds": seconds, "peak": peak, "flops": flops, "loss": loss.item()}))
+
+
+def compare(name: str, rounds: int) -> None:
+    """Let the two sides take turns at a shape, and print the table."""
+    shape = SHAPES[name]
+    backbone = shape.backbone
+    print(
+        f"{name}: vocabulary {VOCAB}, {backbone.hidden_size} wide, {backbone.num_hidden_layers} layers, length "
+        f"{shape.length}, batch {shape.batch}, {'LoRA' if shape.lora else 'all weights'}, float32, "
+        f"{torch.get_num_threads()} threads"
+    )
+    results = {"plain": [], "ours": []}
+    environment = {"seconds": os.environ, "memory": os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}}
+    with tempfile.TemporaryDirectory() as folder:
+        runs = [(side, what) for _ in range(rounds) for what in ("seconds", "memory") for side in results]
+        for side, what in tqdm(runs, unit="run"):
+            command = [sys.executable, __file__, "--shape", name, "--side", side, "--what", what]
+            command += ["--output", f"{folder}/{side}.safetensors"]
+            run = subprocess.run(
+                command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment[what]
+            )
+            results[side].append({"what": what} | json.loads(run.stdout.splitlines()[-1]))
+        gradients = {side: load_file(f"{folder}/{side}.safetensors") for side in results}
+    table = {}
+    for side, runs in results.items():
+        seconds = statistics.median(second for run in runs if run["what"] == "seconds" for second in run["seconds"])
+        measured = [run for run in runs if run["what"] == "memory"]
+        peak = statistics.median(run["peak"] for run in measured)
+        table[side] = (seconds, peak / 2**20, measured[0]["flops"] / 1e12, measured[0]["loss"])
+    print("| | seconds a step | extra memory at the peak, gradients included | 10^12 operations | 10^12 a second |")
+    print("|---|---|---|---|---|")
+    for side, (seconds, peak, flops, _) in table.items():
+        print(f"| {side} | {seconds:.2f} | {peak:.0f} MiB | {flops:.3f} | {flops / seconds:.3f} |")
+    ratios = [one / other for one, other in zip(table["plain"], table["ours"], strict=True)]
+    print(f"| plain / ours | {ratios[0]:.2f} | {ratios[1]:.2f} | {ratios[2]:.2f} | |")
+    difference = max((gradients["ours"][name] - value).abs().max().item() for name, value in gradients["plain"].items())
+    losses = " and ".join(f"{table[side][3]:.6f}" for side in table)
+    print(f"loss {losses}; largest difference of a gradient {difference:.1e}\n")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--shape", nargs="+", choices=list(SHAPES), default=list(SHAPES))
+    parser.add_argument("--rounds", type=int, default=3, help="how often the two sides take turns")
     parser.add_argument("--side", choices=["ours", "plain"], help=argparse.SUPPRESS)
     parser.add_argument("--what", choices=["seconds", "memory"], help=argparse.SUPPRESS)
     parser.add_argument("--output", help=argparse.SUPPRESS)
-    parser.add_argument("--rounds", type=int, default=3, help="how often the two sides take turns")
     args = parser.parse_args()
     if args.side:
-        measure(args.side, args.what, args.output)
+        measure(SHAPES[args.shape[0]], args.side, args.what, args.output)
         return
-    print(f"vocabulary {VOCAB}, {WIDTH} wide, {LAYERS} layers, length {LENGTH}, batch {BATCH}, float32, ", end="")
-    print(f"{torch.get_num_threads()} threads")
-    seconds, peak = {"plain": [], "ours": []}, {"plain": [], "ours": []}
-    losses, gradients = {}, {}
-    environment = {"seconds": os.environ, "memory": os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}}
-    with tempfile.TemporaryDirectory() as folder:
-        runs = [(side, what) for _ in range(args.rounds) for what in ("seconds", "memory") for side in seconds]
-        for side, what in tqdm(runs, unit="run"):
-            output = f"{folder}/{side}.safetensors"
-            command = [sys.executable, __file__, "--side", side, "--what", what, "--output", output]
-            run = subprocess.run(
-                command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment[what]
-            )
-            result = json.loads(run.stdout.splitlines()[-1])
-            if what == "seconds":
-                seconds[side] += result["seconds"]
-            else:
-                peak[side].append(result["peak"])
-                losses[side], gradients[side] = result["loss"], load_file(output)
-    time_of = {side: statistics.median(values) for side, values in seconds.items()}
-    peak_of = {side: statistics.median(values) for side, values in peak.items()}
-    print("| | seconds a step | extra memory at the peak, gradients included |\n|---|---|---|")
-    for side in seconds:
-        print(f"| {side} | {time_of[side]:.2f} | {peak_of[side] / 2**20:.0f} MiB |")
-    print(f"| plain / ours | {time_of['plain'] / time_of['ours']:.2f} | {peak_of['plain'] / peak_of['ours']:.2f} |")
-    difference = max((gradients["ours"][name] - value).abs().max().item() for name, value in gradients["plain"].items())
-    print(f"loss {losses['plain']:.6f} and {losses['ours']:.6f}; largest difference of a gradient {difference:.1e}")
+    for name in args.shape:
+        compare(name, args.rounds)
 
 
 if __name__ == "__main__":

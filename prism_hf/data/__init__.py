@@ -24,8 +24,10 @@ from .sudoku import (
     to_sequence,
     write_sudoku_csv,
 )
+from .training_data import DataArguments, load_training_data
 
 __all__ = [
+    "DataArguments",
     "SolvedGrids",
     "SourceFiles",
     "SudokuGrids",
@@ -41,6 +43,7 @@ __all__ = [
     "is_valid_grid",
     "load_code",
     "load_code_datasets",
+    "load_training_data",
     "python_files",
     "read_sudoku_csv",
     "split_code",

@@ -3,12 +3,14 @@
 import inspect
 import json
 import os
+import shutil
 from collections import defaultdict
 from dataclasses import dataclass
 
 import torch
 from safetensors.torch import save_file
 from transformers import PreTrainedModel, Trainer
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from prism_hf.diffusion.drafting import exclude_token
 from prism_hf.diffusion.losses import unmasking_loss
@@ -16,6 +18,7 @@ from prism_hf.diffusion.noising import mask_tokens
 from prism_hf.diffusion.schedules import SCHEDULES, antithetic_timesteps
 from prism_hf.hub import TrainingRecord, unwrapped, write_card, write_files
 
+from .checkpoints import staged
 from .collator import MaskedDiffusionCollator
 from .ema import EMACallback
 from .muon import MuonWithAdamW, hidden_matrices
@@ -242,16 +245,37 @@ class MaskedDiffusionTrainer(Trainer):
 
     # Checkpoints
 
-    def _save(self, output_dir=None, state_dict=None):
-        """As the parent's, with all else that `prism_hf.hub` puts into a repository."""
-        super()._save(output_dir, state_dict)
-        if not self.args.should_save or not isinstance(unwrapped(self.model), PreTrainedModel):
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        """As the parent's, with all else that `prism_hf.hub` puts into a repository.
+
+        On an error, a full disk say, what `output_dir` held stays as it was.
+        """
+        output_dir = self.args.output_dir if output_dir is None else output_dir
+        if not self.args.should_save:
+            super()._save(output_dir, state_dict)
             return
-        saved = self.args.output_dir if output_dir is None else output_dir
-        # hub_strategy may push output_dir while training goes on, with the weights of the checkpoint.
-        for folder in {saved, self.args.output_dir} if self.args.push_to_hub else {saved}:
+        with staged(output_dir) as folder:
+            super()._save(folder, state_dict)
+            self.describe(folder, output_dir)
+        if self.args.push_to_hub and output_dir != self.args.output_dir:
+            # hub_strategy may push args.output_dir while training goes on, with the weights of the checkpoint.
+            self.describe(self.args.output_dir, self.args.output_dir)
+
+    def describe(self, folder: str, output_dir: str) -> None:
+        """Write model card and the like into `folder`, which becomes `output_dir`."""
+        if isinstance(unwrapped(self.model), PreTrainedModel):
             write_files(self.model, folder)
-            write_card(self.model, folder, self.hub_model_id)
+            write_card(self.model, folder, self.hub_model_id or output_dir)
+
+    def _save_checkpoint(self, model, trial) -> None:
+        """As the parent's; on an error nothing is left of the checkpoint."""
+        try:
+            super()._save_checkpoint(model, trial)
+        except BaseException:
+            if self.args.should_save:
+                folder = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+                shutil.rmtree(os.path.join(self._get_output_dir(trial), folder), ignore_errors=True)
+            raise
 
     def create_model_card(
         self,

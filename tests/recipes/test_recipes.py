@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from prism_hf.data import DataArguments
 from prism_hf.training import (
     MaskedDiffusionTrainingArguments,
     PrismTrainingArguments,
@@ -105,9 +106,9 @@ def test_every_config_names_arguments_that_exist(path, tmp_path):
     if "evaluation" in path.stem:
         types = (evaluate_sudoku.EvaluationArguments,)
     elif "prism" in path.stem:
-        types = (train_prism.ModelArguments, train_prism.DataArguments, PrismTrainingArguments)
+        types = (train_prism.ModelArguments, DataArguments, PrismTrainingArguments)
     else:
-        types = (train_mdm.ModelArguments, train_mdm.DataArguments, MaskedDiffusionTrainingArguments)
+        types = (train_mdm.ModelArguments, DataArguments, MaskedDiffusionTrainingArguments)
     overrides = ["--output_dir", str(tmp_path)]
     if "evaluation" not in path.stem:
         overrides += ["--bf16", "false", "--use_cpu", "true"]

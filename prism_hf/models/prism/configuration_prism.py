@@ -19,7 +19,7 @@ class PrismConfig(PreTrainedConfig):
         initializer_range (`float`, defaults to 0.02): standard deviation of the head's fresh weights.
 
     Raises:
-        ValueError: for an unknown head type or backbone, or where no mask token is known.
+        ValueError: for an unknown head type or backbone.
     """
 
     model_type = "prism"
@@ -58,10 +58,14 @@ class PrismConfig(PreTrainedConfig):
             raise ValueError(
                 f"head_type='dit' reads MDLM's conditioning, which {backbone!r} lacks; use 'mlp' or 'linear'."
             )
-        if self.mask_token_id is None:
-            raise ValueError(
-                f"The {backbone!r} config names no mask token; pass mask_token_id=tokenizer.mask_token_id."
-            )
+
+    @classmethod
+    def get_config_dict(cls, pretrained_model_name_or_path, **kwargs):
+        """As the parent's; the config of a bare backbone becomes `backbone_config`, as PEFT expects of a base model."""
+        config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        if config_dict.get("model_type", cls.model_type) != cls.model_type:
+            config_dict = {"model_type": cls.model_type, "backbone_config": config_dict}
+        return config_dict, kwargs
 
     @property
     def hidden_size(self) -> int:

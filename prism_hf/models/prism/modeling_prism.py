@@ -88,8 +88,16 @@ class PrismForMaskedDiffusion(RemaskGenerationMixin, HubMixin, PreTrainedModel):
     _supports_attention_backend = True
 
     def __init__(self, config: PrismConfig, backbone: PreTrainedModel | None = None):
-        """Build from a config, or around a `backbone` that has its weights already."""
+        """Build from a config, or around a `backbone` that has its weights already.
+
+        Raises ValueError where the config knows no mask token.
+        """
         super().__init__(config)
+        if config.mask_token_id is None:
+            raise ValueError(
+                f"The {config.backbone_config.model_type!r} config names no mask token; pass "
+                "mask_token_id=tokenizer.mask_token_id."
+            )
         if backbone is None:
             backbone = AutoModelForMaskedLM.from_config(config.backbone_config)
         else:

@@ -1,0 +1,109 @@
+"""What a recipe trains on, by name: Sudoku, Python source files, or instructions with their code."""
+
+from dataclasses import dataclass, field
+
+from torch.utils.data import Dataset, IterableDataset
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from .code import load_code_datasets
+from .source_files import SourceFiles, python_files, train_byte_level_bpe
+from .sudoku import SolvedGrids, SudokuGrids, SudokuTokenizer
+
+DATASETS = ("sudoku", "source_files", "code")
+
+
+@dataclass
+class DataArguments:
+    """Which data, as fields of a recipe."""
+
+    dataset: str = field(
+        default="sudoku",
+        metadata={
+            "help": "`sudoku`: random grids, or those of dataset_path. `source_files`: Python files of dataset_path or "
+            "the standard library's. `code`: instructions and code of dataset_path.",
+            "choices": list(DATASETS),
+        },
+    )
+    dataset_path: str | None = field(
+        default=None,
+        metadata={"help": "CSV of solved grids; folder of .py files; JSONL, Parquet, folder or Hub name for `code`."},
+    )
+    dataset_name: str | None = field(default=None, metadata={"help": "Configuration of a Hub dataset."})
+    streaming: bool = field(default=False, metadata={"help": "Read `code` as a stream."})
+    held_out: float = field(default=0.05, metadata={"help": "Share of files or instructions to evaluate on."})
+    tokenizer_name_or_path: str | None = field(
+        default=None,
+        metadata={"help": "Tokenizer of text; the model's, or for `source_files` a new one, if not given."},
+    )
+    mask_token: str | None = field(
+        default=None, metadata={"help": "The mask token, for a tokenizer that does not name its own."}
+    )
+    length: int = field(default=1024, metadata={"help": "Tokens of a canvas of text."})
+    vocab_size: int = field(default=4096, metadata={"help": "Of a new tokenizer."})
+    max_target_length: int = field(default=512, metadata={"help": "`code`: tokens learned after the prompt."})
+    apply_chat_template: bool = field(default=False, metadata={"help": "`code`: as turns of a chat."})
+    layout: int = field(default=89, metadata={"help": "`sudoku`: 89 tokens with ends of rows, or the 81 cells."})
+    num_train_samples: int = field(default=48_000, metadata={"help": "`sudoku`: random grids, without dataset_path."})
+    num_eval_samples: int = field(default=1_000, metadata={"help": "`sudoku`: random grids held out."})
+    blanks: int | None = field(
+        default=None,
+        metadata={"help": "`sudoku`: random puzzles with so many blanks and one solution, their givens as prompt."},
+    )
+
+
+def load_training_data(
+    args: DataArguments, seed: int, model_name_or_path: str | None = None
+) -> tuple[Dataset | IterableDataset, Dataset | IterableDataset | None, PreTrainedTokenizerBase]:
+    """Training data, held-out data and their tokenizer.
+
+    Args:
+        seed: of random grids and of the split.
+        model_name_or_path: whose tokenizer reads text, where `args` names none.
+
+    Raises:
+        ValueError: if the data cannot be had as asked for.
+    """
+    if args.dataset not in DATASETS:
+        raise ValueError(f"dataset is {args.dataset!r}; it must be one of {', '.join(DATASETS)}.")
+    if args.dataset == "sudoku":
+        if args.dataset_path is not None:
+            train = SolvedGrids(args.dataset_path)
+        else:
+            train = SudokuGrids(args.num_train_samples, seed + 1, args.layout, args.blanks)
+        return train, SudokuGrids(args.num_eval_samples, seed, args.layout, args.blanks), SudokuTokenizer()
+
+    source = args.tokenizer_name_or_path or model_name_or_path
+    if args.dataset == "source_files":
+        train_files, eval_files = python_files(args.dataset_path, args.held_out, seed)
+        tokenizer = (
+            train_byte_level_bpe(train_files, args.vocab_size) if source is None else read_tokenizer(args, source)
+        )
+        held_out = SourceFiles(eval_files, tokenizer, args.length) if eval_files else None
+        return SourceFiles(train_files, tokenizer, args.length), held_out, tokenizer
+
+    if args.dataset_path is None:
+        raise ValueError("dataset='code' needs dataset_path: a JSONL or Parquet file, a folder, or a name on the Hub.")
+    if source is None:
+        raise ValueError("dataset='code' needs tokenizer_name_or_path, or a model that has a tokenizer.")
+    tokenizer = read_tokenizer(args, source)
+    train, held_out = load_code_datasets(
+        args.dataset_path,
+        tokenizer,
+        name=args.dataset_name,
+        streaming=args.streaming,
+        held_out=args.held_out,
+        seed=seed,
+        canvas_length=args.length,
+        max_target_length=args.max_target_length,
+        apply_chat_template=args.apply_chat_template,
+    )
+    return train, held_out, tokenizer
+
+
+def read_tokenizer(args: DataArguments, source: str) -> PreTrainedTokenizerBase:
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    if args.mask_token is not None:
+        if tokenizer.convert_tokens_to_ids(args.mask_token) in (None, tokenizer.unk_token_id):
+            raise ValueError(f"mask_token={args.mask_token!r} is not in the vocabulary of {source}.")
+        tokenizer.mask_token = args.mask_token
+    return tokenizer

@@ -13,6 +13,7 @@ _MODULES = {
     "models.llada": ("LladaConfig", "LladaForMaskedDiffusion"),
     "models.mdlm": ("MdlmConfig", "MdlmForMaskedDiffusion"),
     "models.prism": ("PrismConfig", "PrismForMaskedDiffusion"),
+    "models.prism.peft_model": ("AutoPeftModelForPrism",),
     "training": (
         "MaskedDiffusionTrainer",
         "MaskedDiffusionTrainingArguments",

@@ -46,10 +46,10 @@ def main() -> None:
         model, training_args, train_dataset=train_dataset, eval_dataset=eval_dataset, processing_class=tokenizer
     )
     trainer.train(resume_from_checkpoint=last_checkpoint(training_args.output_dir))
-    trainer.save_model()
     metrics = trainer.evaluate()
     trainer.log_metrics("eval", metrics)
     trainer.save_metrics("eval", metrics)
+    trainer.save_model()  # after the evaluation, which the model card reports
 
 
 if __name__ == "__main__":

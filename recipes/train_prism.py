@@ -64,10 +64,10 @@ def main() -> None:
         peft_config=None if model_args.peft is None else LoraConfig(**model_args.peft),
     )
     trainer.train(resume_from_checkpoint=last_checkpoint(training_args.output_dir))
-    trainer.save_model()
     metrics = trainer.evaluate()
     trainer.log_metrics("eval", metrics)
     trainer.save_metrics("eval", metrics)
+    trainer.save_model()  # after the evaluation, which the model card reports
 
 
 if __name__ == "__main__":

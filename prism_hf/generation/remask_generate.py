@@ -2,10 +2,11 @@
 
 import copy
 import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
+from transformers import GenerationConfig, GenerationMixin, LogitsProcessorList, StoppingCriteriaList
 from transformers.generation import (
     BaseStreamer,
     EosTokenCriteria,
@@ -240,13 +241,23 @@ class RemaskGenerationMixin:
         logits_processor: LogitsProcessorList | None = None,
         stopping_criteria: StoppingCriteriaList | None = None,
         streamer: BaseStreamer | None = None,
+        custom_generate: str | Callable | None = None,
+        trust_remote_code: bool | None = None,
         **kwargs,
     ) -> torch.LongTensor | RemaskGenerationOutput:
-        """See `remask_generate`."""
-        return remask_generate(
-            self, input_ids, generation_config, attention_mask, generator,
-            logits_processor, stopping_criteria, streamer, **kwargs,
-        )  # fmt: skip
+        """See `remask_generate`; `custom_generate`, a repository or a callable, takes its place as in transformers."""
+        if isinstance(custom_generate, str):
+            custom_generate = GenerationMixin.load_custom_generate(self, custom_generate, trust_remote_code)
+        given = {
+            "generation_config": generation_config,
+            "attention_mask": attention_mask,
+            "generator": generator,
+            "logits_processor": logits_processor,
+            "stopping_criteria": stopping_criteria,
+            "streamer": streamer,
+        }
+        given = {name: value for name, value in given.items() if value is not None}
+        return (custom_generate or remask_generate)(self, input_ids, **given, **kwargs)
 
     def adjust_generation_fn(
         self,

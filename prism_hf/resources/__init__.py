@@ -1,8 +1,16 @@
-"""What ships with the package: a small Sudoku model, its PRISM fine-tune, and 500 puzzles with their solutions."""
+"""What ships with the package: a small Sudoku model, its PRISM fine-tune, 500 puzzles with their
+solutions, and the `generate` of pushed repositories.
+"""
 
 from pathlib import Path
 
-RESOURCES = ("sudoku/puzzles.csv", "sudoku/solutions.csv", "sudoku_mdm", "sudoku_prism")
+RESOURCES = (
+    "custom_generate/generate.py",
+    "sudoku/puzzles.csv",
+    "sudoku/solutions.csv",
+    "sudoku_mdm",
+    "sudoku_prism",
+)
 
 
 def resource_path(name: str) -> str:

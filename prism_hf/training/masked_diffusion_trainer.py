@@ -1,6 +1,7 @@
 """Pre-training of a masked diffusion model."""
 
 import inspect
+import json
 import os
 import shutil
 from collections import defaultdict
@@ -8,13 +9,14 @@ from dataclasses import dataclass
 
 import torch
 from safetensors.torch import save_file
-from transformers import Trainer
+from transformers import PreTrainedModel, Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from prism_hf.diffusion.drafting import exclude_token
 from prism_hf.diffusion.losses import unmasking_loss
 from prism_hf.diffusion.noising import mask_tokens
 from prism_hf.diffusion.schedules import SCHEDULES, antithetic_timesteps
+from prism_hf.hub import TrainingRecord, unwrapped, write_card, write_files
 
 from .checkpoints import staged
 from .collator import MaskedDiffusionCollator
@@ -22,6 +24,9 @@ from .ema import EMACallback
 from .muon import MuonWithAdamW, hidden_matrices
 from .randomness import EVALUATION, TRAIN, row_uniforms, step_uniform
 from .training_arguments import MaskedDiffusionTrainingArguments
+
+# Names that tell a reader nothing: of what `datasets` read from local files or made in memory, and of Python's types.
+UNNAMED_DATASETS = (None, "csv", "json", "parquet", "text", "arrow", "generator", "list", "Dataset", "TensorDataset")
 
 
 @dataclass
@@ -39,6 +44,18 @@ class Noised:
     weights: torch.Tensor | None
     denominator: torch.Tensor
     uniform: torch.Tensor
+
+
+def dataset_name(dataset) -> str | None:
+    """What a reader calls the dataset, as far as it tells: `datasets`' name for it, or its class."""
+    info = getattr(dataset, "info", None)
+    name = type(dataset).__name__ if info is None else info.dataset_name
+    return None if dataset is None or name in UNNAMED_DATASETS else name
+
+
+def row_length(dataset) -> int | None:
+    """Tokens in the first row, where looking at it does not consume it."""
+    return len(dataset[0]["input_ids"]) if hasattr(dataset, "__getitem__") and len(dataset) else None
 
 
 class MaskedDiffusionTrainer(Trainer):
@@ -77,12 +94,19 @@ class MaskedDiffusionTrainer(Trainer):
                 "The mask token is unknown: set model.config.mask_token_id, or pass a processing_class with a mask "
                 "token (tokenizer.add_special_tokens({'mask_token': ...}))."
             )
-        unwrapped = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
-        self.keeps_logits = "logits_to_keep" in inspect.signature(unwrapped.forward).parameters
+        inner = unwrapped(self.model)
+        self.keeps_logits = "logits_to_keep" in inspect.signature(inner.forward).parameters
         if args.ema_decay is not None:
             self.add_callback(EMACallback(args.ema_decay))
         if hasattr(self.model, "add_model_tags"):
             self.model.add_model_tags(list(self._tag_names))
+        inner.training_record = TrainingRecord(
+            json.loads(args.to_json_string()),
+            self.mask_token_id,
+            self.processing_class,
+            dataset_name(self.train_dataset),
+            row_length(self.train_dataset),
+        )
         # Trainer sets it in its loop only; a loss may be computed outside of it.
         self.current_gradient_accumulation_steps = args.gradient_accumulation_steps
         # The step that the micro-batch belongs to, and its number within it; in evaluation, the batch's number.
@@ -206,6 +230,9 @@ class MaskedDiffusionTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
             logs |= self.pop_metrics(training=True)
+        evaluated = {name: value for name, value in logs.items() if name.startswith("eval_")}
+        if evaluated:
+            unwrapped(self.model).training_record.metrics = evaluated
         super().log(logs, start_time)
 
     def evaluation_loop(self, *args, metric_key_prefix: str = "eval", **kwargs):
@@ -219,13 +246,26 @@ class MaskedDiffusionTrainer(Trainer):
     # Checkpoints
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        """As the parent's; on an error, a full disk say, what `output_dir` held stays as it was."""
+        """As the parent's, with all else that `prism_hf.hub` puts into a repository.
+
+        On an error, a full disk say, what `output_dir` held stays as it was.
+        """
         output_dir = self.args.output_dir if output_dir is None else output_dir
         if not self.args.should_save:
             super()._save(output_dir, state_dict)
             return
         with staged(output_dir) as folder:
             super()._save(folder, state_dict)
+            self.describe(folder, output_dir)
+        if self.args.push_to_hub and output_dir != self.args.output_dir:
+            # hub_strategy may push args.output_dir while training goes on, with the weights of the checkpoint.
+            self.describe(self.args.output_dir, self.args.output_dir)
+
+    def describe(self, folder: str, output_dir: str) -> None:
+        """Write model card and the like into `folder`, which becomes `output_dir`."""
+        if isinstance(unwrapped(self.model), PreTrainedModel):
+            write_files(self.model, folder)
+            write_card(self.model, folder, self.hub_model_id or output_dir)
 
     def _save_checkpoint(self, model, trial) -> None:
         """As the parent's; on an error nothing is left of the checkpoint."""
@@ -236,6 +276,31 @@ class MaskedDiffusionTrainer(Trainer):
                 folder = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
                 shutil.rmtree(os.path.join(self._get_output_dir(trial), folder), ignore_errors=True)
             raise
+
+    def create_model_card(
+        self,
+        language: str | None = None,
+        license: str | None = None,
+        tags: str | list[str] | None = None,
+        model_name: str | None = None,
+        finetuned_from: str | None = None,
+        dataset_tags: str | list[str] | None = None,
+        dataset: str | None = None,
+    ) -> None:
+        """Write README.md into `output_dir`; `push_to_hub` passes these arguments on. See `prism_hf.hub.model_card`."""
+        if self.is_world_process_zero():
+            write_card(
+                self.model,
+                self.args.output_dir,
+                self.hub_model_id,
+                language=language,
+                license=license,
+                tags=tags,
+                model_name=model_name,
+                finetuned_from=finetuned_from,
+                dataset_tags=dataset_tags,
+                dataset=dataset,
+            )
 
     def _save_optimizer_and_scheduler(self, output_dir):
         super()._save_optimizer_and_scheduler(output_dir)

@@ -5,22 +5,21 @@ from contextlib import contextmanager, nullcontext
 from copy import copy
 
 import torch
-from peft import PeftConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
+from peft import PeftConfig, PeftModel, prepare_model_for_kbit_training
 from torch.nn.parallel import DistributedDataParallel
 
 from prism_hf.diffusion.drafting import draft
 from prism_hf.diffusion.losses import linear_unmasking_loss, quality_loss
 from prism_hf.evaluation.calibration import auroc, expected_calibration_error
 from prism_hf.models.prism import PrismForMaskedDiffusion
+from prism_hf.models.prism.peft_model import QUALITY_HEAD, PeftModelForPrism
 
 from .masked_diffusion_trainer import MaskedDiffusionTrainer, Noised
 from .sharding import gathered
 from .training_arguments import PrismTrainingArguments
 
-QUALITY_HEAD = "quality_head"
 
-
-def adapt(model, peft_config: PeftConfig, args: PrismTrainingArguments) -> PeftModel:
+def adapt(model, peft_config: PeftConfig, args: PrismTrainingArguments) -> PeftModelForPrism:
     """Wrap `model` with PEFT; the quality head is trained whole and saved with the adapter.
 
     Raises ValueError for a model that has adapters already, TypeError for what is no `PeftConfig`.
@@ -32,15 +31,17 @@ def adapt(model, peft_config: PeftConfig, args: PrismTrainingArguments) -> PeftM
             "The model is a PeftModel already: pass it without peft_config to train its adapter on, or "
             "model.merge_and_unload() for a new one."
         )
+    peft_config = copy(peft_config)
     saved = list(getattr(peft_config, "modules_to_save", None) or [])
     if QUALITY_HEAD not in saved:
-        peft_config = copy(peft_config)
         peft_config.modules_to_save = [*saved, QUALITY_HEAD]
+    peft_config.base_model_name_or_path = model.name_or_path or None
+    peft_config.task_type = None  # with one, PEFT wraps and loads the model as one for that task
     if getattr(model, "is_quantized", False):
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=args.gradient_checkpointing)
     # ZeRO-3 gathers parameters of one dtype only; on a bfloat16 base PEFT would make float32 adapters.
     zero_3 = args.deepspeed_plugin is not None and args.deepspeed_plugin.zero_stage == 3
-    model = get_peft_model(model, peft_config, autocast_adapter_dtype=not zero_3)
+    model = PeftModelForPrism(model, peft_config, autocast_adapter_dtype=not zero_3)
     if args.gradient_checkpointing:
         model.enable_input_require_grads()
     return model

@@ -399,6 +399,9 @@ class MdlmQualityHead(nn.Module):
         `hidden_states` (B, L, D) and `conditioning` (B, cond_dim) are those of `MdlmModelOutput`; `attention_mask`
         is the (B, L) padding mask that the backbone was given.
         """
+        # The backbone may be in half precision, while a head on top of it stays in float32.
+        dtype = self.output_layer.linear.weight.dtype
+        hidden_states, conditioning = hidden_states.to(dtype), conditioning.to(dtype)
         if self.blocks:
             mask = padding_mask(self, hidden_states, attention_mask)
             position_embeddings = self.rotary_emb(hidden_states.shape[1], hidden_states.device)

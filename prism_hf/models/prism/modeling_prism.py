@@ -10,14 +10,13 @@ from transformers.utils import ModelOutput, logging
 
 from prism_hf.diffusion.drafting import take_positions
 from prism_hf.generation import RemaskGenerationMixin
+from prism_hf.hub import HEAD_SETTINGS, HubMixin
 from prism_hf.models.mdlm import MdlmQualityHead, init_mdlm_module
 
 from .backbones import find_adapter
 from .configuration_prism import PrismConfig
 
 logger = logging.get_logger(__name__)
-
-HEAD_ARGUMENTS = ("head_type", "head_num_blocks", "mask_token_id")
 
 
 @dataclass
@@ -78,7 +77,7 @@ QUALITY_HEADS = {
 }
 
 
-class PrismForMaskedDiffusion(RemaskGenerationMixin, PreTrainedModel):
+class PrismForMaskedDiffusion(RemaskGenerationMixin, HubMixin, PreTrainedModel):
     """A masked diffusion model that says, beside the token posteriors, how likely each clean token is to be right."""
 
     config_class = PrismConfig
@@ -135,7 +134,7 @@ class PrismForMaskedDiffusion(RemaskGenerationMixin, PreTrainedModel):
         hub_kwargs = {name: kwargs[name] for name in hub if name in kwargs}
         if config is None:
             config = AutoConfig.from_pretrained(pretrained_model_name_or_path, **hub_kwargs)
-        head_kwargs = {name: kwargs.pop(name) for name in HEAD_ARGUMENTS if name in kwargs}
+        head_kwargs = {name: kwargs.pop(name) for name in HEAD_SETTINGS if name in kwargs}
         if isinstance(config, PrismConfig):
             if head_kwargs:
                 raise ValueError(f"{pretrained_model_name_or_path} has its quality head already; drop {head_kwargs}.")
@@ -148,16 +147,22 @@ class PrismForMaskedDiffusion(RemaskGenerationMixin, PreTrainedModel):
             except (OSError, ValueError):
                 logger.info(f"{pretrained_model_name_or_path} has no tokenizer to tell the mask token.")
         prism_config = PrismConfig(backbone_config=config, **head_kwargs)
-        prism_config.name_or_path = str(pretrained_model_name_or_path)
-        backbone = AutoModelForMaskedLM.from_pretrained(
-            pretrained_model_name_or_path, *model_args, config=config, **kwargs
-        )
+        model = cls.from_backbone(pretrained_model_name_or_path, prism_config, *model_args, **kwargs)
         logger.warning(
             f"{pretrained_model_name_or_path} has no quality head: a new one of type {prism_config.head_type!r} was "
             "initialised. Train it with PrismTrainer before you trust its quality."
         )
+        return model
+
+    @classmethod
+    def from_backbone(cls, pretrained_model_name_or_path, config: PrismConfig, *model_args, **kwargs):
+        """Load what `AutoModelForMaskedLM` loads, under a new quality head with the settings of `config`."""
+        backbone = AutoModelForMaskedLM.from_pretrained(
+            pretrained_model_name_or_path, *model_args, config=config.backbone_config, **kwargs
+        )
         backbone.config.name_or_path = ""  # nested, it would be saved; at the top, transformers leaves it out
-        model = cls(prism_config, backbone)
+        config.name_or_path = str(pretrained_model_name_or_path)
+        model = cls(config, backbone)
         model.quality_head.to(backbone.device)
         return model.eval()
 

@@ -1,0 +1,327 @@
+"""Model cards, and what else goes into a repository beside weights and their config."""
+
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import (
+    CommitInfo,
+    ModelCard,
+    ModelCardData,
+    create_branch,
+    create_repo,
+    file_exists,
+    upload_folder,
+)
+from huggingface_hub.utils import HFValidationError, validate_repo_id
+from transformers.utils import logging
+
+from prism_hf.resources import resource_path
+
+logger = logging.get_logger(__name__)
+
+CARD = "README.md"
+TRAINING_ARGUMENTS = "training_args.json"
+ADAPTER_CONFIG = "adapter_config.json"
+HEAD_SETTINGS = ("head_type", "head_num_blocks", "mask_token_id")
+# Of the training arguments, those that a reader of the card asks for first.
+SHOWN_ARGUMENTS = (
+    "learning_rate",
+    "head_learning_rate",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "max_steps",
+    "num_train_epochs",
+    "num_draft_tokens",
+    "num_drafts",
+    "draft_selection",
+    "unmasking_weight",
+    "ema_decay",
+    "seed",
+)
+SPEED_METRICS = ("_runtime", "_per_second", "_time")
+
+PRISM_CITATION = """@article{kim2025prism,
+  title   = {Fine-Tuning Masked Diffusion for Provable Self-Correction},
+  author  = {Kim, Jaeyeon and Kim, Seunggeun and Lee, Taekyun and Pan, David Z. and Kim, Hyeji and Kakade, Sham and Chen, Sitan},
+  journal = {arXiv preprint arXiv:2510.01384},
+  year    = {2025},
+  url     = {https://arxiv.org/abs/2510.01384}
+}"""  # noqa: E501
+MDLM_CITATION = """@inproceedings{sahoo2024mdlm,
+  title     = {Simple and Effective Masked Diffusion Language Models},
+  author    = {Sahoo, Subham Sekhar and Arriola, Marianne and Schiff, Yair and Gokaslan, Aaron and Marroquin, Edgar and Chiu, Justin T. and Rush, Alexander and Kuleshov, Volodymyr},
+  booktitle = {Advances in Neural Information Processing Systems},
+  year      = {2024},
+  url       = {https://arxiv.org/abs/2406.07524}
+}"""  # noqa: E501
+
+PRISM_ABSTRACT = (
+    "A masked diffusion language model that finds and corrects its own mistakes, trained with "
+    "[PRISM](https://arxiv.org/abs/2510.01384): the forward pass that gives the token posteriors also gives every "
+    "token a *quality*, the probability that it is right given the rest. While generating, the worst tokens are masked "
+    "again and rewritten."
+)
+MDM_ABSTRACT = (
+    "A masked diffusion language model ([MDLM](https://arxiv.org/abs/2406.07524)): it fills masked tokens in any order."
+)
+
+
+@dataclass
+class TrainingRecord:
+    """What a trainer leaves with its model (`model.training_record`), for whoever saves or pushes the model.
+
+    arguments: the training arguments as plain JSON data, tokens of the Hub left out. tokenizer: saved along with the
+    model. dataset: its name for the reader. length: tokens in a row of it. metrics: those of the last evaluation.
+    """
+
+    arguments: dict[str, Any]
+    mask_token_id: int
+    tokenizer: Any = None
+    dataset: str | None = None
+    length: int | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+class HubMixin:
+    """Gives a model a `push_to_hub` that uploads the whole repository. List it before the class that it extends."""
+
+    training_record: TrainingRecord | None = None
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        commit_message: str | None = None,
+        commit_description: str | None = None,
+        private: bool | None = None,
+        token: bool | str | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+        max_shard_size: int | str = "50GB",
+        tags: list[str] | None = None,
+    ) -> CommitInfo:
+        """Upload weights, configs, model card, `custom_generate` and, after a training, its arguments and tokenizer.
+
+        A model card that the repository has already is kept. The arguments are those of transformers.
+        """
+        repo_id = create_repo(repo_id, private=private, token=token, exist_ok=True).repo_id
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder, max_shard_size=max_shard_size)
+            write_files(self, folder)
+            write_card(self, folder, repo_id, tags=tags)
+            if file_exists(repo_id, CARD, revision=revision, token=token):
+                (Path(folder) / CARD).unlink()
+            if revision is not None and not revision.startswith("refs/pr"):
+                create_branch(repo_id, branch=revision, token=token, exist_ok=True)
+            return upload_folder(
+                repo_id=repo_id,
+                folder_path=folder,
+                commit_message=commit_message or "Upload model",
+                commit_description=commit_description,
+                token=token,
+                revision=revision,
+                create_pr=create_pr,
+            )
+
+
+def unwrapped(model):
+    """The model inside a `PeftModel`, or `model` itself."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def hub_id(name: str | os.PathLike | None) -> str | None:
+    """`name` if it can be a model id on the Hub, which refuses a card with any other `base_model`; else None."""
+    if not name or os.path.exists(name):
+        return None
+    try:
+        validate_repo_id(str(name))
+    except HFValidationError:
+        return None
+    return str(name)
+
+
+def base_model_name(model) -> str | None:
+    """Name or path of the model that `model` was trained from."""
+    if hasattr(model, "get_base_model"):
+        return model.active_peft_config.base_model_name_or_path
+    return getattr(model, "name_or_path", None) or None
+
+
+def write_files(model, folder: str | os.PathLike) -> None:
+    """Write all but the weights, their config and the model card into `folder`, where the model has been saved."""
+    folder, inner = Path(folder), unwrapped(model)
+    (folder / "custom_generate").mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(resource_path("custom_generate/generate.py"), folder / "custom_generate" / "generate.py")
+    if inner.can_generate():
+        inner.generation_config.save_pretrained(folder)
+    if hasattr(model, "get_base_model") and hasattr(inner, "quality_head"):
+        for name in model.peft_config:
+            record_head(folder if name == "default" else folder / name, inner.config)
+    record = getattr(inner, "training_record", None)
+    if record is not None:
+        (folder / TRAINING_ARGUMENTS).write_text(json.dumps(record.arguments, indent=2) + "\n", encoding="utf-8")
+        if record.tokenizer is not None:
+            record.tokenizer.save_pretrained(folder)
+
+
+def record_head(folder: Path, config) -> None:
+    """Tell in the adapter's own config what head its weights fit, so that the base model gets that one.
+
+    A `config.json` beside it would not do: transformers then takes a local folder for a whole model.
+    """
+    path = folder / ADAPTER_CONFIG
+    if path.exists():  # one of several adapters may have been left out
+        adapter_config = json.loads(path.read_text(encoding="utf-8"))
+        head = {name: getattr(config, name) for name in HEAD_SETTINGS}
+        adapter_config["auto_mapping"] = (adapter_config["auto_mapping"] or {}) | head
+        path.write_text(json.dumps(adapter_config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def write_card(model, folder: str | os.PathLike, repo_id: str | os.PathLike | None = None, **details) -> None:
+    """Write the model card into `folder`; its snippet loads `repo_id`, else `folder`. `details`: see `model_card`."""
+    base = base_model_name(model)
+    if hub_id(repo_id) and base and not hub_id(base) and hasattr(model, "get_base_model"):
+        logger.warning(
+            f"The adapter names {base!r} as its base model, a folder of this machine, so nobody else can load it. Push "
+            "the base model, then set model.active_peft_config.base_model_name_or_path to its id and push again."
+        )
+    model_card(model, str(repo_id or folder), **details).save(Path(folder) / CARD)
+
+
+def model_card(
+    model,
+    repo_id: str,
+    model_name: str | None = None,
+    finetuned_from: str | None = None,
+    dataset: str | None = None,
+    dataset_tags: str | list[str] | None = None,
+    tags: str | list[str] | None = None,
+    license: str | None = None,
+    language: str | None = None,
+) -> ModelCard:
+    """The model card of `model` in the repository or folder `repo_id`.
+
+    The last evaluation, the dataset and the training arguments come from `model.training_record`. `dataset` is a name
+    for the reader, `dataset_tags` are ids of datasets on the Hub.
+    """
+    inner, is_adapter = unwrapped(model), hasattr(model, "get_base_model")
+    has_head = hasattr(inner, "quality_head")
+    record = getattr(inner, "training_record", None)
+    base = finetuned_from or base_model_name(model)
+    base_id = hub_id(base) if base != repo_id else None
+    dataset_tags = [dataset_tags] if isinstance(dataset_tags, str) else dataset_tags
+    own_tags = ["masked-diffusion", *(["prism"] if has_head else []), "custom_generate", "prism_hf"]
+    if is_adapter:
+        own_tags.append(model.active_peft_config.peft_type.value.lower())
+    given_tags = [tags] if isinstance(tags, str) else tags or []
+    data = ModelCardData(
+        base_model=base_id,
+        base_model_relation=base_id and ("adapter" if is_adapter else "finetune"),
+        library_name="peft" if is_adapter else "transformers",
+        tags=list(dict.fromkeys([*own_tags, *(getattr(inner, "model_tags", None) or []), *given_tags])),
+        datasets=dataset_tags,
+        license=license,
+        language=language,
+    )
+    facts = []
+    if base is not None and base != repo_id:
+        facts.append(("Base model", f"[{base_id}](https://huggingface.co/{base_id})" if base_id else Path(base).name))
+    if dataset := dataset or ", ".join(dataset_tags or []) or (record and record.dataset):
+        facts.append(("Dataset", dataset))
+    if is_adapter:
+        facts.append(("Adapter", describe_adapter(model.active_peft_config)))
+    if has_head:
+        facts.append(("Quality head", f"`{inner.config.head_type}`"))
+    arguments = record.arguments if record else {}
+    unused = "num_train_epochs" if arguments.get("max_steps", -1) > 0 else "max_steps"
+    shown = [name for name in SHOWN_ARGUMENTS if arguments.get(name) is not None and name != unused]
+    facts += [(f"`{name}`", arguments[name]) for name in shown]
+    metrics = {
+        name: value for name, value in (record.metrics if record else {}).items() if not name.endswith(SPEED_METRICS)
+    }
+    sections = [
+        f"# {model_name or Path(repo_id).name}",
+        PRISM_ABSTRACT if has_head else MDM_ABSTRACT,
+        "## Use",
+        f"With [transformers](https://huggingface.co/docs/transformers) and the Python package prism_hf:\n\n"
+        f"```python\n{usage(model, repo_id)}\n```",
+        "The sampler also serves a model of your own, with prism_hf installed: "
+        f"`model.generate(input_ids, custom_generate={repo_id!r}, trust_remote_code=True)`.",
+    ]
+    if facts:
+        sections += ["## Training", table(("", ""), facts)]
+    if arguments:
+        sections.append(f"All arguments are in [{TRAINING_ARGUMENTS}]({TRAINING_ARGUMENTS}).")
+    if metrics:
+        rows = [(f"`{name}`", f"{value:.6g}") for name, value in metrics.items()]
+        sections += ["## Last evaluation", table(("Metric", "Value"), rows)]
+    sections += ["## Citation", f"```bibtex\n{PRISM_CITATION if has_head else MDLM_CITATION}\n```"]
+    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(sections) + "\n")
+
+
+def table(header: tuple[str, str], rows: list[tuple[str, Any]]) -> str:
+    lines = [header, ("---", "---"), *rows]
+    return "\n".join(f"| {left} | {right} |" for left, right in lines)
+
+
+def describe_adapter(config) -> str:
+    """One line on a `PeftConfig`."""
+    targets = getattr(config, "target_modules", None) or []
+    targets = f"`{targets}`" if isinstance(targets, str) else ", ".join(f"`{name}`" for name in sorted(targets))
+    rank = f", r = {config.r}" if hasattr(config, "r") else ""
+    return f"{config.peft_type.value}{rank}" + (f", on {targets}" if targets else "")
+
+
+def usage(model, repo_id: str) -> str:
+    """Python code that loads `repo_id` and generates, with what the training record tells of tokenizer and length."""
+    inner = unwrapped(model)
+    record, config = getattr(inner, "training_record", None), inner.config
+    mask_token_id = record.mask_token_id if record else config.mask_token_id
+    tokenizer = record.tokenizer if record else None
+
+    if hasattr(inner, "quality_head"):
+        loader = "AutoPeftModelForPrism" if hasattr(model, "get_base_model") else "PrismForMaskedDiffusion"
+        imports = [f"from prism_hf import {loader}"]
+        strategy = getattr(inner.generation_config, "remask_strategy", None)
+        call = "model.generate(input_ids" + ("" if strategy else ', remask_strategy="prism", num_remask=1')
+    else:
+        loader = "AutoModelForMaskedLM"
+        imports = [
+            "import prism_hf.models  # tells transformers of the models in prism_hf",
+            "from prism_hf import remask_generate",
+            f"from transformers import {loader}",
+        ]
+        call = f"remask_generate(model, input_ids, mask_token_id={mask_token_id}"
+    lines = [f'model = {loader}.from_pretrained("{repo_id}")']
+
+    if tokenizer is not None:
+        is_ours = type(tokenizer).__module__.startswith("prism_hf.")
+        own = (type(tokenizer).__module__, type(tokenizer).__name__)
+        module, name = own if is_ours else ("transformers", "AutoTokenizer")
+        imports.append(f"from {module} import {name}")
+        lines.append(f'tokenizer = {name}.from_pretrained("{repo_id}")')
+
+    if getattr(tokenizer, "chat_template", None):
+        lines += [
+            'messages = [{"role": "user", "content": "Write a function that adds two numbers."}]',
+            "input_ids = tokenizer.apply_chat_template(",
+            '    messages, add_generation_prompt=True, return_tensors="pt", return_dict=True',
+            ").input_ids",
+        ]
+        call += ", max_new_tokens=64"
+    else:
+        limit = getattr(getattr(config, "backbone_config", config), "max_position_embeddings", 64)
+        length = record.length if record and record.length else min(64, limit)
+        imports.insert(0, "import torch")
+        lines += [
+            "# All masks; tokens that you put in place of some of them are kept.",
+            f"input_ids = torch.full((1, {length}), {mask_token_id})",
+        ]
+    lines.append(f"output = {call})")
+    lines.append("print(tokenizer.decode(output[0]))" if tokenizer is not None else "print(output)")
+    return "\n".join([*imports, "", *lines])

@@ -1,0 +1,165 @@
+"""PEFT adapters of a `PrismForMaskedDiffusion`: what they save, and loading base and adapter in one line."""
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from peft import PeftConfig, PeftModel, load_peft_weights
+from transformers import AutoConfig
+
+from prism_hf.generation import RemaskGenerationConfig
+from prism_hf.hub import CARD, HEAD_SETTINGS, HubMixin, write_card, write_files
+
+from .configuration_prism import PrismConfig
+from .modeling_prism import PrismForMaskedDiffusion
+
+QUALITY_HEAD = "quality_head"
+HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token")
+
+
+class PeftModelForPrism(HubMixin, PeftModel):
+    """A `PeftModel` around a model with a quality head, whose folder or repository is complete and says how to use it.
+
+    Beside the adapter, `save_pretrained` and `push_to_hub` write `generation_config.json`, the settings of the head
+    (in `adapter_config.json`), `custom_generate/generate.py` and the model card.
+
+    Raises:
+        ValueError: if the model has no quality head, or another one than the adapter's.
+    """
+
+    def __init__(self, model, peft_config: PeftConfig, adapter_name: str = "default", **kwargs):
+        check_head(model, peft_config)
+        super().__init__(model, peft_config, adapter_name, **kwargs)
+
+    def add_adapter(self, adapter_name: str, peft_config: PeftConfig, *args, **kwargs) -> None:
+        """As the parent's. Raises ValueError for an adapter of another quality head."""
+        check_head(self.get_base_model(), peft_config)
+        super().add_adapter(adapter_name, peft_config, *args, **kwargs)
+
+    def load_adapter(self, model_id: str | os.PathLike, adapter_name: str, *args, **kwargs):
+        """As the parent's. Raises ValueError for an adapter of another quality head."""
+        where = {name: kwargs[name] for name in (*HUB_ARGUMENTS, "revision", "subfolder") if name in kwargs}
+        peft_config = self.peft_config.get(adapter_name) or PeftConfig.from_pretrained(model_id, **where)
+        if saves_head(peft_config) and not recorded_head(peft_config):
+            check_head_weights(self.get_base_model(), load_peft_weights(model_id, device="cpu", **where), model_id)
+        return super().load_adapter(model_id, adapter_name, *args, **kwargs)
+
+    def save_pretrained(self, save_directory: str | os.PathLike, *args, is_main_process: bool = True, **kwargs) -> None:
+        """As the parent's; a model card that the folder has already is kept."""
+        has_card = (Path(save_directory) / CARD).exists()
+        super().save_pretrained(save_directory, *args, is_main_process=is_main_process, **kwargs)
+        if is_main_process:
+            write_files(self, save_directory)
+            if not has_card:
+                write_card(self, save_directory)
+
+
+class AutoPeftModelForPrism:
+    """Loads an adapter's base model, the adapter and its generation config in one line."""
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike,
+        adapter_name: str = "default",
+        is_trainable: bool = False,
+        revision: str | None = None,
+        subfolder: str | None = None,
+        **kwargs,
+    ) -> PeftModelForPrism:
+        """Load an adapter from the Hub or a folder, onto the base model that it names.
+
+        Args:
+            pretrained_model_name_or_path, adapter_name, is_trainable, revision, subfolder: of the adapter. The base's
+                revision is the one that the adapter names.
+            head_type, head_num_blocks, mask_token_id: of the adapter's head, for an adapter that was saved by other
+                means and does not tell them.
+            kwargs: to the base's `from_pretrained` (`dtype`, `device_map`, `quantization_config`, ...); `token`,
+                `cache_dir`, `force_download` and `local_files_only` serve both. The head stays in float32.
+
+        Raises:
+            ValueError: if the adapter names no base model, or no quality head fits it.
+        """
+        hub = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
+        adapter_hub = hub | {"revision": revision, "subfolder": subfolder}
+        peft_config = PeftConfig.from_pretrained(pretrained_model_name_or_path, **adapter_hub)
+        peft_config.task_type = None  # with one, PEFT would build the wrapper of that task
+        head = recorded_head(peft_config) | {name: kwargs.pop(name) for name in HEAD_SETTINGS if name in kwargs}
+        base = load_base(pretrained_model_name_or_path, peft_config, head, kwargs)
+        base.quality_head.float()
+        if "device_map" in kwargs:
+            adapter_hub["device_map"] = kwargs["device_map"]
+        model = PeftModelForPrism.from_pretrained(
+            base,
+            pretrained_model_name_or_path,
+            adapter_name=adapter_name,
+            is_trainable=is_trainable,
+            config=peft_config,
+            **adapter_hub,
+        )
+        with suppress(OSError):  # an adapter that was saved by other means has none: the base's own stays
+            base.generation_config = RemaskGenerationConfig.from_pretrained(
+                pretrained_model_name_or_path, revision=revision, **hub
+            )
+        return model
+
+
+def recorded_head(peft_config: PeftConfig) -> dict:
+    """The settings of the quality head that an adapter was trained with, where its config tells them."""
+    return {name: value for name, value in (peft_config.auto_mapping or {}).items() if name in HEAD_SETTINGS}
+
+
+def saves_head(peft_config: PeftConfig) -> bool:
+    return QUALITY_HEAD in (getattr(peft_config, "modules_to_save", None) or [])
+
+
+def check_head(model, peft_config: PeftConfig) -> None:
+    """Raise ValueError unless the quality head of an adapter fits `model`; PEFT would drop it without a word."""
+    if not hasattr(model, QUALITY_HEAD):
+        raise ValueError(
+            f"{type(model).__name__} has no quality head for the adapter: load the base model with "
+            "PrismForMaskedDiffusion.from_pretrained, or base and adapter with AutoPeftModelForPrism.from_pretrained."
+        )
+    if peft_config.is_prompt_learning:
+        raise ValueError(f"{peft_config.peft_type.value} writes into the prompt, which a canvas lacks: use LoraConfig.")
+    own = {name: getattr(model.config, name) for name in HEAD_SETTINGS}
+    wrong = {name: value for name, value in recorded_head(peft_config).items() if own[name] != value}
+    if wrong:
+        found = {name: own[name] for name in wrong}
+        raise ValueError(
+            f"The adapter was trained with {wrong}, the model has {found}: load the base model with the "
+            "adapter's settings, or base and adapter with AutoPeftModelForPrism.from_pretrained."
+        )
+
+
+def check_head_weights(model, weights: dict, adapter: str | os.PathLike) -> None:
+    """Raise ValueError unless the head among the `weights` of an adapter has the parameters of that of `model`."""
+    saved = {name.rpartition(f".{QUALITY_HEAD}.")[2] for name in weights if f".{QUALITY_HEAD}." in name}
+    head = model.quality_head
+    own = set(getattr(head, "original_module", head).state_dict())
+    if saved != own:
+        raise ValueError(
+            f"The quality head in {adapter} has the weights {sorted(saved)}, that of the model (head_type="
+            f"{model.config.head_type!r}) {sorted(own)}: pass the head_type that the adapter was trained with."
+        )
+
+
+def load_base(adapter, peft_config: PeftConfig, head: dict, kwargs: dict) -> PrismForMaskedDiffusion:
+    """The base model that `adapter` names, with a quality head that its weights fit."""
+    name, revision = peft_config.base_model_name_or_path, peft_config.revision
+    if not name:
+        raise ValueError(
+            f"{adapter} names no base model: load that with PrismForMaskedDiffusion.from_pretrained, then use "
+            "prism_hf.models.prism.peft_model.PeftModelForPrism.from_pretrained(base, adapter)."
+        )
+    known = {key: kwargs[key] for key in (*HUB_ARGUMENTS, "trust_remote_code") if key in kwargs}
+    config = AutoConfig.from_pretrained(name, revision=revision, **known)
+    if isinstance(config, PrismConfig):  # check_head compares its head with the adapter's
+        return PrismForMaskedDiffusion.from_pretrained(name, revision=revision, **kwargs)
+    if not saves_head(peft_config):
+        raise ValueError(
+            f"Neither {adapter} nor its base model {name} has a quality head: train one with PrismTrainer, which saves "
+            "it with the adapter."
+        )
+    prism_config = PrismConfig(backbone_config=config, **head)
+    return PrismForMaskedDiffusion.from_backbone(name, prism_config, revision=revision, **kwargs)

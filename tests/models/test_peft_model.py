@@ -1,0 +1,153 @@
+"""Adapters of a model with a quality head: what a folder holds, and what loads from it."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
+from transformers import BertConfig, BertForMaskedLM
+
+from prism_hf import AutoPeftModelForPrism, PrismConfig, PrismForMaskedDiffusion, RemaskGenerationConfig
+from prism_hf.models.prism.peft_model import PeftModelForPrism
+
+MDLM = Path(__file__).parents[1] / "fixtures" / "mdlm_tiny" / "hub"
+CANVAS = torch.tensor([[4, 5, 6, 0, 7, 0]])
+
+
+@pytest.fixture
+def bare(tmp_path):
+    """A folder with a backbone that has no head and whose config names no mask token."""
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=12, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
+        max_position_embeddings=8,
+    )  # fmt: skip
+    BertForMaskedLM(config).save_pretrained(tmp_path / "bare")
+    return str(tmp_path / "bare")
+
+
+def lora(**kwargs):
+    return LoraConfig(**{"target_modules": ["query"], "modules_to_save": ["quality_head"]} | kwargs)
+
+
+def stir(model):
+    """Give every weight of the adapter, LoRA's zeros and the head's too, another value."""
+    with torch.no_grad():
+        for index, (name, parameter) in enumerate(model.named_parameters()):
+            if "lora_" in name or "modules_to_save" in name:
+                generator = torch.Generator().manual_seed(index)
+                parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.2)
+    return model.eval()
+
+
+def outputs(model, canvas=CANVAS):
+    with torch.no_grad():
+        output = model(input_ids=canvas)
+    return output.logits, output.quality_logits
+
+
+def assert_same(left, right):
+    for one, other in zip(left, right, strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("head_type", ["linear", "mlp"])
+def test_a_folder_loads_as_it_was_saved(bare, tmp_path, head_type):
+    base = PrismForMaskedDiffusion.from_pretrained(bare, head_type=head_type, mask_token_id=0)
+    base.generation_config = RemaskGenerationConfig(remask_strategy="prism", num_remask=1, steps=3)
+    model = stir(PeftModelForPrism(base, lora(base_model_name_or_path=bare)))
+    model.save_pretrained(tmp_path / "adapter")
+    loaded = AutoPeftModelForPrism.from_pretrained(tmp_path / "adapter")
+    assert_same(outputs(loaded), outputs(model))
+    assert loaded.get_base_model().generation_config == base.generation_config
+    assert torch.equal(loaded.generate(CANVAS), model.generate(CANVAS))
+    with loaded.disable_adapter():
+        assert torch.equal(outputs(loaded)[0], BertForMaskedLM.from_pretrained(bare).eval()(CANVAS).logits)
+
+
+def test_head_with_blocks_of_its_own_in_bfloat16(tmp_path):
+    base = PrismForMaskedDiffusion.from_pretrained(MDLM, head_type="dit", head_num_blocks=1)
+    model = stir(PeftModelForPrism(base, lora(target_modules=["attn_qkv"], base_model_name_or_path=str(MDLM))))
+    model.save_pretrained(tmp_path)
+    assert_same(outputs(AutoPeftModelForPrism.from_pretrained(tmp_path)), outputs(model))
+    half = AutoPeftModelForPrism.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    assert half.get_base_model().backbone.dtype == torch.bfloat16
+    assert {p.dtype for name, p in half.named_parameters() if "quality_head" in name} == {torch.float32}
+    torch.testing.assert_close(outputs(half)[1], outputs(model)[1], atol=0.1, rtol=0.1, check_dtype=False)
+
+
+def test_a_second_adapter_has_its_own_folder_and_loads_from_it(bare, tmp_path):
+    base = PrismForMaskedDiffusion.from_pretrained(bare, mask_token_id=0)
+    model = PeftModelForPrism(base, lora(base_model_name_or_path=bare))
+    model.add_adapter("other", lora(base_model_name_or_path=bare))
+    stir(model)
+    model.set_adapter("other")
+    model.save_pretrained(tmp_path / "both")
+    loaded = AutoPeftModelForPrism.from_pretrained(tmp_path / "both", subfolder="other")
+    assert_same(outputs(loaded), outputs(model))
+
+
+def test_an_adapter_of_plain_peft(bare, tmp_path):
+    base = PrismForMaskedDiffusion.from_pretrained(bare, head_type="linear", mask_token_id=0)
+    model = stir(get_peft_model(base, lora()))
+    model.save_pretrained(tmp_path / "plain")
+    loaded = AutoPeftModelForPrism.from_pretrained(tmp_path / "plain", head_type="linear", mask_token_id=0)
+    assert_same(outputs(loaded), outputs(model))
+    with pytest.raises(ValueError, match="dense.weight.*pass the head_type"):
+        AutoPeftModelForPrism.from_pretrained(tmp_path / "plain", head_type="mlp", mask_token_id=0)
+
+
+def test_plain_peft_loads_what_we_save(bare, tmp_path):
+    base = PrismForMaskedDiffusion.from_pretrained(bare, head_type="linear", mask_token_id=0)
+    model = stir(PeftModelForPrism(base, lora(base_model_name_or_path=bare)))
+    model.save_pretrained(tmp_path / "adapter")
+    fresh = PrismForMaskedDiffusion.from_pretrained(bare, head_type="linear", mask_token_id=0)
+    assert_same(outputs(PeftModel.from_pretrained(fresh, tmp_path / "adapter")), outputs(model))
+
+
+def test_a_head_that_does_not_fit_is_refused(bare, tmp_path):
+    base = PrismForMaskedDiffusion.from_pretrained(bare, head_type="linear", mask_token_id=0)
+    PeftModelForPrism(base, lora(base_model_name_or_path=bare)).save_pretrained(tmp_path / "adapter")
+    with pytest.raises(ValueError, match="BertForMaskedLM has no quality head"):
+        PeftModelForPrism.from_pretrained(BertForMaskedLM.from_pretrained(bare), tmp_path / "adapter")
+    other = PrismForMaskedDiffusion.from_pretrained(bare, head_type="mlp", mask_token_id=0)
+    with pytest.raises(ValueError, match="trained with {'head_type': 'linear'}, the model has {'head_type': 'mlp'}"):
+        PeftModelForPrism.from_pretrained(other, tmp_path / "adapter")
+    adapted = PeftModelForPrism(other, lora())
+    with pytest.raises(ValueError, match="trained with {'head_type': 'linear'}"):
+        adapted.load_adapter(tmp_path / "adapter", "second")
+
+
+def test_an_adapter_without_a_head_needs_a_base_with_one(bare, tmp_path):
+    base = PrismForMaskedDiffusion.from_pretrained(bare, mask_token_id=0)
+    base.save_pretrained(tmp_path / "prism")
+    model = PeftModelForPrism(base, lora(modules_to_save=None, base_model_name_or_path=bare))
+    stir(model).save_pretrained(tmp_path / "adapter")
+    with pytest.raises(ValueError, match="Neither .* has a quality head"):
+        AutoPeftModelForPrism.from_pretrained(tmp_path / "adapter")
+    config = tmp_path / "adapter" / "adapter_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"base_model_name_or_path": str(tmp_path / "prism")}))
+    assert_same(outputs(AutoPeftModelForPrism.from_pretrained(tmp_path / "adapter")), outputs(model))
+
+
+def test_other_mistakes_say_what_to_do(bare, tmp_path):
+    model = PrismForMaskedDiffusion(PrismConfig(backbone_config=BertConfig.from_pretrained(bare), mask_token_id=0))
+    PeftModelForPrism(model, lora()).save_pretrained(tmp_path / "nameless")
+    with pytest.raises(ValueError, match="names no base model"):
+        AutoPeftModelForPrism.from_pretrained(tmp_path / "nameless")
+    with pytest.raises(ValueError, match="PROMPT_TUNING.*use LoraConfig"):
+        PeftModelForPrism(model, PromptTuningConfig(num_virtual_tokens=2))
+
+
+def test_a_model_card_of_the_folder_is_kept(bare, tmp_path):
+    base = PrismForMaskedDiffusion.from_pretrained(bare, mask_token_id=0)
+    model = PeftModelForPrism(base, lora(base_model_name_or_path=bare))
+    model.save_pretrained(tmp_path / "adapter")
+    card = tmp_path / "adapter" / "README.md"
+    metadata = yaml.safe_load(card.read_text().split("---")[1])
+    assert metadata["library_name"] == "peft" and "base_model" not in metadata  # which the Hub takes as an id only
+    card.write_text("# My own words\n")
+    model.save_pretrained(tmp_path / "adapter")
+    assert "# My own words" in card.read_text() and "```python" not in card.read_text()

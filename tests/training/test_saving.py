@@ -1,0 +1,65 @@
+"""What a trainer's folders hold, and that training goes on from them."""
+
+import copy
+import json
+
+import pytest
+import torch
+from peft import LoraConfig
+
+from prism_hf import AutoPeftModelForPrism, RemaskGenerationConfig
+from prism_hf.models.prism.peft_model import PeftModelForPrism
+from prism_hf.training import PrismTrainer, PrismTrainingArguments
+
+ADAPTER = {"adapter_config.json", "adapter_model.safetensors"}
+WHOLE = {"config.json", "model.safetensors"}
+EXTRAS = {"README.md", "generation_config.json", "training_args.json", "custom_generate"}
+
+
+def names(folder):
+    return {path.name for path in folder.iterdir()}
+
+
+@pytest.fixture
+def train(prism, sequences, arguments, tmp_path):
+    """Trains a copy of the same model, saved once as a base, in a folder of its own."""
+    prism.generation_config = RemaskGenerationConfig(remask_strategy="prism", num_remask=2)
+    prism.save_pretrained(tmp_path / "base")
+    prism.name_or_path = str(tmp_path / "base")
+
+    def trained(folder, peft_config, resume=None, **kwargs):
+        settings = {"save_strategy": "steps", "save_steps": 2, "max_steps": 4, "output_dir": str(tmp_path / folder)}
+        args = arguments(PrismTrainingArguments, **(settings | kwargs))
+        trainer = PrismTrainer(copy.deepcopy(prism), args, train_dataset=sequences(64), peft_config=peft_config)
+        trainer.train(resume_from_checkpoint=resume)
+        return trainer
+
+    return trained
+
+
+def test_adapter_checkpoints_are_complete_and_resume_bit_for_bit(train, tmp_path):
+    lora = LoraConfig(target_modules=["query", "value"], task_type="CAUSAL_LM")
+    whole = train("whole", lora)
+    assert type(whole.model) is PeftModelForPrism
+    checkpoint = tmp_path / "whole" / "checkpoint-2"
+    assert names(checkpoint) >= ADAPTER | EXTRAS and not names(checkpoint) & WHOLE
+    assert json.loads((checkpoint / "training_args.json").read_text())["num_draft_tokens"] == 8
+
+    resumed = train("resumed", lora, resume=str(checkpoint))
+    canvas = torch.zeros(2, 10, dtype=torch.long)
+    whole.save_model(str(tmp_path / "final"))
+    loaded = AutoPeftModelForPrism.from_pretrained(tmp_path / "final")
+    assert loaded.get_base_model().generation_config.num_remask == 2
+    with torch.no_grad():
+        expected = whole.model.eval()(input_ids=canvas)
+        for model in (resumed.model.eval(), loaded):
+            output = model(input_ids=canvas)
+            assert torch.equal(output.logits, expected.logits)
+            assert torch.equal(output.quality_logits, expected.quality_logits)
+
+
+def test_a_whole_model_is_saved_with_the_same_files(train, tmp_path):
+    trainer = train("whole", None, save_strategy="no")
+    trainer.save_model()
+    assert names(tmp_path / "whole") >= WHOLE | EXTRAS and not names(tmp_path / "whole") & ADAPTER
+    assert "library_name: transformers" in (tmp_path / "whole" / "README.md").read_text()

@@ -5,7 +5,7 @@ from contextlib import contextmanager, nullcontext
 from copy import copy
 
 import torch
-from peft import PeftConfig, PeftModel, prepare_model_for_kbit_training
+from peft import PeftConfig, PeftModel
 from torch.nn.parallel import DistributedDataParallel
 
 from prism_hf.diffusion.drafting import draft
@@ -37,8 +37,6 @@ def adapt(model, peft_config: PeftConfig, args: PrismTrainingArguments) -> PeftM
         peft_config.modules_to_save = [*saved, QUALITY_HEAD]
     peft_config.base_model_name_or_path = model.name_or_path or None
     peft_config.task_type = None  # with one, PEFT wraps and loads the model as one for that task
-    if getattr(model, "is_quantized", False):
-        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=args.gradient_checkpointing)
     # ZeRO-3 gathers parameters of one dtype only; on a bfloat16 base PEFT would make float32 adapters.
     zero_3 = args.deepspeed_plugin is not None and args.deepspeed_plugin.zero_stage == 3
     model = PeftModelForPrism(model, peft_config, autocast_adapter_dtype=not zero_3)

@@ -40,16 +40,6 @@ class PrismConfig(PreTrainedConfig):
             self.check()
         super().__post_init__(**kwargs)
 
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
-        """As the parent's. Of a bare backbone's checkpoint, a config without a head, as PEFT reads a base model's."""
-        config_dict, _ = cls.get_config_dict(pretrained_model_name_or_path, **kwargs)
-        if config_dict.get("model_type") == cls.model_type:
-            return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
-        config = cls()
-        config.backbone_config = AutoConfig.from_pretrained(pretrained_model_name_or_path, **kwargs)
-        return config
-
     def check(self) -> None:
         backbone = self.backbone_config.model_type
         if self.head_type not in HEAD_TYPES:

@@ -18,6 +18,9 @@ from .configuration_prism import PrismConfig
 
 logger = logging.get_logger(__name__)
 
+# What transformers sets on a model that it has loaded quantised.
+QUANTIZATION = ("hf_quantizer", "quantization_method", "is_quantized", "is_loaded_in_4bit", "is_loaded_in_8bit")
+
 
 @dataclass
 class PrismOutput(ModelOutput):
@@ -164,6 +167,9 @@ class PrismForMaskedDiffusion(RemaskGenerationMixin, HubMixin, PreTrainedModel):
         config.name_or_path = str(pretrained_model_name_or_path)
         model = cls(config, backbone)
         model.quality_head.to(backbone.device)
+        for name in QUANTIZATION:  # Trainer and PEFT look for them on the outermost model
+            if hasattr(backbone, name):
+                setattr(model, name, getattr(backbone, name))
         return model.eval()
 
     def get_input_embeddings(self) -> nn.Module:

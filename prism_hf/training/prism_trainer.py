@@ -40,7 +40,7 @@ def adapt(model, peft_config: PeftConfig, args: PrismTrainingArguments) -> PeftM
     # ZeRO-3 gathers parameters of one dtype only; on a bfloat16 base PEFT would make float32 adapters.
     zero_3 = args.deepspeed_plugin is not None and args.deepspeed_plugin.zero_stage == 3
     model = PeftModelForPrism(model, peft_config, autocast_adapter_dtype=not zero_3)
-    if args.gradient_checkpointing:
+    if args.activation_checkpointing:
         model.enable_input_require_grads()
     return model
 

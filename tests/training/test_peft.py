@@ -115,7 +115,7 @@ def test_variants_of_lora_train_and_load(tmp_path, variant):
 def test_gradient_checkpointing_trains_the_same_adapter(tmp_path):
     lora = LoraConfig(r=4, lora_alpha=8, target_modules=TARGETS)
     plain = train(base(), tmp_path / "plain", lora)
-    checkpointed = train(base(), tmp_path / "checkpointed", lora, gradient_checkpointing=True)
+    checkpointed = train(base(), tmp_path / "checkpointed", lora, activation_checkpointing=True)
     for one, two in zip(outputs(plain), outputs(checkpointed), strict=True):
         torch.testing.assert_close(one, two)
 

@@ -50,6 +50,7 @@ def main() -> None:
     trainer.log_metrics("eval", metrics)
     trainer.save_metrics("eval", metrics)
     trainer.save_model()  # after the evaluation, which the model card reports
+    trainer.accelerator.end_training()
 
 
 if __name__ == "__main__":

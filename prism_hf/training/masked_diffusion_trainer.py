@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from safetensors.torch import save_file
 from transformers import PreTrainedModel, Trainer
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, has_length
 
 from prism_hf.diffusion.drafting import exclude_token
 from prism_hf.diffusion.losses import unmasking_loss
@@ -55,7 +55,7 @@ def dataset_name(dataset) -> str | None:
 
 def row_length(dataset) -> int | None:
     """Tokens in the first row, where looking at it does not consume it."""
-    return len(dataset[0]["input_ids"]) if hasattr(dataset, "__getitem__") and len(dataset) else None
+    return len(dataset[0]["input_ids"]) if dataset is not None and has_length(dataset) and len(dataset) else None
 
 
 class MaskedDiffusionTrainer(Trainer):

@@ -150,21 +150,18 @@ def find_row(rows: list[dict[str, Any]], setting: dict[str, Any], num_puzzles: i
 
 
 def describe(setting: dict[str, Any]) -> str:
-    """A setting in a few words, for tables and plots: what remasks, and how much, in each attempt."""
-    first, *retries = attempts_of(setting)
-    return ", then ".join([describe_attempt(first), *(describe_attempt(retry) for retry in retries)])
-
-
-def describe_attempt(setting: dict[str, Any]) -> str:
+    """A setting in a few words, for tables and plots: what remasks, and how much."""
+    setting, *retries = attempts_of(setting)
+    again = f", {len(retries)} retries" if retries else ""
     strategy = setting.get("remask_strategy")
     if strategy in (None, "none"):
-        return "none"
+        return f"none{again}"
     details = [
         f"{key}={value}"
         for key, value in setting.items()
         if key not in ("order", "do_sample", "steps", "remask_strategy")
     ]
-    return f"{strategy} ({', '.join(details)})" if details else strategy
+    return (f"{strategy} ({', '.join(details)})" if details else strategy) + again
 
 
 def markdown_table(rows: list[dict[str, Any]]) -> str:

@@ -19,7 +19,7 @@ def plot_success(path: str | Path, rows: list[dict[str, Any]]) -> None:
     orders = list(dict.fromkeys(order_of(row) for row in rows))
     names = list(dict.fromkeys(describe(row["setting"]) for row in rows))
     figure = Figure(figsize=(5.2 * len(orders), 5), layout="constrained")
-    axes = figure.subplots(1, len(orders), squeeze=False, sharey=True)[0]
+    axes = figure.subplots(1, len(orders), squeeze=False)[0]
     for axis, order in zip(axes, orders, strict=True):
         for number, name in enumerate(names):
             here = [row for row in rows if order_of(row) == order and describe(row["setting"]) == name]
@@ -33,7 +33,9 @@ def plot_success(path: str | Path, rows: list[dict[str, Any]]) -> None:
             axis.errorbar(
                 passes, success, yerr=[below, above], marker=marker, capsize=3, color=f"C{number}", label=name
             )
-        axis.set(title=order, xlabel="forward passes", ylim=(-0.02, 1.02))
+        shown = [row for row in rows if order_of(row) == order]
+        bottom, top = min(row["success_low"] for row in shown), max(row["success_high"] for row in shown)
+        axis.set(title=order, xlabel="forward passes", ylim=(bottom - 0.03, top + 0.03))
         axis.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
         axis.grid(alpha=0.3)
         axis.legend(title="remasking", fontsize="small", loc="best")

@@ -18,6 +18,7 @@ def is_integer(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
+CACHES = ("prefix", "dual")
 # Of `generate`, beside the fields of its config.
 ARGUMENTS = ("input_ids", "attention_mask", "generator", "logits_processor", "stopping_criteria", "streamer")
 
@@ -39,6 +40,13 @@ class RemaskGenerationConfig(GenerationConfig):
             many, left to right, whatever remains being the last block. The steps are spread over the row's blocks, and
             must be as many or more. Within a block, each step fills its share of the block's masks (what cannot be
             divided goes to the first steps) and as many more as it is to remask. A complete block is final.
+        cache (`str`, defaults to None = exact): reuse keys and values within a block (Fast-dLLM, arXiv 2505.22618), for
+            models that can. The step that begins a block computes all positions; the others only the block and what
+            comes after it (`"prefix"`) or only the block (`"dual"`), the rest being as it was then. An approximation:
+            tokens may differ, and if rows differ in their number of masks, one row's new block refreshes all rows.
+            Needs `block_length`. With a class that has transformers' own `generate`, pass `use_cache=False` too.
+        cache_refresh_interval (`int`, defaults to None = at each block alone): within a block, too, compute all
+            positions at every so many steps; 1 is exact. Only with `cache`.
         order (`str`, defaults to `"confidence"`): which masks are filled first: `"random"`, `"confidence"`, `"margin"`,
             `"entropy"` or `"left_to_right"`.
         confidence_threshold (`float` in [0, 1], defaults to None = off): each step fills all positions whose likeliest
@@ -87,6 +95,8 @@ class RemaskGenerationConfig(GenerationConfig):
         "mask_token_id",
         "steps",
         "block_length",
+        "cache",
+        "cache_refresh_interval",
         "order",
         "confidence_threshold",
         "do_sample",
@@ -171,6 +181,7 @@ class RemaskGenerationConfig(GenerationConfig):
             ("mask_token_id", 0),
             ("steps", 1),
             ("block_length", 1),
+            ("cache_refresh_interval", 1),
             ("top_k", 0),
             ("num_remask", 0),
             ("loop_start", 0),
@@ -207,10 +218,11 @@ class RemaskGenerationConfig(GenerationConfig):
             and all(isinstance(word, list) and word and all(map(is_integer, word)) for word in words)
         ):
             raise ValueError(f"bad_words_ids must be a list of non-empty lists of token ids, got {words!r}.")
-        if self.order is not None and self.order not in ORDERS:
-            near = get_close_matches(str(self.order), ORDERS, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"Unknown order {self.order!r}: choose one of {sorted(ORDERS)}.{hint}")
+        for name, value, known in (("order", self.order, ORDERS), ("cache", self.cache, CACHES)):
+            if value is not None and value not in known:
+                near = get_close_matches(str(value), known, n=1)
+                hint = f" Did you mean {near[0]!r}?" if near else ""
+                raise ValueError(f"Unknown {name} {value!r}: choose one of {sorted(known)}.{hint}")
         resolve_strategy(self.remask_strategy)
         if self.num_remask is not None and self.eta is not None:
             raise ValueError(
@@ -231,6 +243,20 @@ class RemaskGenerationConfig(GenerationConfig):
             raise ValueError(
                 f"quality_threshold={self.quality_threshold} needs a strategy that reads quality, such as 'prism'; "
                 f"got remask_strategy={self.remask_strategy!r}."
+            )
+        if self.cache is not None and self.block_length is None:
+            raise ValueError(
+                f"cache={self.cache!r} needs block_length: what a block does not hold is reused within it."
+            )
+        if self.cache is not None and getattr(strategy, "needs_probs", False):
+            raise ValueError(
+                f"cache={self.cache!r} leaves out most positions, and remask_strategy={self.remask_strategy!r} reads "
+                "the posterior of all: set cache=None."
+            )
+        if self.cache_refresh_interval is not None and self.cache is None:
+            raise ValueError(
+                f"cache_refresh_interval={self.cache_refresh_interval} has nothing to refresh: set cache to one of "
+                f"{sorted(CACHES)}."
             )
         if self.remask_start > self.remask_end:
             raise ValueError(f"remask_start={self.remask_start} is after remask_end={self.remask_end}: exchange them.")

@@ -6,6 +6,7 @@ import torch
 
 from prism_hf.diffusion.drafting import exclude_token, lowest_first, select_lowest, take_positions
 
+from .caching import CanvasCache
 from .canvas import Canvas
 from .configuration_remask import RemaskGenerationConfig
 from .orders import BLIND_ORDERS, POSTERIOR_ORDERS
@@ -37,25 +38,36 @@ def check_quality(model) -> None:
 
 
 def make_reader(model, canvas: Canvas, config: RemaskGenerationConfig, needs_quality: bool):
-    """A function for one forward: (tokens (B, L), positions (B, W) or None) -> logits and quality.
+    """A function for one forward: (tokens (B, L), positions (B, W) or None, recomputed (B, R) or None).
 
-    Its logits are float32, (B, W, V) at the positions or (B, L, V) everywhere, with guidance applied and the mask token
-    and suppressed tokens excluded; quality is (B, L) in [0, 1], or None.
+    It returns logits and quality. Logits are float32, (B, W, V) at the positions or (B, L, V) everywhere, with guidance
+    applied and the mask token and suppressed tokens excluded; quality is (B, L) in [0, 1], or None. With a cache only
+    the `recomputed` positions are computed, among which the others must be, and quality is NaN elsewhere.
     """
     parameters = forward_parameters(model)
     kwargs = {"return_quality": needs_quality} if needs_quality or "return_quality" in parameters else {}
     takes_positions = "logits_at" in parameters
+    cache = CanvasCache() if config.cache else None
+    if cache is not None:
+        kwargs["cache"] = cache
     suppressed = list(config.suppress_tokens or ()) + [word[0] for word in config.bad_words_ids or () if len(word) == 1]
     suppressed = torch.tensor(suppressed, dtype=torch.long, device=canvas.tokens.device)
     attention_mask = canvas.attention_mask
     if config.cfg_scale and attention_mask is not None:
         attention_mask = attention_mask.repeat(2, 1)
 
-    def read(tokens: torch.Tensor, positions: torch.Tensor | None):
-        batch, at = tokens.shape[0], positions
+    def read(tokens: torch.Tensor, positions: torch.Tensor | None, recomputed: torch.Tensor | None = None):
+        (batch, length), at, computed = tokens.shape, positions, recomputed
+        if computed is not None:
+            order = torch.arange(computed.shape[1], device=tokens.device).expand_as(computed)
+            at = torch.zeros_like(tokens).scatter(1, computed, order).gather(1, positions)
         if config.cfg_scale:
             tokens = torch.cat([tokens, tokens.masked_fill(canvas.given, config.mask_token_id)])
-            at = None if positions is None else positions.repeat(2, 1)
+            at, computed = (None if each is None else each.repeat(2, 1) for each in (at, computed))
+        if cache is not None:
+            cache.positions = computed
+        if computed is not None:
+            tokens = tokens.gather(1, computed)
         if takes_positions:
             output = model(input_ids=tokens, attention_mask=attention_mask, logits_at=at, **kwargs)
         else:
@@ -73,7 +85,10 @@ def make_reader(model, canvas: Canvas, config: RemaskGenerationConfig, needs_qua
         quality_logits = getattr(output, "quality_logits", None)
         if quality_logits is None:
             raise ValueError(no_quality(model))
-        return logits, quality_logits[:batch].float().sigmoid()
+        quality = quality_logits[:batch].float().sigmoid()
+        if recomputed is not None:
+            quality = quality.new_full((batch, length), torch.nan).scatter(1, recomputed, quality)
+        return logits, quality
 
     return read
 
@@ -102,7 +117,7 @@ def denoise(tokens, masked, window, planned: PlannedStep, read, strategy, config
     tokens (B, L) int64, masked (B, L) bool: the canvas. window (B, L) bool: the positions of each row's block.
 
     Returns tokens and masked after the step, filled and remasked (B, L) bool, and quality (B, L) or None, NaN at tokens
-    that a loop removed before the forward.
+    that a loop removed before the forward or that a cache spared.
     """
     device, nothing = tokens.device, torch.zeros_like(masked)
     remasked_first = nothing
@@ -126,7 +141,7 @@ def denoise(tokens, masked, window, planned: PlannedStep, read, strategy, config
     else:
         positions = (~unfilled).to(torch.uint8).argsort(dim=-1, stable=True)[:, : planned.num_open]
     needs_probs = planned.may_remask and getattr(strategy, "needs_probs", False)
-    logits, quality = read(tokens, None if needs_probs else positions)
+    logits, quality = read(tokens, None if needs_probs else positions, planned.recomputed)
     if needs_probs:
         probs, logits = logits.softmax(-1), take_positions(logits, positions)
 

@@ -41,7 +41,8 @@ class PlannedStep:
     index: base step (a loop step has that of the base step it precedes). may_remask: the strategy is asked. sigma:
     probability that `eta` remasks a token. num_loop: random tokens remasked first. rows: a `RowStep` of (B,) tensors.
     num_open, width: the largest of any row. opens, closes: some row begins or ends a block. first, stop: the blocks of
-    all rows lie in ranks first to stop - 1, counted from the first appended mask.
+    all rows lie in ranks first to stop - 1, counted from the first appended mask. recomputed: with a cache, the
+    positions (B, W) that the forward computes anew, or None for all.
     """
 
     index: int
@@ -55,6 +56,7 @@ class PlannedStep:
     closes: bool
     first: int
     stop: int
+    recomputed: torch.Tensor | None = None
 
 
 def spread(total: int, parts: int) -> list[int]:

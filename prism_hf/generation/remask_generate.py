@@ -19,6 +19,7 @@ from transformers.generation import (
 )
 from transformers.utils import ModelOutput, logging
 
+from .caching import check_cache, plan_cache
 from .canvas import Canvas, prepare_canvas
 from .configuration_remask import RemaskGenerationConfig, prepare_generation_config
 from .denoising import check_quality, denoise, make_reader
@@ -30,7 +31,8 @@ from .trajectory import Trajectory
 
 logger = logging.get_logger(__name__)
 
-# What transformers' generate hands to a `custom_generate` beside our own arguments; none of it concerns a canvas.
+# What transformers' generate hands to a `custom_generate` beside our own arguments; none of it concerns a canvas. Its
+# `cache` is an object for decoders, ours a name.
 HANDED_OVER = ("use_cache", "cache", "past_key_values", "position_ids", "logits_to_keep")
 # Made by it from settings that reach us as settings.
 DERIVED = (
@@ -133,7 +135,7 @@ def remask_generate(
     logits_processor = as_list(logits_processor, LogitsProcessorList, "logits_processor")
     stopping_criteria = as_list(stopping_criteria, StoppingCriteriaList, "stopping_criteria")
     if "use_cache" in kwargs:  # transformers' generate always hands it over
-        kwargs = {name: value for name, value in kwargs.items() if name not in HANDED_OVER}
+        kwargs = {name: value for name, value in kwargs.items() if name not in HANDED_OVER or isinstance(value, str)}
         logits_processor, stopping_criteria = map(without_derived, (logits_processor, stopping_criteria))
         generation_config = copy.copy(generation_config)
         generation_config.max_length = None  # its default, 20 more than the prompt, stands where the user gave none
@@ -143,6 +145,8 @@ def remask_generate(
     if needs_quality:
         check_quality(model)
     canvas = prepare_canvas(input_ids, attention_mask, config)
+    if config.cache:
+        check_cache(model, canvas, config)
     num_masks = canvas.fillable.sum(-1)
     most_masks = max(num_masks.tolist(), default=0)
     if most_masks == 0:
@@ -156,6 +160,8 @@ def remask_generate(
     can_end = bool(stopping_criteria) or (config.eos_token_id is not None and canvas.num_new > 0)
     pad_token_id = check_endings(config, stopping_criteria, canvas.num_new)
     plan = plan_steps(num_masks.tolist(), canvas.num_new, config, steps, canvas.tokens.device)
+    if config.cache:
+        plan = plan_cache(plan, canvas, config)
     read = make_reader(model, canvas, config, needs_quality)
     eos_token_ids = torch.tensor(as_ids(config.eos_token_id), dtype=torch.long, device=canvas.tokens.device)
     stream = None if streamer is None else Stream(streamer, canvas)

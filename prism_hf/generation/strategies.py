@@ -21,8 +21,9 @@ class StepState:
     """What a strategy sees of one step, after the forward pass and before anything is changed.
 
     canvas (B, L) int64: what the model has read, padding at the end. generated (B, L) bool: tokens of the block that
-    the sampler filled and may remask. probs (B, L, V): the posterior, mask token excluded; quality (B, L) in [0, 1];
-    either is None when the strategy does not ask for it. step: index of the step, out of `steps`.
+    the sampler filled and may remask. probs (B, L, V): the posterior, mask token excluded; quality (B, L) in [0, 1],
+    NaN where a cache spares the computation, never in the block; either is None when the strategy does not ask for it.
+    step: index of the step, out of `steps`.
     """
 
     canvas: torch.Tensor

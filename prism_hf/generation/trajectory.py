@@ -21,7 +21,8 @@ class Trajectory:
 
     canvas (S, B, L) int64: after the step. filled, remasked (S, B, L) bool: what the step filled and remasked; a
     position that a loop step remasks before its forward can be filled again in the same step. quality (S, B, L): of the
-    canvas that the forward saw, NaN where a loop step had just removed the token; None if the strategy reads none.
+    canvas that the forward saw, NaN where a loop step had just removed the token or a cache spared it; None if the
+    strategy reads none.
     """
 
     canvas: torch.Tensor

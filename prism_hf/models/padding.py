@@ -6,7 +6,10 @@ from transformers.masking_utils import create_bidirectional_mask
 
 
 def padding_mask(module: nn.Module, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None):
-    """What the attention implementation of `module.config` takes for padding (B, L), or None."""
+    """What the attention implementation of `module.config` takes for padding (B, L), or None.
+
+    `hidden_states` (B, W, D) are those that attend; they may be some of the L positions.
+    """
     return create_bidirectional_mask(
         config=module.config,
         inputs_embeds=hidden_states,

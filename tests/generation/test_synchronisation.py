@@ -75,6 +75,14 @@ SETTINGS = {
     },
     "padded": {"attention_mask": torch.tensor([[1, 1, 1, 0, 0], [0, 1, 1, 1, 1]]), "order": "margin"},
     "blocks": {"block_length": 4, "remask_strategy": "prism", "num_remask": 2},
+    "prefix": {
+        "attention_mask": torch.tensor([[1, 1, 1, 0, 0], [0, 1, 1, 1, 1]]),
+        "block_length": 4,
+        "cache": "prefix",
+        "remask_strategy": "prism",
+        "num_remask": 2,
+    },
+    "dual": {"block_length": 4, "cache": "dual", "cache_refresh_interval": 3, "cfg_scale": 1.0},
 }
 
 

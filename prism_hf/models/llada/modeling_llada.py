@@ -12,6 +12,7 @@ from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
 from prism_hf.diffusion.drafting import take_positions
+from prism_hf.generation.caching import CanvasCache, canvas_positions
 from prism_hf.models.loading import WholeCheckpointMixin
 from prism_hf.models.padding import padding_mask
 from prism_hf.models.rotary import rotary_embedding, rotate
@@ -60,6 +61,7 @@ class LladaAttention(nn.Module):
         hidden_states: torch.Tensor,
         position_embeddings: tuple[torch.Tensor, torch.Tensor],
         attention_mask: torch.Tensor | None = None,
+        cache: CanvasCache | None = None,
         **kwargs,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """(B, L, D) -> (B, L, D), and the weights (B, heads, L, L) where the attention implementation gives them."""
@@ -67,11 +69,14 @@ class LladaAttention(nn.Module):
         query = self.q_proj(hidden_states).view(heads).transpose(1, 2)
         key = self.k_proj(hidden_states).view(heads).transpose(1, 2)
         value = self.v_proj(hidden_states).view(heads).transpose(1, 2)
+        query, key = rotate(query, *position_embeddings), rotate(key, *position_embeddings)
+        if cache is not None:
+            key, value = cache.update(self, key, value)
         attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
         attended, weights = attention(
             self,
-            rotate(query, *position_embeddings),
-            rotate(key, *position_embeddings),
+            query,
+            key,
             value,
             attention_mask,
             scaling=self.scaling,
@@ -129,6 +134,7 @@ class LladaPreTrainedModel(WholeCheckpointMixin, PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
     _can_compile_fullgraph = True
+    _supports_canvas_cache = True
     _can_record_outputs = {"hidden_states": LladaLayer, "attentions": LladaAttention}
 
 
@@ -152,6 +158,7 @@ class LladaModel(LladaPreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
+        cache: CanvasCache | None = None,
         **kwargs,
     ) -> BaseModelOutput:
         """Run the transformer.
@@ -161,6 +168,8 @@ class LladaModel(LladaPreTrainedModel):
             attention_mask: (B, L), 1 where a token is real and 0 where it is padding, on either side.
             position_ids: (B, L); 0 to L - 1 if not given. Positions are relative, so padding on the left needs none.
             inputs_embeds: (B, L, D), in place of `input_ids`.
+            cache: is filled, or says at which W positions of the canvas the tokens (B, W) stand; `attention_mask` is
+                that of the canvas in either case.
 
         Returns:
             `last_hidden_state` (B, L, D), after the final norm.
@@ -172,12 +181,12 @@ class LladaModel(LladaPreTrainedModel):
             raise ValueError("Pass exactly one of input_ids and inputs_embeds.")
         hidden_states = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
         if position_ids is None:
-            position_ids = torch.arange(hidden_states.shape[1], device=hidden_states.device)[None]
+            position_ids = canvas_positions(hidden_states, cache)
         mask = padding_mask(self, hidden_states, attention_mask)
         cos, sin = rotary_embedding(position_ids, self.config.head_dim, self.config.rope_theta)  # (B or 1, L, head_dim)
         position_embeddings = (cos[:, None], sin[:, None])
         for layer in self.layers:
-            hidden_states = layer(hidden_states, position_embeddings, mask, **kwargs)
+            hidden_states = layer(hidden_states, position_embeddings, mask, cache=cache, **kwargs)
         return BaseModelOutput(last_hidden_state=self.norm(hidden_states))
 
 
@@ -213,9 +222,9 @@ class LladaForMaskedDiffusion(LladaPreTrainedModel):
         """Predict the clean token at every position.
 
         Args:
-            input_ids, attention_mask, position_ids, inputs_embeds: see `LladaModel.forward`.
+            input_ids, attention_mask, position_ids, inputs_embeds, cache: see `LladaModel.forward`.
             logits_to_keep: boolean (B, L); logits are then built for those N positions only, in row-major order.
-            logits_at: (B, W) positions; logits are then built for those only.
+            logits_at: (B, W) columns of `input_ids`; logits are then built for those only.
 
         Returns:
             `logits`, (B, L, V), (N, V) or (B, W, V).

@@ -15,6 +15,7 @@ from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
 from prism_hf.diffusion.drafting import take_positions
+from prism_hf.generation.caching import CanvasCache, canvas_positions
 from prism_hf.models.padding import padding_mask
 from prism_hf.models.rotary import inverse_frequencies, rotary_embedding, rotate
 
@@ -59,7 +60,7 @@ class MdlmZeroLinear(nn.Linear):
 
 
 class MdlmRotaryEmbedding(nn.Module):
-    """Half-split rotary positions: the cosines and sines of positions 0..L-1, for any L."""
+    """Half-split rotary positions: the cosines and sines of any positions."""
 
     def __init__(self, config: MdlmConfig):
         super().__init__()
@@ -67,9 +68,9 @@ class MdlmRotaryEmbedding(nn.Module):
         # The published checkpoints hold this buffer, so it is saved; forward does without.
         self.register_buffer("inv_freq", inverse_frequencies(self.head_dim, ROPE_THETA))
 
-    def forward(self, length: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return `cos` and `sin`, each (L, head_dim) in float32."""
-        return rotary_embedding(torch.arange(length, device=device), self.head_dim, ROPE_THETA)
+    def forward(self, positions: torch.LongTensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return `cos` and `sin` of `positions` (B or 1, L), each (B or 1, 1, L, head_dim) in float32."""
+        return rotary_embedding(positions[:, None], self.head_dim, ROPE_THETA)
 
 
 def eager_attention_forward(
@@ -149,32 +150,41 @@ class MdlmBlock(GradientCheckpointingLayer):
         conditioning: torch.Tensor,
         position_embeddings: tuple[torch.Tensor, torch.Tensor],
         attention_mask: torch.Tensor | None = None,
+        cache: CanvasCache | None = None,
     ) -> torch.Tensor:
         """Map `hidden_states` (B, L, D) to the same shape.
 
-        `conditioning` is (B, cond_dim); `position_embeddings` are the (L, head_dim) cosines and sines of
-        `MdlmRotaryEmbedding`; `attention_mask` is what `create_bidirectional_mask` returned.
+        `conditioning` is (B, cond_dim); `position_embeddings` are the cosines and sines of `MdlmRotaryEmbedding`;
+        `attention_mask` is what `create_bidirectional_mask` returned.
         """
         modulation = self.adaLN_modulation(conditioning)[:, None].chunk(6, dim=-1)
         attn_shift, attn_scale, attn_gate, mlp_shift, mlp_scale, mlp_gate = modulation
 
         attended = self.attend(
-            modulate(self.norm1(hidden_states), attn_shift, attn_scale), *position_embeddings, attention_mask
+            modulate(self.norm1(hidden_states), attn_shift, attn_scale), *position_embeddings, attention_mask, cache
         )
         hidden_states = hidden_states + attn_gate * self.drop(attended)
         transformed = self.mlp(modulate(self.norm2(hidden_states), mlp_shift, mlp_scale))
         return hidden_states + mlp_gate * self.drop(transformed)
 
     def attend(
-        self, hidden_states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, attention_mask: torch.Tensor | None
+        self,
+        hidden_states: torch.Tensor,
+        cos: torch.Tensor,
+        sin: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        cache: CanvasCache | None,
     ) -> torch.Tensor:
         qkv = self.attn_qkv(hidden_states).unflatten(-1, (3, self.config.n_heads, self.head_dim))
         query, key, value = qkv.permute(2, 0, 3, 1, 4)
+        query, key = rotate(query, cos, sin), rotate(key, cos, sin)
+        if cache is not None:
+            key, value = cache.update(self, key, value)
         attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
         attended, _ = attention(
             self,
-            rotate(query, cos, sin),
-            rotate(key, cos, sin),
+            query,
+            key,
             value,
             attention_mask,
             scaling=self.scaling,
@@ -260,6 +270,7 @@ class MdlmPreTrainedModel(PreTrainedModel):
     _supports_sdpa = True
     _supports_flex_attn = True
     _supports_attention_backend = True
+    _supports_canvas_cache = True
     _keep_in_fp32_modules_strict = ["inv_freq"]
     _can_record_outputs = {"hidden_states": MdlmBlock}
 
@@ -297,6 +308,7 @@ class MdlmModel(MdlmPreTrainedModel):
         input_ids: torch.LongTensor,
         attention_mask: torch.Tensor | None = None,
         sigma: torch.Tensor | None = None,
+        cache: CanvasCache | None = None,
         **kwargs,
     ) -> MdlmModelOutput:
         """Run the transformer.
@@ -306,6 +318,8 @@ class MdlmModel(MdlmPreTrainedModel):
             attention_mask: (B, L), 1 where a token is real and 0 where it is padding.
             sigma: (B,) total noise, `-log(1 - t)` for the linear schedule. Ignored, as 0, unless
                 `config.time_conditioning`.
+            cache: is filled, or says at which W positions of the canvas the tokens (B, W) stand; `attention_mask` is
+                that of the canvas in either case.
 
         Raises:
             ValueError: if the model is time-conditioned and `sigma` is missing or not of shape (B,).
@@ -313,9 +327,9 @@ class MdlmModel(MdlmPreTrainedModel):
         conditioning = self.condition(input_ids, sigma)
         hidden_states = self.vocab_embed(input_ids)
         mask = padding_mask(self, hidden_states, attention_mask)
-        position_embeddings = self.rotary_emb(input_ids.shape[1], hidden_states.device)
+        position_embeddings = self.rotary_emb(canvas_positions(hidden_states, cache))
         for block in self.blocks:
-            hidden_states = block(hidden_states, conditioning, position_embeddings, mask)
+            hidden_states = block(hidden_states, conditioning, position_embeddings, mask, cache)
         return MdlmModelOutput(last_hidden_state=hidden_states, conditioning=conditioning)
 
     def condition(self, input_ids: torch.Tensor, sigma: torch.Tensor | None) -> torch.Tensor:
@@ -363,9 +377,9 @@ class MdlmForMaskedDiffusion(MdlmPreTrainedModel):
         Args:
             input_ids: (B, L) token ids, masks included.
             attention_mask: (B, L), 1 where a token is real and 0 where it is padding.
-            sigma: (B,) total noise; see `MdlmModel.forward`.
+            sigma, cache: see `MdlmModel.forward`.
             logits_to_keep: boolean (B, L); logits are then built for those N positions only.
-            logits_at: (B, W) positions; logits are then built for those only.
+            logits_at: (B, W) columns of `input_ids`; logits are then built for those only.
 
         Returns:
             `logits`, (B, L, V), (N, V) or (B, W, V), unnormalised; `hidden_states` with `output_hidden_states=True`.
@@ -392,19 +406,23 @@ class MdlmQualityHead(nn.Module):
         self.output_layer = MdlmOutputLayer(config, 1)
 
     def forward(
-        self, hidden_states: torch.Tensor, conditioning: torch.Tensor, attention_mask: torch.Tensor | None = None
+        self,
+        hidden_states: torch.Tensor,
+        conditioning: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        cache: CanvasCache | None = None,
     ) -> torch.Tensor:
         """Return quality logits (B, L).
 
         `hidden_states` (B, L, D) and `conditioning` (B, cond_dim) are those of `MdlmModelOutput`; `attention_mask`
-        is the (B, L) padding mask that the backbone was given.
+        is the (B, L) padding mask that the backbone was given, `cache` its cache, which keeps the head's blocks too.
         """
         # The backbone may be in half precision, while a head on top of it stays in float32.
         dtype = self.output_layer.linear.weight.dtype
         hidden_states, conditioning = hidden_states.to(dtype), conditioning.to(dtype)
         if self.blocks:
             mask = padding_mask(self, hidden_states, attention_mask)
-            position_embeddings = self.rotary_emb(hidden_states.shape[1], hidden_states.device)
+            position_embeddings = self.rotary_emb(canvas_positions(hidden_states, cache))
             for block in self.blocks:
-                hidden_states = block(hidden_states, conditioning, position_embeddings, mask)
+                hidden_states = block(hidden_states, conditioning, position_embeddings, mask, cache)
         return self.output_layer(hidden_states, conditioning).squeeze(-1)

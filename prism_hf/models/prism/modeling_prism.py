@@ -10,6 +10,7 @@ from transformers.utils import ModelOutput, logging
 
 from prism_hf.diffusion.drafting import take_positions
 from prism_hf.generation import RemaskGenerationMixin
+from prism_hf.generation.caching import CanvasCache
 from prism_hf.hub import HEAD_SETTINGS, HubMixin
 from prism_hf.models.mdlm import MdlmQualityHead, init_mdlm_module
 
@@ -53,7 +54,7 @@ class PrismLinearHead(nn.Module):
         self.norm = nn.LayerNorm(config.hidden_size)
         self.linear = nn.Linear(config.hidden_size, 1)
 
-    def forward(self, hidden_states: torch.Tensor, conditioning=None, attention_mask=None) -> torch.Tensor:
+    def forward(self, hidden_states: torch.Tensor, conditioning=None, attention_mask=None, cache=None) -> torch.Tensor:
         """(B, L, D) -> (B, L)."""
         return self.linear(self.norm(hidden_states.to(self.linear.weight.dtype))).squeeze(-1)
 
@@ -67,7 +68,7 @@ class PrismMlpHead(nn.Module):
         self.dense = nn.Linear(config.hidden_size, config.hidden_size)
         self.linear = nn.Linear(config.hidden_size, 1)
 
-    def forward(self, hidden_states: torch.Tensor, conditioning=None, attention_mask=None) -> torch.Tensor:
+    def forward(self, hidden_states: torch.Tensor, conditioning=None, attention_mask=None, cache=None) -> torch.Tensor:
         """(B, L, D) -> (B, L)."""
         hidden_states = self.norm(hidden_states.to(self.linear.weight.dtype))
         return self.linear(nn.functional.gelu(self.dense(hidden_states))).squeeze(-1)
@@ -172,6 +173,11 @@ class PrismForMaskedDiffusion(RemaskGenerationMixin, HubMixin, PreTrainedModel):
                 setattr(model, name, getattr(backbone, name))
         return model.eval()
 
+    @property
+    def _supports_canvas_cache(self) -> bool:
+        # A shifted logit comes from the position before, which a cached forward need not read.
+        return getattr(self.backbone, "_supports_canvas_cache", False) and not self.adapter.shifted_logits
+
     def get_input_embeddings(self) -> nn.Module:
         return self.backbone.get_input_embeddings()
 
@@ -186,6 +192,7 @@ class PrismForMaskedDiffusion(RemaskGenerationMixin, HubMixin, PreTrainedModel):
         return_logits: bool = True,
         return_quality: bool = True,
         logits_at: torch.LongTensor | None = None,
+        cache: CanvasCache | None = None,
         **kwargs,
     ) -> PrismOutput:
         """One pass of the backbone for posteriors and qualities.
@@ -196,8 +203,10 @@ class PrismForMaskedDiffusion(RemaskGenerationMixin, HubMixin, PreTrainedModel):
             logits_to_keep: (B, L) bool; the LM head runs at these N positions only, in row-major order.
             return_logits: False never maps to the vocabulary; without `logits_to_keep` it runs no LM head at all.
             return_quality: False runs no quality head.
-            logits_at: (B, W) positions; the LM head runs at these only. Unlike a mask, they tell their number without
-                asking the device.
+            logits_at: (B, W) columns of `input_ids`; the LM head runs at these only. Unlike a mask, they tell their
+                number without asking the device.
+            cache: of keys and values, for a backbone that takes one. Where it says at which W positions of the canvas
+                the tokens (B, W) stand, quality is (B, W); `attention_mask` is always that of the canvas.
 
         Raises:
             ValueError: if `logits_to_keep` is not a boolean mask of the canvas, or `logits_at` comes with it.
@@ -214,7 +223,8 @@ class PrismForMaskedDiffusion(RemaskGenerationMixin, HubMixin, PreTrainedModel):
         if logits_to_keep is not None and logits_at is not None:
             raise ValueError("logits_to_keep and logits_at both say where logits are wanted: pass one of them.")
         kwargs["return_dict"] = True
-        outputs = self.adapter.body(self.backbone)(input_ids, attention_mask=attention_mask, **kwargs)
+        reused = {} if cache is None else {"cache": cache}
+        outputs = self.adapter.body(self.backbone)(input_ids, attention_mask=attention_mask, **reused, **kwargs)
         hidden_states = outputs.last_hidden_state
 
         logits = quality_logits = states = None
@@ -231,7 +241,7 @@ class PrismForMaskedDiffusion(RemaskGenerationMixin, HubMixin, PreTrainedModel):
             if logits_to_keep is None:
                 logits = logits.unflatten(0, predictive.shape[:2])
         if return_quality:
-            quality_logits = self.quality_head(hidden_states, outputs.get("conditioning"), attention_mask)
+            quality_logits = self.quality_head(hidden_states, outputs.get("conditioning"), attention_mask, **reused)
         return PrismOutput(
             logits=logits,
             quality_logits=quality_logits,

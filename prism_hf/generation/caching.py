@@ -1,0 +1,85 @@
+"""Computing some positions of a canvas with kept keys and values of the others (Fast-dLLM, arXiv 2505.22618)."""
+
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from .canvas import Canvas
+from .configuration_remask import RemaskGenerationConfig
+from .plans import PlannedStep
+
+
+class CanvasCache:
+    """The keys and values of all positions of a canvas (B, L), for each attention layer.
+
+    With `positions` None a forward reads the whole canvas and fills the cache. With `positions` (B, W) it reads the
+    tokens (B, W) that stand there, replaces their keys and values, and attends to those and to the kept ones of all
+    other positions. Written in place, so for inference only.
+    """
+
+    def __init__(self):
+        self.positions: torch.LongTensor | None = None
+        self.layers: dict[nn.Module, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def update(self, layer: nn.Module, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Take what `layer` has computed (B, heads, W, head_dim), return all it attends to (B, heads, L, head_dim)."""
+        if self.positions is None:
+            self.layers[layer] = key.contiguous(), value.contiguous()
+        else:
+            index = self.positions[:, None, :, None].expand_as(key)
+            for kept, computed in zip(self.layers[layer], (key, value), strict=True):
+                kept.scatter_(2, index, computed)
+        return self.layers[layer]
+
+
+def canvas_positions(hidden_states: torch.Tensor, cache: CanvasCache | None) -> torch.LongTensor:
+    """Where the columns of `hidden_states` (B, W, D) stand in their canvas: (B, W), or (1, W) for a whole one."""
+    if cache is not None and cache.positions is not None:
+        return cache.positions
+    return torch.arange(hidden_states.shape[1], device=hidden_states.device)[None]
+
+
+def check_cache(model, canvas: Canvas, config: RemaskGenerationConfig) -> None:
+    """Raise ValueError where the model cannot compute some positions alone."""
+    if not getattr(model, "_supports_canvas_cache", False):
+        raise ValueError(
+            f"cache={config.cache!r} needs a model that takes a CanvasCache, such as LLaDA or MDLM, alone or under a "
+            f"quality head; {type(model).__name__} does not: set cache=None."
+        )
+    attention = getattr(model.config, "_attn_implementation", None) or ""
+    if canvas.attention_mask is not None and "flash" in attention:
+        raise ValueError(
+            f"cache={config.cache!r} with padding does not go with attn_implementation={attention!r}, which takes the "
+            "last positions of the canvas for those that are computed: use 'sdpa', or prompts of one length."
+        )
+
+
+def plan_cache(plan: list[PlannedStep], canvas: Canvas, config: RemaskGenerationConfig) -> list[PlannedStep]:
+    """The plan with, for each step, the positions that it computes anew; None for all, which fills the cache.
+
+    The step in which a row begins a block fills it for the whole batch, and so does every `cache_refresh_interval`-th
+    step from there. The others compute each row's block alone (`"dual"`), or all from its first position to the end
+    of the canvas (`"prefix"`); a row that has fewer than another computes its last one several times over.
+    """
+    length = canvas.tokens.shape[1]
+    column_of_rank = (~canvas.fillable).to(torch.uint8).argsort(dim=-1, stable=True)
+    blocks = [step.rows for step in plan if step.opens]
+    starts, ends = (torch.stack([getattr(rows, name) for rows in blocks]) for name in ("start", "end"))  # (blocks, B)
+    if config.cache == "prefix":
+        starts, ends = column_of_rank.gather(1, starts.T).T, torch.full_like(ends, length)
+    widths = (ends - starts).amax(1).tolist()
+    positions = []
+    for start, end, width in zip(starts, ends, widths, strict=True):
+        each = start[:, None] + torch.arange(width, device=start.device)
+        each = each.minimum(end[:, None] - 1).clamp(min=0)
+        positions.append(each if config.cache == "prefix" else column_of_rank.gather(1, each))
+
+    cached, block, since = [], -1, 0
+    for step in plan:
+        if step.opens:
+            block, since = block + 1, 0
+        refreshes = since % (config.cache_refresh_interval or len(plan)) == 0
+        cached.append(replace(step, recomputed=None if refreshes else positions[block]))
+        since += 1
+    return cached

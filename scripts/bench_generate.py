@@ -1,0 +1,202 @@
+"""Generation against a literal loop, with PRISM and with caches: time, peak memory and agreement of the tokens.
+
+    python scripts/bench_generate.py [--shape small long tiny] [--rounds 3] [--growth]
+
+The literal loop is the sampler as one writes it from LLaDA's text: the logits of every position at every step, and a
+loop over the batch for the choice. Each side runs in a process of its own; the sides take turns. Memory is read in a
+process that gives freed tensors back at once, so that the peak counts what is in use. Linux only, as it reads the peak
+from /proc. Weights are random: agreement under a cache says little of a trained model.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from prism_hf import LladaConfig, PrismConfig, PrismForMaskedDiffusion
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A LLaDA of `layers`, `width` and `vocabulary`, and what it generates: `new` tokens after a prompt, in blocks."""
+
+    layers: int
+    width: int
+    vocabulary: int
+    prompt: int
+    new: int
+    block: int
+    steps: int
+    batch: int
+
+
+SHAPES = {
+    "small": Shape(layers=8, width=512, vocabulary=126464, prompt=128, new=128, block=32, steps=128, batch=4),
+    "long": Shape(layers=12, width=768, vocabulary=50258, prompt=384, new=128, block=32, steps=128, batch=1),
+    "tiny": Shape(layers=2, width=64, vocabulary=512, prompt=8, new=16, block=8, steps=16, batch=2),
+}
+SETTINGS = {
+    "ours": {},
+    "ours, PRISM": {"remask_strategy": "prism", "num_remask": 4},
+    "ours, prefix cache": {"cache": "prefix"},
+    "ours, dual cache": {"cache": "dual"},
+}
+LITERAL = "literal loop"
+# What is varied in the tables of growth, one thing at a time; prompts of 64 to 960 and 64 new tokens are 128 to 1024.
+GROWTH = {
+    "prompt": (64, 192, 448, 960),
+    "batch": (1, 2, 4, 8, 16),
+    "block": (8, 16, 32, 64),
+    "vocabulary": (15808, 31616, 63232, 126464),
+}
+
+
+def build_model(shape: Shape) -> PrismForMaskedDiffusion:
+    backbone = LladaConfig(
+        d_model=shape.width, n_layers=shape.layers, n_heads=shape.width // 64, mlp_hidden_size=3 * shape.width,
+        vocab_size=shape.vocabulary, mask_token_id=shape.vocabulary - 1,
+    )  # fmt: skip
+    model = PrismForMaskedDiffusion(PrismConfig(backbone_config=backbone))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():  # tokens should depend on the canvas, as those of small initial weights hardly do
+        for name, parameter in model.named_parameters():
+            if parameter.ndim == 2:
+                std = 1.0 if "embed" in name else parameter.shape[1] ** -0.5
+                parameter.normal_(std=std, generator=generator)
+    return model.eval()
+
+
+@torch.no_grad()
+def literal(model: PrismForMaskedDiffusion, prompts: torch.Tensor, shape: Shape) -> torch.Tensor:
+    """Low-confidence unmasking in blocks, with no attention to cost."""
+    mask = model.config.mask_token_id
+    canvas = torch.cat([prompts, prompts.new_full((shape.batch, shape.new), mask)], dim=1)
+    block_steps = shape.steps // (shape.new // shape.block)
+    for start in range(shape.prompt, canvas.shape[1], shape.block):
+        for step in range(block_steps):
+            logits = model.backbone(input_ids=canvas).logits
+            logits[..., mask] = -torch.inf
+            drawn = logits.argmax(-1)
+            confidence = logits.softmax(-1).gather(-1, drawn[..., None])[..., 0]
+            confidence = confidence.masked_fill(canvas != mask, -torch.inf)
+            confidence[:, start + shape.block :] = -torch.inf
+            count = shape.block // block_steps + (step < shape.block % block_steps)
+            for row in range(shape.batch):
+                chosen = confidence[row].topk(count).indices
+                canvas[row, chosen] = drawn[row, chosen]
+    return canvas
+
+
+def generate(model: PrismForMaskedDiffusion, prompts: torch.Tensor, shape: Shape, side: str) -> torch.Tensor:
+    if side == LITERAL:
+        return literal(model, prompts, shape)
+    return model.generate(
+        prompts, max_new_tokens=shape.new, block_length=shape.block, steps=shape.steps, **SETTINGS[side]
+    )
+
+
+def memory(field: str) -> int:
+    """A line of /proc/self/status in bytes: VmRSS now, VmHWM at the peak."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field):
+            return int(line.split()[1]) * 1024
+    raise ValueError(f"no {field} in /proc/self/status")
+
+
+def measure(shape: Shape, side: str) -> None:
+    """Run one side in this process, after a warm-up of two steps a block: seconds a step, extra memory, tokens."""
+    model = build_model(shape)
+    generator = torch.Generator().manual_seed(1)
+    prompts = torch.randint(shape.vocabulary - 1, (shape.batch, shape.prompt), generator=generator)
+    generate(model, prompts, replace(shape, steps=2 * shape.new // shape.block), side)
+    before = memory("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    began = time.perf_counter()
+    tokens = generate(model, prompts, shape, side)
+    seconds = (time.perf_counter() - began) / shape.steps
+    peak = memory("VmHWM") - before
+    print(json.dumps({"seconds": seconds, "peak": peak, "tokens": tokens[:, shape.prompt :].tolist()}))
+
+
+def run(shape: Shape, side: str, environment: dict | None = None) -> dict:
+    """What `measure` prints, in a process of its own."""
+    command = [sys.executable, __file__, "--measure", json.dumps({"side": side} | asdict(shape))]
+    output = subprocess.run(
+        command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        env=os.environ | (environment or {}),
+    )  # fmt: skip
+    return json.loads(output.stdout.splitlines()[-1])
+
+
+def describe(shape: Shape) -> str:
+    return ", ".join(f"{name} {value}" for name, value in asdict(shape).items())
+
+
+def compare(name: str, rounds: int) -> None:
+    """Let all sides take turns at a shape, and print the table."""
+    shape, sides = SHAPES[name], (LITERAL, *SETTINGS)
+    print(f"{name}: {describe(shape)}, float32, {torch.get_num_threads()} threads\n", flush=True)
+    timed = [(side, shape, {}) for _ in range(rounds) for side in sides]
+    # Every step holds the same tensors, so a few show the peak.
+    short = replace(shape, steps=4 * shape.new // shape.block)
+    lean = [(side, short, {"MALLOC_MMAP_THRESHOLD_": "65536"}) for side in sides]
+    results = [(side, bool(env), run(shape, side, env)) for side, shape, env in tqdm([*timed, *lean], unit="run")]
+    seconds, peak, tokens = {}, {}, {}
+    for side in sides:
+        ran = [result for which, is_lean, result in results if which == side and not is_lean]
+        seconds[side] = statistics.median(result["seconds"] for result in ran)
+        tokens[side] = torch.tensor(ran[0]["tokens"])
+        peak[side] = next(result["peak"] for which, is_lean, result in results if which == side and is_lean) / 2**20
+    print(f"| | seconds a step | {LITERAL} / it | ours / it | extra memory at the peak | tokens as ours |")
+    print("|---|---|---|---|---|---|")
+    for side in sides:
+        ratios = f"{seconds[LITERAL] / seconds[side]:.2f} | {seconds['ours'] / seconds[side]:.2f}"
+        same = (tokens[side] == tokens["ours"]).float().mean().item()
+        print(f"| {side} | {seconds[side]:.4f} | {ratios} | {peak[side]:.0f} MiB | {same:.1%} |")
+    print(flush=True)
+
+
+def growth(name: str) -> None:
+    """Print seconds a step where one thing of the shape grows."""
+    base = replace(SHAPES[name], new=64, steps=16, block=32)
+    sides = [side for side in SETTINGS if "PRISM" not in side]
+    print(f"{name}, growth from {describe(base)}\n", flush=True)
+    shapes = [(field, replace(base, **{field: value})) for field, values in GROWTH.items() for value in values]
+    rows = {field: [] for field in GROWTH}
+    for field, shape in tqdm(shapes, unit="shape"):
+        rows[field].append([getattr(shape, field), *(run(shape, side)["seconds"] for side in sides)])
+    for field, measured in rows.items():
+        print(f"| {field} | {' | '.join(sides)} |")
+        print("|---" * (len(sides) + 1) + "|")
+        for value, *seconds in measured:
+            print(f"| {value} | {' | '.join(f'{second:.4f}' for second in seconds)} |")
+        print(flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--shape", nargs="+", choices=list(SHAPES), default=["small", "long"])
+    parser.add_argument("--rounds", type=int, default=3, help="how often the sides take turns")
+    parser.add_argument("--growth", action="store_true", help="instead, how time grows with each part of the shape")
+    parser.add_argument("--measure", type=json.loads, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.measure:
+        measure(Shape(**{name: value for name, value in args.measure.items() if name != "side"}), args.measure["side"])
+        return
+    for name in args.shape:
+        if args.growth:
+            growth(name)
+        else:
+            compare(name, args.rounds)
+
+
+if __name__ == "__main__":
+    main()

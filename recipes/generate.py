@@ -1,7 +1,8 @@
-"""Complete prompts, from a file or a pipe, into a JSONL file.
+r"""Complete prompts, from a file or a pipe, into a JSONL file.
 
-    accelerate launch recipes/generate.py --config recipes/configs/llada_8b_generate.yaml --prompts_file prompts.txt
-    cat prompts.jsonl | accelerate launch recipes/generate.py --config ... --output_file completions.jsonl
+    accelerate launch recipes/generate.py --model_name_or_path path/or/name --prompts_file prompts.jsonl \
+        --output_file completions.jsonl --generation '{max_new_tokens: 256, block_length: 32}'
+    cat prompts.txt | accelerate launch recipes/generate.py --config generate.yaml
 
 A prompt is a line, or the field "prompt" of a JSON line, whose other fields are kept. Started again after a kill, the
 same command goes on (a pipe must bring the same prompts), with any number of processes.

@@ -38,7 +38,12 @@ def killed_after(forwards, model, *args, **kwargs):
     child = os.fork()
     if child == 0:
         left = iter(range(forwards))
-        model.register_forward_pre_hook(lambda *_: next(left, None) is None and os.kill(os.getpid(), signal.SIGKILL))
+
+        def kill_when_none_is_left(*_):
+            if next(left, None) is None:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        model.register_forward_pre_hook(kill_when_none_is_left)
         try:
             generate_to_jsonl(model, *args, **kwargs)
         finally:

@@ -10,6 +10,8 @@ __version__ = "0.1.0"
 
 _MODULES = {
     "generation": ("RemaskGenerationConfig", "RemaskGenerationMixin", "generate_with_retries", "remask_generate"),
+    "generation.generate_to_jsonl": ("generate_to_jsonl",),
+    "models.auto": ("load_model",),
     "models.llada": ("LladaConfig", "LladaForMaskedDiffusion"),
     "models.mdlm": ("MdlmConfig", "MdlmForMaskedDiffusion"),
     "models.prism": ("PrismConfig", "PrismForMaskedDiffusion"),

@@ -9,6 +9,7 @@ from .code import (
     load_code_datasets,
     split_code,
 )
+from .jsonl import read_prompts
 from .source_files import SourceFiles, python_files, train_byte_level_bpe
 from .sudoku import (
     SolvedGrids,
@@ -45,6 +46,7 @@ __all__ = [
     "load_code_datasets",
     "load_training_data",
     "python_files",
+    "read_prompts",
     "read_sudoku_csv",
     "split_code",
     "to_grid",

@@ -1,6 +1,6 @@
 """Generation by denoising: one loop, unmasking orders, remasking strategies."""
 
-from .configuration_remask import RemaskGenerationConfig, prepare_generation_config
+from .configuration_remask import RemaskGenerationConfig, ended_by_tokenizer, prepare_generation_config
 from .orders import ORDERS
 from .remask_generate import (
     RemaskGenerationMixin,
@@ -16,6 +16,7 @@ from .strategies import (
     StepState,
     register_strategy,
 )
+from .streaming import TerminalDraftStreamer
 from .trajectory import Trajectory
 
 __all__ = [
@@ -28,7 +29,9 @@ __all__ = [
     "RemaskGenerationMixin",
     "RemaskGenerationOutput",
     "StepState",
+    "TerminalDraftStreamer",
     "Trajectory",
+    "ended_by_tokenizer",
     "generate_with_retries",
     "prepare_generation_config",
     "register_strategy",

@@ -353,3 +353,9 @@ def own_settings(generation_config: GenerationConfig | None) -> dict:
         return copy.deepcopy(generation_config.__dict__)
     unchosen = GenerationConfig._get_default_generation_params()
     return {name: value for name, value in generation_config.to_dict().items() if unchosen.get(name) != value}
+
+
+def ended_by_tokenizer(model, tokenizer, settings: dict[str, Any]) -> dict[str, Any]:
+    """The keyword arguments of a call, where the tokenizer's EOS ends a text unless they or the model say what does."""
+    named = "eos_token_id" in settings or prepare_generation_config(model, None, **settings).eos_token_id is not None
+    return settings if named else settings | {"eos_token_id": tokenizer.eos_token_id}

@@ -1,7 +1,11 @@
-"""Handing a generation to one of transformers' streamers while it is being made."""
+"""Handing a generation to one of transformers' streamers while it is being made, and one for a terminal."""
+
+import shutil
+from itertools import groupby
 
 import torch
-from transformers.generation import BaseStreamer
+from transformers import PreTrainedTokenizerBase
+from transformers.generation import BaseStreamer, TextDiffusionStreamer
 
 from .canvas import Canvas
 
@@ -27,3 +31,45 @@ class Stream:
     def first_column(self, pending: torch.Tensor) -> int:
         columns = self.canvas.restore(pending).any(0).tolist()
         return columns.index(True) if True in columns else len(columns)
+
+
+MASK_SIGN = "░"
+
+
+class TerminalDraftStreamer(TextDiffusionStreamer):
+    """transformers' `TextDiffusionStreamer` with masks shown as shades, and room for the draft made beforehand.
+
+    Without that room, a draft at the bottom of the screen scrolls it, and the cursor does not come back to where the
+    draft began. Of a draft that is higher than the screen, the beginning is shown.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, mask_token_id: int, skip_prompt: bool = False, **kwargs):
+        super().__init__(tokenizer, skip_prompt, **kwargs)
+        self.mask_token_id = mask_token_id
+
+    def put_draft(self, value: torch.Tensor, **kwargs) -> None:
+        """Show the tokens (1, N) in yellow, in place of the draft before."""
+        self._clear_draft()
+        (ids,) = value.tolist()
+        text = ""
+        for is_mask, run in groupby(ids, key=lambda token: token == self.mask_token_id):
+            run = list(run)
+            text += MASK_SIGN * len(run) if is_mask else self.tokenizer.decode(run, **self.decode_kwargs)
+        columns, height = shutil.get_terminal_size()
+        text = fitting(text, columns, height - 2)
+        down = len(rows_of(text, columns)) + 1  # the confirmed text may have filled a part of the first row
+        # ESC D scrolls at the bottom of the screen and keeps the column, unlike a line feed.
+        print("\033D" * down + f"\033[{down}A\0337\033[33m{text}\033[0m", end="", flush=True)
+        self._has_draft = True
+
+
+def rows_of(text: str, columns: int) -> list[str]:
+    """The rows that a text takes on a screen of that width, when it begins at the left."""
+    lines = text.expandtabs().split("\n")
+    return [line[start : start + columns] for line in lines for start in range(0, max(len(line), 1), columns)]
+
+
+def fitting(text: str, columns: int, height: int) -> str:
+    """The beginning of a text, if it takes more than `height` rows."""
+    rows = rows_of(text, columns)
+    return text if len(rows) <= height else "\n".join(rows[:height])

@@ -20,6 +20,9 @@ def parse_arguments(dataclass_types: Sequence[type], arguments: list[str] | None
     file_parser.add_argument("--config", help="YAML file with any of the arguments below")
     given, rest = file_parser.parse_known_args(sys.argv[1:] if arguments is None else arguments)
     parser = HfArgumentParser(dataclass_types, parents=[file_parser])
+    for action in parser._actions:
+        if action.type is dict:  # which would not read any text
+            action.type = mapping
     if given.config is not None:
         with open(given.config, encoding="utf-8") as file:
             values = yaml.safe_load(file) or {}
@@ -33,3 +36,11 @@ def parse_arguments(dataclass_types: Sequence[type], arguments: list[str] | None
         parser.set_defaults(**values)
     *parsed, _ = parser.parse_args_into_dataclasses(args=rest)
     return tuple(parsed)
+
+
+def mapping(text: str) -> dict[str, Any]:
+    """A dict from the command line, as YAML or JSON: `{steps: 64, order: random}`."""
+    value = yaml.safe_load(text)
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f"must be a mapping such as '{{steps: 64, order: random}}', got {text!r}.")
+    return value

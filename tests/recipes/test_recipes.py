@@ -14,7 +14,8 @@ from accelerate.commands.config.config_args import load_config_from_file
 from safetensors.torch import load_file
 
 import prism_hf
-from prism_hf.data import DataArguments
+from prism_hf import LladaConfig, LladaForMaskedDiffusion
+from prism_hf.data import DataArguments, train_byte_level_bpe
 from prism_hf.training import (
     MaskedDiffusionTrainingArguments,
     PrismTrainingArguments,
@@ -51,9 +52,22 @@ LLADA_PRISM = {name: value for name, value in LLADA.items() if name not in ("mod
 }  # fmt: skip
 
 
+def tiny_chat_model(folder):
+    tokenizer = train_byte_level_bpe(sorted((Path(prism_hf.__file__).parent / "diffusion").glob("*.py")), 300)
+    torch.manual_seed(0)
+    config = LladaConfig(
+        d_model=32, n_layers=1, n_heads=2, mlp_hidden_size=32, vocab_size=300, mask_token_id=tokenizer.mask_token_id,
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, init_std=0.3,
+    )  # fmt: skip
+    LladaForMaskedDiffusion(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return tokenizer
+
+
 def launch(recipe, config, folder, processes=1, accelerate_config=None, run_by=(), **arguments):
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.yaml").write_text(yaml.safe_dump(config | {"output_dir": str(folder)} | arguments))
+    output = {} if "output_file" in config else {"output_dir": str(folder)}
+    (folder / "config.yaml").write_text(yaml.safe_dump(config | output | arguments))
     # With --cpu, accelerate starts one process whatever num_processes says, unless there is MPI. --multi_gpu starts as
     # many as asked for, and `use_cpu` in the configuration keeps them on the CPU.
     kind = ["--multi_gpu" if processes > 1 else "--cpu", "--num_machines", "1", "--mixed_precision", "no"]
@@ -146,6 +160,47 @@ def test_all_weights_under_fsdp2(tmp_path):
         per_device_train_batch_size=4,
     )  # fmt: skip
     assert_same_curves(tmp_path / "one", tmp_path / "fsdp2", ["loss", "grad_norm", "unmasking_loss", "quality_loss"])
+
+
+def test_two_processes_generate_the_lines_of_one(tmp_path):
+    tiny_chat_model(tmp_path / "model")
+    (tmp_path / "prompts.txt").write_text("".join(f"x = {n}\n" for n in range(7)))
+    config = {
+        "model_name_or_path": str(tmp_path / "model"), "prompts_file": str(tmp_path / "prompts.txt"), "batch_size": 2,
+        "use_cpu": True, "generation": {"max_new_tokens": 6, "steps": 3, "do_sample": True},
+    }  # fmt: skip
+    for processes in (1, 2):
+        output = {"output_file": str(tmp_path / f"{processes}.jsonl")}
+        launch("generate.py", config | output, tmp_path / f"run{processes}", processes=processes)
+    one, two = ((tmp_path / f"{processes}.jsonl").read_text() for processes in (1, 2))
+    assert one == two
+    assert [json.loads(line)["prompt"] for line in one.splitlines()] == [f"x = {n}" for n in range(7)]
+    assert not list(tmp_path.glob("*.shard-*"))
+
+
+def test_chat_over_a_pipe_answers_each_turn_of_the_conversation(tmp_path):
+    tokenizer = tiny_chat_model(tmp_path / "model")
+    model = LladaForMaskedDiffusion.from_pretrained(tmp_path / "model")
+    generation = {"max_new_tokens": 8, "block_length": 4}
+    expected = []
+    for conversation in (["def f(x):", "return"], ["def f(x):"]):  # /clear stands between them
+        messages = []
+        for turn in conversation:
+            messages.append({"role": "user", "content": turn})
+            ids = tokenizer.apply_chat_template(
+                messages, add_generation_prompt=True, return_dict=True, return_tensors="pt"
+            ).input_ids
+            new = model.generate(ids, eos_token_id=tokenizer.eos_token_id, **generation)[0, ids.shape[1] :]
+            messages.append({"role": "assistant", "content": tokenizer.decode(new, skip_special_tokens=True)})
+            expected.append(messages[-1]["content"])
+    command = [
+        sys.executable, str(RECIPES / "chat.py"), "--model_name_or_path", str(tmp_path / "model"), "--use_cpu", "true",
+        "--generation", json.dumps(generation),
+    ]  # fmt: skip
+    turns = "def f(x):\nreturn\n\n/clear\ndef f(x):\n/exit\nnever read\n"
+    run = subprocess.run(command, input=turns.encode(), capture_output=True, timeout=300)
+    assert run.returncode == 0, run.stderr.decode()[-3000:]
+    assert run.stdout.decode() == "".join(answer + "\n" for answer in expected)
 
 
 @pytest.mark.parametrize("path", sorted((RECIPES / "accelerate").glob("zero*.yaml")), ids=lambda path: path.stem)

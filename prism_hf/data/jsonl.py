@@ -1,0 +1,174 @@
+"""Prompts from a file or a pipe, and rows that many processes write and a killed run leaves usable."""
+
+import json
+import os
+import re
+import sys
+from collections.abc import Iterable
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+SHARD = ".shard-"
+
+
+def read_prompts(path: str | Path | None = None) -> list[dict[str, Any]]:
+    """Rows with a `prompt` and whatever else they hold, one from each line that is not blank.
+
+    Lines are JSON objects where the file ends in .jsonl or .json, or where its first line is one; else each line is the
+    text of a prompt.
+
+    Args:
+        path: of a UTF-8 file; standard input if None.
+
+    Raises:
+        ValueError: with the number of the line, where one is no such row or its prompt is empty; where there are none.
+    """
+    if path is None:
+        name, data = "standard input", sys.stdin.buffer.read()
+    else:
+        name, data = str(path), existing_file(path).read_bytes()
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{name} is no UTF-8 text: {error}.") from error
+    # Not splitlines: it would cut at separators that JSON strings may hold, such as U+2028.
+    lines = {number: line.removesuffix("\r") for number, line in enumerate(text.split("\n"), start=1) if line.strip()}
+    if not lines:
+        raise ValueError(f"{name} has no prompts: give one a line, as text or as JSON with a field 'prompt'.")
+    as_json = name.endswith((".jsonl", ".json")) or is_object(next(iter(lines.values())))
+    if not as_json:
+        return [{"prompt": line} for line in lines.values()]
+    return [read_row(line, f"{name}, line {number}") for number, line in lines.items()]
+
+
+def existing_file(path: str | Path) -> Path:
+    """The path, expanded. Raises ValueError, with the nearest name in its folder, if no file is there."""
+    path = Path(path).expanduser()
+    if path.is_file():
+        return path
+    siblings = [entry.name for entry in path.parent.iterdir() if entry.is_file()] if path.parent.is_dir() else []
+    near = get_close_matches(path.name, siblings, n=1)
+    raise ValueError(f"There is no file {path}.{f' Did you mean {path.parent / near[0]}?' if near else ''}")
+
+
+def is_object(line: str) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
+
+
+def read_row(line: str, where: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"{where} is no JSON, as the file's name or first line promises: {error}.") from error
+    if not isinstance(row, dict):
+        raise ValueError(f"{where} must be a JSON object with a field 'prompt', got {line[:80]!r}.")
+    if "prompt" not in row:
+        near = get_close_matches("prompt", row, n=1)
+        hint = f" Rename {near[0]!r}." if near else ""
+        raise ValueError(f"{where} has no field 'prompt', only {', '.join(map(repr, row)) or 'none'}.{hint}")
+    if not isinstance(row["prompt"], str) or not row["prompt"].strip():
+        raise ValueError(f"{where}: the prompt must be text that is not empty, got {row['prompt']!r}.")
+    return row
+
+
+def begin_output(path: str | Path, settings: dict[str, Any]) -> bool:
+    """Keep what an output depends on beside it, in `<path>.settings.json`; whether the output is there already.
+
+    Raises:
+        ValueError: if an output, finished or not, of other settings is there, or what is there is not known to be one.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; name a file for the output.")
+    record = path.with_name(path.name + ".settings.json")
+    settings = json.loads(json.dumps(settings, default=repr))
+    if record.exists():
+        earlier = json.loads(record.read_text(encoding="utf-8"))
+        changed = sorted(name for name in {*earlier, *settings} if earlier.get(name) != settings.get(name))
+        if changed:
+            shown = ", ".join(f"{name}={earlier.get(name)!r}, now {settings.get(name)!r}" for name in changed)
+            raise ValueError(
+                f"{path} was begun with other settings ({shown}): name another file, or delete {record.name} and "
+                f"{path.name}*."
+            )
+    elif path.exists():
+        raise ValueError(f"{path} exists and was not begun by this command: delete it, or name another file.")
+    else:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(record, [json.dumps(settings, indent=2)])
+    return path.exists()
+
+
+def shard_path(path: str | Path, process_index: int) -> Path:
+    """Where a process keeps what it has done of an output that is not finished."""
+    path = Path(path)
+    return path.with_name(f"{path.name}{SHARD}{process_index:05d}")
+
+
+def shard_paths(path: str | Path) -> list[Path]:
+    """All shards of an output, from however many processes."""
+    path = Path(path)
+    pattern = re.compile(re.escape(path.name + SHARD) + r"\d+")
+    return sorted(each for each in path.parent.glob("*") if pattern.fullmatch(each.name))
+
+
+def append_part(shard: Path, index: int, rows: list[dict[str, Any]]) -> None:
+    """Add the rows of part `index` to a shard, as one line, so that a part is there as a whole or not at all."""
+    line = json.dumps({"part": index, "rows": rows}) + "\n"
+    # Unbuffered, so that the line leaves this process in one write and is safe from its end.
+    with open(shard, "ab", buffering=0) as file:
+        file.write(line.encode())
+
+
+def cut_torn_line(shard: Path) -> None:
+    """Remove the last line of a shard if a killed process left it without its end; the next would be glued to it."""
+    if shard.exists():
+        with open(shard, "rb+") as file:
+            file.truncate(file.read().rfind(b"\n") + 1)
+
+
+def read_parts(path: str | Path) -> dict[int, list[dict[str, Any]]]:
+    """The finished parts of an output, by index, from all its shards; a line without its end is none."""
+    parts = {}
+    for shard in shard_paths(path):
+        *whole, _ = shard.read_bytes().split(b"\n")
+        for line in map(json.loads, whole):
+            parts[line["part"]] = line["rows"]
+    return parts
+
+
+def merge_parts(path: str | Path, num_parts: int) -> None:
+    """Write the output whole, in order, from its shards, which go then.
+
+    Raises:
+        ValueError: if a part is missing.
+    """
+    parts = read_parts(path)
+    missing = [index for index in range(num_parts) if index not in parts]
+    if missing:
+        raise ValueError(
+            f"{len(missing)} of {num_parts} parts of {path} are missing, first {missing[0]}: do all processes see one "
+            "file system? Start again to make them."
+        )
+    rows = (row for index in range(num_parts) for row in parts[index])
+    write_whole(Path(path), (json.dumps(row, ensure_ascii=False) for row in rows))
+    drop_shards(path)
+
+
+def drop_shards(path: str | Path) -> None:
+    for shard in shard_paths(path):
+        shard.unlink()
+
+
+def write_whole(path: Path, lines: Iterable[str]) -> None:
+    """Write a file that is there with all its lines or not at all."""
+    staged = path.with_name(path.name + ".writing")
+    with open(staged, "w", encoding="utf-8", newline="\n") as file:
+        file.writelines(line + "\n" for line in lines)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(staged, path)

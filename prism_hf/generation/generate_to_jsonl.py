@@ -1,0 +1,176 @@
+"""Completions of many prompts, by many processes, to one JSONL file that survives a kill."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+from torch.nn.utils.rnn import pad_sequence
+from tqdm.auto import tqdm
+from transformers import PreTrainedTokenizerBase
+from transformers.utils import logging
+
+from prism_hf.data.jsonl import (
+    append_part,
+    begin_output,
+    cut_torn_line,
+    drop_shards,
+    merge_parts,
+    read_parts,
+    shard_path,
+)
+
+from .configuration_remask import RemaskGenerationConfig, ended_by_tokenizer, prepare_generation_config
+from .remask_generate import remask_generate
+
+logger = logging.get_logger(__name__)
+
+
+def generate_to_jsonl(
+    model,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: list[dict[str, Any]],
+    path: str | Path,
+    batch_size: int = 8,
+    seed: int = 0,
+    apply_chat_template: bool = False,
+    settings: dict[str, Any] | None = None,
+    **kwargs,
+) -> None:
+    """Write each of `rows` with a `completion` of its `prompt`, in order, to the JSONL file `path`.
+
+    The completion is the text of the appended tokens; with no `max_new_tokens`, where only masks within the prompt are
+    filled, the whole text. With `num_return_sequences` a row is written as many times, next to one another.
+
+    Under `accelerate launch` the processes, which must see the same file system, share the batches. Each appends to a
+    shard beside the output; in the end the shards become the output, at once. A run that was killed goes on when it is
+    called again, with any number of processes, and a finished one is left alone.
+
+    Which rows make a batch depends on `batch_size` alone, and random numbers on `seed` and the batch. So the output is
+    the same for any number of processes and wherever a run was interrupted. With another `batch_size`, sampled tokens
+    differ, and greedy ones as far as the rounding of a padded batch decides between close candidates. With
+    `batch_size=1` a row depends on nothing but seed and index.
+
+    Args:
+        model: see `remask_generate`.
+        rows: dicts with a `prompt`; other fields are carried through. The same in all processes.
+        path: the output. `<path>.settings.json` tells what it was made with.
+        batch_size: prompts in a batch.
+        apply_chat_template: the prompt becomes a user's turn in the tokenizer's template.
+        settings: what else the output depends on, such as the name of the model: a run with others does not go on.
+        kwargs: fields of `RemaskGenerationConfig`. Where neither they nor the model's own settings have an
+            `eos_token_id`, it is the tokenizer's.
+
+    Raises:
+        ValueError: on wrong rows or settings, or an output that was begun with others; before the first forward.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size} must be at least 1.")
+    path, state = Path(path), PartialState()
+    generation = ended_by_tokenizer(model, tokenizer, kwargs) | {"return_dict_in_generate": True}
+    config = prepare_generation_config(model, None, **generation)
+    if config.max_new_tokens is None:
+        raise ValueError(f"max_length={config.max_length} counts a prompt of any length: set max_new_tokens instead.")
+    prompts = encode_prompts(rows, tokenizer, config, apply_chat_template)
+    begun = {
+        "num_prompts": len(rows),
+        "prompts": hashlib.sha256(json.dumps(rows).encode()).hexdigest(),
+        "batch_size": batch_size,
+        "seed": seed,
+        "apply_chat_template": apply_chat_template,
+        "generation": {name: value for name, value in config.to_dict().items() if name in config.fields},
+    } | (settings or {})
+    finished = [begin_output(path, begun) if state.is_main_process else None]
+    if broadcast_object_list(finished)[0]:
+        logger.warning(f"{path} is finished: nothing to do.")
+        if state.is_main_process:
+            drop_shards(path)
+        return
+
+    shard = shard_path(path, state.process_index)
+    cut_torn_line(shard)
+    done = read_parts(path)
+    state.wait_for_everyone()  # before anyone adds parts that another would count as done
+    starts = range(0, len(rows), batch_size)
+    todo = [part for part in range(len(starts)) if part not in done][state.process_index :: state.num_processes]
+    repeats = config.num_return_sequences
+    total = sum(len(rows[starts[part] :][:batch_size]) for part in todo)
+    with tqdm(total=total, unit="prompt", disable=not state.is_main_process) as progress:
+        for part in todo:
+            batch = slice(starts[part], starts[part] + batch_size)
+            generator = torch.Generator().manual_seed(batch_seed(seed, starts[part]))
+            texts = complete(model, tokenizer, prompts[batch], generation, generator, state.device)
+            repeated = [row for row in rows[batch] for _ in range(repeats)]
+            written = [row | {"completion": text} for row, text in zip(repeated, texts, strict=True)]
+            append_part(shard, part, written)
+            progress.update(len(prompts[batch]))
+    state.wait_for_everyone()
+    if state.is_main_process:
+        merge_parts(path, len(starts))
+    state.wait_for_everyone()
+
+
+def encode_prompts(
+    rows: list[dict[str, Any]],
+    tokenizer: PreTrainedTokenizerBase,
+    config: RemaskGenerationConfig,
+    apply_chat_template: bool,
+) -> list[list[int]]:
+    """Token ids of each prompt. Raises ValueError, with the number of the row, for one that cannot be completed."""
+    if not rows:
+        raise ValueError("There are no prompts; give at least one.")
+    if apply_chat_template and tokenizer.chat_template is None:
+        raise ValueError(
+            f"The tokenizer {tokenizer.name_or_path!r} has no chat template: leave apply_chat_template off, or set "
+            "tokenizer.chat_template."
+        )
+    for number, row in enumerate(rows, start=1):
+        if "completion" in row:
+            raise ValueError(f"Prompt {number} has a field 'completion', where the result goes: rename it.")
+    texts = [row["prompt"] for row in rows]
+    if apply_chat_template:
+        chats = [[{"role": "user", "content": text}] for text in texts]
+        texts = tokenizer.apply_chat_template(chats, tokenize=False, add_generation_prompt=True)
+    # A template has its own special tokens.
+    encoded = tokenizer(texts, add_special_tokens=not apply_chat_template).input_ids
+    appends = bool(config.max_new_tokens)
+    for number, ids in enumerate(encoded, start=1):
+        if appends and config.mask_token_id in ids:
+            raise ValueError(
+                f"Prompt {number} holds the mask token, which is filled in place with max_new_tokens=0 only; got "
+                f"max_new_tokens={config.max_new_tokens}."
+            )
+        if not appends and config.mask_token_id not in ids:
+            raise ValueError(f"Prompt {number} has no mask to fill: set max_new_tokens, to append some.")
+    return encoded
+
+
+def batch_seed(seed: int, start: int) -> int:
+    """A seed for the batch that begins at prompt `start`, unrelated to those of other batches and other seeds."""
+    return int(np.random.SeedSequence((seed, start)).generate_state(1, np.uint64)[0])
+
+
+def complete(
+    model,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: list[list[int]],
+    generation: dict[str, Any],
+    generator: torch.Generator,
+    device: torch.device,
+) -> list[str]:
+    """The texts of a batch of prompts, one or several for each: what was appended, or else the whole."""
+    ids = [torch.tensor(prompt, device=device) for prompt in prompts]
+    # The padding is attended by nothing, so that its token does not matter.
+    input_ids = pad_sequence(ids, batch_first=True, padding_value=0, padding_side="left")
+    real = pad_sequence([torch.ones_like(each) for each in ids], batch_first=True, padding_side="left")
+    sequences = remask_generate(model, input_ids, attention_mask=real, generator=generator, **generation).sequences
+    new = sequences[:, input_ids.shape[1] :].tolist()
+    if new[0]:
+        return tokenizer.batch_decode(new, skip_special_tokens=True)
+    real = real.bool().repeat_interleave(len(sequences) // len(prompts), dim=0)
+    whole = [row[kept].tolist() for row, kept in zip(sequences, real, strict=True)]
+    return tokenizer.batch_decode(whole, skip_special_tokens=True)

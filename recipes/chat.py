@@ -1,0 +1,78 @@
+"""Chat with a model in a terminal, where an answer is seen as a draft until it is final.
+
+    python recipes/chat.py --model_name_or_path path/or/name --dtype bfloat16
+
+/clear forgets the conversation, /exit ends it. From a pipe, each line is a turn.
+"""
+
+import sys
+from dataclasses import dataclass, field
+
+import torch
+from accelerate import PartialState
+from transformers import AutoTokenizer, TextStreamer
+
+from prism_hf import RemaskGenerationConfig, load_model, remask_generate
+from prism_hf.generation import TerminalDraftStreamer, ended_by_tokenizer, prepare_generation_config
+from prism_hf.training import parse_arguments
+
+
+@dataclass
+class ChatArguments:
+    model_name_or_path: str = field(metadata={"help": "A whole model or an adapter, from a folder or the Hub."})
+    generation: dict = field(
+        default_factory=lambda: {"max_new_tokens": 128, "block_length": 32},
+        metadata={"help": "Fields of RemaskGenerationConfig, over the model's own."},
+    )
+    system_prompt: str | None = field(default=None, metadata={"help": "Put before the conversation."})
+    seed: int = field(default=0, metadata={"help": "Of the sampler."})
+    dtype: str = field(default="auto", metadata={"help": "Of the weights: float32, bfloat16, float16; auto: as saved."})
+    attn_implementation: str | None = field(default=None, metadata={"help": "eager, sdpa, flash_attention_2, ..."})
+    use_cpu: bool = field(default=not torch.accelerator.is_available(), metadata={"help": "Run on the CPU."})
+
+
+def main() -> None:
+    (args,) = parse_arguments((ChatArguments,))
+    RemaskGenerationConfig(**args.generation)  # a misspelt field is to fail before the model is loaded
+    device = PartialState(cpu=args.use_cpu).device
+    tokenizer = AutoTokenizer.from_pretrained(args.model_name_or_path)
+    if tokenizer.chat_template is None:
+        raise ValueError(f"The tokenizer of {args.model_name_or_path} has no chat template: set its chat_template.")
+    model = load_model(args.model_name_or_path, dtype=args.dtype, attn_implementation=args.attn_implementation)
+    model.to(device)
+    settings = ended_by_tokenizer(model, tokenizer, args.generation)
+    if sys.stdout.isatty():
+        mask_token_id = prepare_generation_config(model, None, **settings).mask_token_id
+        streamer = TerminalDraftStreamer(tokenizer, mask_token_id, skip_prompt=True, skip_special_tokens=True)
+    else:
+        streamer = TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
+    generator = torch.Generator().manual_seed(args.seed)
+    start = [] if args.system_prompt is None else [{"role": "system", "content": args.system_prompt}]
+    messages = list(start)
+    while True:
+        try:
+            turn = input("> " if sys.stdin.isatty() else "").strip()
+        except EOFError:
+            break
+        if turn == "/exit":
+            break
+        if turn == "/clear":
+            messages = list(start)
+        if turn in ("", "/clear"):
+            continue
+        messages.append({"role": "user", "content": turn})
+        prompt = tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, return_dict=True, return_tensors="pt"
+        ).input_ids.to(device)
+        try:
+            sequences = remask_generate(model, prompt, generator=generator, streamer=streamer, **settings)
+        except KeyboardInterrupt:  # enough of this answer
+            streamer.end()
+            messages.pop()
+            continue
+        answer = tokenizer.decode(sequences[0, prompt.shape[1] :], skip_special_tokens=True)
+        messages.append({"role": "assistant", "content": answer})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,127 @@
+"""Many prompts to one JSONL file: whole after a kill, and row by row what `remask_generate` gives."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+import prism_hf
+from prism_hf import LladaConfig, LladaForMaskedDiffusion, generate_to_jsonl, remask_generate
+from prism_hf.data import train_byte_level_bpe
+from prism_hf.data.jsonl import shard_path
+from prism_hf.generation.generate_to_jsonl import batch_seed
+
+ROWS = [{"prompt": "x = " + "1 + " * n, "id": n} for n in range(7)]
+SETTINGS = {"batch_size": 2, "max_new_tokens": 6, "steps": 3, "do_sample": True}
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_byte_level_bpe(sorted((Path(prism_hf.__file__).parent / "diffusion").glob("*.py")), 300)
+
+
+@pytest.fixture(scope="module")
+def model(tokenizer):
+    torch.manual_seed(0)
+    config = LladaConfig(
+        d_model=32, n_layers=1, n_heads=2, mlp_hidden_size=32, vocab_size=300, mask_token_id=tokenizer.mask_token_id,
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, init_std=0.3,
+    )  # fmt: skip
+    return LladaForMaskedDiffusion(config).eval()
+
+
+def killed_after(forwards, model, *args, **kwargs):
+    """Run in a forked process that gets SIGKILL in the forward after so many."""
+    child = os.fork()
+    if child == 0:
+        left = iter(range(forwards))
+
+        def kill_when_none_is_left(*_):
+            if next(left, None) is None:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        model.register_forward_pre_hook(kill_when_none_is_left)
+        try:
+            generate_to_jsonl(model, *args, **kwargs)
+        finally:
+            os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+
+
+def test_a_killed_run_goes_on_to_the_file_of_an_unbroken_one(model, tokenizer, tmp_path):
+    generate_to_jsonl(model, tokenizer, ROWS, tmp_path / "unbroken.jsonl", **SETTINGS)
+    expected = (tmp_path / "unbroken.jsonl").read_bytes()
+    rows = [json.loads(line) for line in expected.decode().splitlines()]
+    assert [{name: row[name] for name in ("prompt", "id")} for row in rows] == ROWS
+
+    path = tmp_path / "killed.jsonl"
+    killed_after(8, model, tokenizer, ROWS, path, **SETTINGS)  # in the third of four batches
+    shard = shard_path(path, 0)
+    assert not path.exists() and shard.read_bytes().count(b"\n") == 2
+    with open(shard, "ab") as file:  # killed in the middle of a write
+        file.write(b'{"part": 2, "rows": [{"prompt": "x')
+    killed_after(4, model, tokenizer, ROWS, path, **SETTINGS)  # one batch more
+    assert shard.read_bytes().count(b"\n") == 3 and not path.exists()
+    # What a run with more processes left behind counts too.
+    shard.rename(shard_path(path, 5))
+    forwards = []
+    hook = model.register_forward_pre_hook(lambda *_: forwards.append(1))
+    generate_to_jsonl(model, tokenizer, ROWS, path, **SETTINGS)
+    assert path.read_bytes() == expected and len(forwards) == 3
+    generate_to_jsonl(model, tokenizer, ROWS, path, **SETTINGS)
+    hook.remove()
+    assert path.read_bytes() == expected and len(forwards) == 3  # finished: nothing is computed
+    names = sorted(each.name for each in tmp_path.glob("killed*"))
+    assert names == ["killed.jsonl", "killed.jsonl.settings.json"]
+    for change in ({"seed": 1}, {"steps": 2}, {"settings": {"model_name_or_path": "another"}}):
+        with pytest.raises(ValueError, match=next(iter(change)) if "seed" in change else "other settings"):
+            generate_to_jsonl(model, tokenizer, ROWS, path, **SETTINGS | change)
+
+
+def test_a_row_is_what_it_is_alone(model, tokenizer, tmp_path):
+    path = tmp_path / "out.jsonl"
+    settings = {"max_new_tokens": 5, "do_sample": True, "num_return_sequences": 2}
+    generate_to_jsonl(model, tokenizer, ROWS[:3], path, batch_size=1, seed=4, apply_chat_template=True, **settings)
+    expected = []
+    for start, row in enumerate(ROWS[:3]):
+        chat = [{"role": "user", "content": row["prompt"]}]
+        ids = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=True, return_tensors="pt")
+        generator = torch.Generator().manual_seed(batch_seed(4, start))
+        eos = tokenizer.eos_token_id
+        output = remask_generate(model, ids.input_ids, generator=generator, eos_token_id=eos, **settings)
+        for new in output[:, ids.input_ids.shape[1] :]:
+            expected.append(row | {"completion": tokenizer.decode(new, skip_special_tokens=True)})
+    assert [json.loads(line) for line in path.read_text().splitlines()] == expected
+    greedy = {"max_new_tokens": 5, "steps": 5}
+    for batch_size in (1, 3):
+        generate_to_jsonl(model, tokenizer, ROWS, tmp_path / f"{batch_size}.jsonl", batch_size=batch_size, **greedy)
+    assert (tmp_path / "1.jsonl").read_text() == (tmp_path / "3.jsonl").read_text()
+
+
+def test_masks_in_a_prompt_are_filled_in_place(model, tokenizer, tmp_path):
+    mask = tokenizer.mask_token
+    rows = [{"prompt": f"def f({mask}):"}, {"prompt": f"{mask}{mask} = 1234567"}]
+    generate_to_jsonl(model, tokenizer, rows, tmp_path / "out.jsonl")
+    filled = [json.loads(line)["completion"] for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert filled[0].startswith("def f(") and filled[0].endswith("):") and filled[1].endswith(" = 1234567")
+
+
+@pytest.mark.parametrize(
+    ("rows", "settings", "message"),
+    [
+        ([], {}, "no prompts"),
+        ([{"prompt": "a"}], {}, "Prompt 1 has no mask to fill"),
+        ([{"prompt": "a"}, {"prompt": "<|mdm_mask|>"}], {"max_new_tokens": 2}, "Prompt 2 holds the mask token"),
+        ([{"prompt": "a", "completion": "b"}], {"max_new_tokens": 2}, "'completion'"),
+        ([{"prompt": "a"}], {"max_length": 9}, "max_new_tokens"),
+        ([{"prompt": "a"}], {"max_new_tokens": 2, "batch_size": 0}, "batch_size=0"),
+        ([{"prompt": "a"}], {"max_new_token": 2}, "'max_new_tokens'"),
+    ],
+)
+def test_mistakes_are_named_before_work_begins(model, tokenizer, tmp_path, rows, settings, message):
+    with pytest.raises(ValueError, match=message):
+        generate_to_jsonl(model, tokenizer, rows, tmp_path / "out.jsonl", **settings)
+    assert list(tmp_path.iterdir()) == []

@@ -7,6 +7,7 @@ Any argument of the YAML file can be given on the command line too. Started agai
 
 from dataclasses import dataclass, field
 
+from accelerate import PartialState
 from transformers import AutoConfig, AutoModelForMaskedLM, set_seed
 
 import prism_hf.models  # noqa: F401  (registers LLaDA and MDLM)
@@ -50,8 +51,9 @@ def main() -> None:
     trainer.log_metrics("eval", metrics)
     trainer.save_metrics("eval", metrics)
     trainer.save_model()  # after the evaluation, which the model card reports
-    trainer.accelerator.end_training()
+    trainer.accelerator.wait_for_everyone()
 
 
 if __name__ == "__main__":
     main()
+    PartialState().destroy_process_group()  # not in main: DDP must be gone before

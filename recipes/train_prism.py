@@ -9,6 +9,7 @@ Any argument of the YAML file can be given on the command line too. Started agai
 from dataclasses import dataclass, field
 
 import torch
+from accelerate import PartialState
 from peft import LoraConfig
 from transformers import BitsAndBytesConfig, set_seed
 
@@ -68,8 +69,9 @@ def main() -> None:
     trainer.log_metrics("eval", metrics)
     trainer.save_metrics("eval", metrics)
     trainer.save_model()  # after the evaluation, which the model card reports
-    trainer.accelerator.end_training()
+    trainer.accelerator.wait_for_everyone()
 
 
 if __name__ == "__main__":
     main()
+    PartialState().destroy_process_group()  # not in main: DDP must be gone before

@@ -75,11 +75,13 @@ class MemoryTracker(TorchDispatchMode):
     def book(self, storage: torch.UntypedStorage, label: str | None) -> None:
         key, size = id(storage), storage.nbytes()
         self.label_of[key] = label
-        self.live[label] += size if label is not None else 0
+        if label is not None:
+            self.live[label] += size
 
         def free():
             label = self.label_of.pop(key)
-            self.live[label] -= size if label is not None else 0
+            if label is not None:
+                self.live[label] -= size
 
         weakref.finalize(storage, free)
 

@@ -14,7 +14,7 @@ from accelerate.commands.config.config_args import load_config_from_file
 from safetensors.torch import load_file
 
 import prism_hf
-from prism_hf import LladaConfig, LladaForMaskedDiffusion
+from prism_hf import LladaConfig, LladaForMaskedDiffusion, remask_generate
 from prism_hf.data import DataArguments, train_byte_level_bpe
 from prism_hf.training import (
     MaskedDiffusionTrainingArguments,
@@ -190,7 +190,7 @@ def test_chat_over_a_pipe_answers_each_turn_of_the_conversation(tmp_path):
             ids = tokenizer.apply_chat_template(
                 messages, add_generation_prompt=True, return_dict=True, return_tensors="pt"
             ).input_ids
-            new = model.generate(ids, eos_token_id=tokenizer.eos_token_id, **generation)[0, ids.shape[1] :]
+            new = remask_generate(model, ids, eos_token_id=tokenizer.eos_token_id, **generation)[0, ids.shape[1] :]
             messages.append({"role": "assistant", "content": tokenizer.decode(new, skip_special_tokens=True)})
             expected.append(messages[-1]["content"])
     command = [

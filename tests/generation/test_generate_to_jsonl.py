@@ -37,6 +37,7 @@ def killed_after(forwards, model, *args, **kwargs):
     """Run in a forked process that gets SIGKILL in the forward after so many."""
     child = os.fork()
     if child == 0:
+        torch.set_num_threads(1)  # OpenMP's threads do not survive a fork, and a parallel region would wait for them
         left = iter(range(forwards))
 
         def kill_when_none_is_left(*_):

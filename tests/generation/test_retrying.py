@@ -43,7 +43,7 @@ def test_each_row_takes_the_first_attempt_that_is_trusted_or_the_last(model, can
     by_hand, taken, lowest = [], [], []
     for row in canvases:
         lowest.append(lowest_quality(model, remask_generate(model, row[None], **SETTINGS)[0], row == MASK))
-    threshold = sorted(lowest)[4]
+    threshold = sum(sorted(lowest)[3:5]) / 2  # between two rows, as a batch rounds otherwise than a row alone
     for row in canvases:
         for number, settings in enumerate(attempts):  # noqa: B007
             sequence = remask_generate(model, row[None], **settings)[0]

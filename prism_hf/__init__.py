@@ -21,6 +21,8 @@ _MODULES = {
         "MaskedDiffusionTrainingArguments",
         "PrismTrainer",
         "PrismTrainingArguments",
+        "TokenCriticTrainer",
+        "TokenCriticTrainingArguments",
     ),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}

@@ -59,12 +59,24 @@ MDLM_CITATION = """@inproceedings{sahoo2024mdlm,
   year      = {2024},
   url       = {https://arxiv.org/abs/2406.07524}
 }"""  # noqa: E501
+TOKEN_CRITIC_CITATION = """@inproceedings{lezama2022tokencritic,
+  title     = {Improved Masked Image Generation with Token-Critic},
+  author    = {Lezama, Jos{\\'e} and Chang, Huiwen and Jiang, Lu and Essa, Irfan},
+  booktitle = {European Conference on Computer Vision},
+  year      = {2022},
+  url       = {https://arxiv.org/abs/2209.04439}
+}"""
 
 PRISM_ABSTRACT = (
     "A masked diffusion language model that finds and corrects its own mistakes, trained with "
     "[PRISM](https://arxiv.org/abs/2510.01384): the forward pass that gives the token posteriors also gives every "
     "token a *quality*, the probability that it is right given the rest. While generating, the worst tokens are masked "
     "again and rewritten."
+)
+TOKEN_CRITIC_ABSTRACT = (
+    "A [Token-Critic](https://arxiv.org/abs/2209.04439): it reads the drafts of another masked diffusion language model "
+    "and tells of each token how likely it is to be right, so that the worst are masked again and rewritten. It does not "
+    "generate by itself."
 )
 MDM_ABSTRACT = (
     "A masked diffusion language model ([MDLM](https://arxiv.org/abs/2406.07524)): it fills masked tokens in any order."
@@ -77,6 +89,7 @@ class TrainingRecord:
 
     arguments: the training arguments as plain JSON data, tokens of the Hub left out. tokenizer: saved along with the
     model. dataset: its name for the reader. length: tokens in a row of it. metrics: those of the last evaluation.
+    denoiser: of a token critic, name or path of the model whose drafts it judges.
     """
 
     arguments: dict[str, Any]
@@ -85,6 +98,7 @@ class TrainingRecord:
     dataset: str | None = None
     length: int | None = None
     metrics: dict[str, float] = field(default_factory=dict)
+    denoiser: str | None = None
 
 
 class HubMixin:
@@ -215,7 +229,11 @@ def model_card(
     base = finetuned_from or base_model_name(model)
     base_id = hub_id(base) if base != repo_id else None
     dataset_tags = [dataset_tags] if isinstance(dataset_tags, str) else dataset_tags
-    own_tags = ["masked-diffusion", *(["prism"] if has_head else []), "custom_generate", "prism_hf"]
+    denoiser = record.denoiser if record else None
+    is_prism = has_head and denoiser is None
+    own_tags = ["masked-diffusion", *(["prism"] if is_prism else []), "custom_generate", "prism_hf"]
+    if denoiser is not None:
+        own_tags.remove("custom_generate")
     if is_adapter:
         own_tags.append(model.active_peft_config.peft_type.value.lower())
     given_tags = [tags] if isinstance(tags, str) else tags or []
@@ -229,6 +247,8 @@ def model_card(
         language=language,
     )
     facts = []
+    if denoiser is not None:
+        facts.append(("Judges drafts of", denoiser if hub_id(denoiser) else Path(denoiser).name))
     if base is not None and base != repo_id:
         facts.append(("Base model", f"[{base_id}](https://huggingface.co/{base_id})" if base_id else Path(base).name))
     if dataset := dataset or ", ".join(dataset_tags or []) or (record and record.dataset):
@@ -244,15 +264,24 @@ def model_card(
     metrics = {
         name: value for name, value in (record.metrics if record else {}).items() if not name.endswith(SPEED_METRICS)
     }
+    if denoiser is not None:
+        abstract, citation = TOKEN_CRITIC_ABSTRACT, TOKEN_CRITIC_CITATION
+    elif has_head:
+        abstract, citation = PRISM_ABSTRACT, PRISM_CITATION
+    else:
+        abstract, citation = MDM_ABSTRACT, MDLM_CITATION
     sections = [
         f"# {model_name or Path(repo_id).name}",
-        PRISM_ABSTRACT if has_head else MDM_ABSTRACT,
+        abstract,
         "## Use",
         f"With [transformers](https://huggingface.co/docs/transformers) and the Python package prism_hf:\n\n"
         f"```python\n{usage(model, repo_id)}\n```",
-        "The sampler also serves a model of your own, with prism_hf installed: "
-        f"`model.generate(input_ids, custom_generate={repo_id!r}, trust_remote_code=True)`.",
     ]
+    if denoiser is None:
+        sections.append(
+            "The sampler also serves a model of your own, with prism_hf installed: "
+            f"`model.generate(input_ids, custom_generate={repo_id!r}, trust_remote_code=True)`."
+        )
     if facts:
         sections += ["## Training", table(("", ""), facts)]
     if arguments:
@@ -260,7 +289,7 @@ def model_card(
     if metrics:
         rows = [(f"`{name}`", f"{value:.6g}") for name, value in metrics.items()]
         sections += ["## Last evaluation", table(("Metric", "Value"), rows)]
-    sections += ["## Citation", f"```bibtex\n{PRISM_CITATION if has_head else MDLM_CITATION}\n```"]
+    sections += ["## Citation", f"```bibtex\n{citation}\n```"]
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(sections) + "\n")
 
 
@@ -284,8 +313,12 @@ def usage(model, repo_id: str) -> str:
     mask_token_id = record.mask_token_id if record else config.mask_token_id
     tokenizer = record.tokenizer if record else None
 
-    if hasattr(inner, "quality_head"):
-        loader = "AutoPeftModelForPrism" if hasattr(model, "get_base_model") else "PrismForMaskedDiffusion"
+    denoiser = record.denoiser if record else None
+    loader = "AutoPeftModelForPrism" if hasattr(model, "get_base_model") else "PrismForMaskedDiffusion"
+    if denoiser is not None:
+        imports = [f"from prism_hf import {loader}, load_model, remask_generate"]
+        call = 'remask_generate(model, input_ids, remask_strategy="token_critic", critic=critic'
+    elif hasattr(inner, "quality_head"):
         imports = [f"from prism_hf import {loader}"]
         strategy = getattr(inner.generation_config, "remask_strategy", None)
         call = "model.generate(input_ids" + ("" if strategy else ', remask_strategy="prism", num_remask=1')
@@ -298,6 +331,8 @@ def usage(model, repo_id: str) -> str:
         ]
         call = f"remask_generate(model, input_ids, mask_token_id={mask_token_id}"
     lines = [f'model = {loader}.from_pretrained("{repo_id}")']
+    if denoiser is not None:
+        lines = [f'model = load_model("{denoiser}")', f'critic = {loader}.from_pretrained("{repo_id}").eval()']
 
     if tokenizer is not None:
         is_ours = type(tokenizer).__module__.startswith("prism_hf.")

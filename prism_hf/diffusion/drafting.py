@@ -96,6 +96,41 @@ def select_positions(
 
 
 @torch.no_grad()
+def fill(
+    z: torch.Tensor,
+    filled: torch.Tensor,
+    logits_at: Callable[[torch.Tensor], torch.Tensor],
+    mask_token_id: int,
+    uniform: torch.Tensor,
+    sample: bool = True,
+    top_p: float = 1.0,
+    rows_at_once: int | None = None,
+) -> torch.Tensor:
+    """Put a token from the model's posterior, never the mask, at each position to be filled; no gradient.
+
+    Args:
+        z: (B, L) masked sequences.
+        filled: (B, L) bool, N positions.
+        logits_at: the positions are numbered in row-major order; given some numbers (M,), their logits (M, V).
+        uniform: (B, L) float64 draws in [0, 1).
+        sample: draw from the posterior, or take its argmax.
+        rows_at_once: the most positions whose logits exist at a time; all if None.
+
+    Returns:
+        `y` (B, L).
+    """
+    uniform = uniform[filled]
+    tokens = []
+    for index in torch.arange(len(uniform), device=z.device).split(rows_at_once or max(1, len(uniform))):
+        logits = exclude_token(logits_at(index).float(), mask_token_id)
+        if sample:
+            tokens.append(invert_cdf(nucleus(logits, top_p) if top_p < 1 else logits, uniform[index]))
+        else:
+            tokens.append(logits.argmax(dim=-1))
+    return z.masked_scatter(filled, torch.cat(tokens))
+
+
+@torch.no_grad()
 def draft(
     z: torch.Tensor,
     masked: torch.Tensor,
@@ -126,11 +161,7 @@ def draft(
     drafts, fills = [], []
     for for_position, for_token in uniform:
         filled = select_positions(masked, confidence, num_positions, for_position, selection, window)
-        logits = exclude_token(logits_at(number_of[filled]).float(), mask_token_id)
-        if sample:
-            tokens = invert_cdf(nucleus(logits, top_p) if top_p < 1 else logits, for_token[filled])
-        else:
-            tokens = logits.argmax(dim=-1)
-        drafts.append(z.masked_scatter(filled, tokens))
+        numbers = number_of[filled]
+        drafts.append(fill(z, filled, lambda i, n=numbers: logits_at(n[i]), mask_token_id, for_token, sample, top_p))
         fills.append(filled)
     return torch.cat(drafts), torch.cat(fills)

@@ -104,13 +104,27 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return (*(None if grad is None else grad.mul_(grad_total) for grad in grads), None, None, None)
 
 
-def quality_loss(quality_logits: torch.Tensor, correct: torch.Tensor, denominator: torch.Tensor | float):
-    """Binary cross-entropy at the filled positions; its minimiser is `Pr[x_i = y_i | y with i masked]` (PRISM, eq. 5).
+def quality_loss(
+    quality_logits: torch.Tensor,
+    correct: torch.Tensor,
+    denominator: torch.Tensor | float,
+    weights: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Binary cross-entropy of a judge of drafts, `sum over filled of w BCE / denominator`.
+
+    Where K positions of `z` are filled, the others stay masked and nothing is weighted, its minimiser is
+    `Pr[x_i = y_i | y with i masked]` (PRISM, arXiv 2510.01384, eq. 5).
+
+    Where all masks are filled, the judge no longer sees which positions they were. Its minimiser is then
+    `Pr[x_i = y_i | y, i was masked]`, in which each draft counts `w(t)` times (Token-Critic, arXiv 2209.04439). Under
+    the linear schedule k of L positions are masked, and at random, with a probability that is the same for each k; the
+    published `w = 1/t` lets each k weigh alike in the sum over positions, no weights let it weigh in proportion to k.
 
     Args:
         quality_logits: (N,) at the filled positions.
         correct: (N,) bool, `y_i = x_i`.
-        denominator: the number of filled positions, or `B * K`.
+        denominator: PRISM: the number of filled positions, or `B * K`. Token-Critic: as for `unmasking_loss`.
+        weights: (N,) or None.
     """
-    loss = F.binary_cross_entropy_with_logits(quality_logits.float(), correct.float(), reduction="sum")
+    loss = F.binary_cross_entropy_with_logits(quality_logits.float(), correct.float(), weights, reduction="sum")
     return loss / denominator

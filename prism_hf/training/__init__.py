@@ -1,4 +1,4 @@
-"""Trainers: pre-training of a masked diffusion model, and PRISM fine-tuning of its quality head."""
+"""Trainers: pre-training of a masked diffusion model, PRISM fine-tuning of its quality head, critics of its drafts."""
 
 from .checkpoints import last_checkpoint
 from .collator import MaskedDiffusionCollator
@@ -6,7 +6,12 @@ from .config_file import parse_arguments
 from .ema import EMACallback
 from .masked_diffusion_trainer import MaskedDiffusionTrainer
 from .prism_trainer import PrismTrainer
-from .training_arguments import MaskedDiffusionTrainingArguments, PrismTrainingArguments
+from .token_critic_trainer import TokenCriticTrainer
+from .training_arguments import (
+    MaskedDiffusionTrainingArguments,
+    PrismTrainingArguments,
+    TokenCriticTrainingArguments,
+)
 
 __all__ = [
     "EMACallback",
@@ -15,6 +20,8 @@ __all__ = [
     "MaskedDiffusionTrainingArguments",
     "PrismTrainer",
     "PrismTrainingArguments",
+    "TokenCriticTrainer",
+    "TokenCriticTrainingArguments",
     "last_checkpoint",
     "parse_arguments",
 ]

@@ -33,7 +33,7 @@ from prism_hf.diffusion.losses import linear_unmasking_loss, quality_loss
 from prism_hf.models.prism import PrismConfig, PrismForMaskedDiffusion
 
 from .muon import hidden_matrices
-from .prism_trainer import QUALITY_HEAD, adapt
+from .quality_trainer import QUALITY_HEAD, adapt
 from .training_arguments import PrismTrainingArguments, check_choice
 
 STRATEGIES = ("ddp", "fsdp2", "zero-2", "zero-3")

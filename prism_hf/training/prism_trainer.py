@@ -1,51 +1,22 @@
 """PRISM fine-tuning: a masked diffusion model learns which of its own tokens are right (arXiv 2510.01384)."""
 
-import os
 from contextlib import contextmanager, nullcontext
-from copy import copy
 
 import torch
-from peft import PeftConfig, PeftModel
+from peft import PeftConfig
 from torch.nn.parallel import DistributedDataParallel
 
 from prism_hf.diffusion.drafting import draft
 from prism_hf.diffusion.losses import linear_unmasking_loss, quality_loss
-from prism_hf.evaluation.calibration import auroc, expected_calibration_error
-from prism_hf.models.prism import PrismForMaskedDiffusion
-from prism_hf.models.prism.peft_model import QUALITY_HEAD, PeftModelForPrism
+from prism_hf.models.prism.peft_model import QUALITY_HEAD
 
-from .masked_diffusion_trainer import MaskedDiffusionTrainer, Noised
+from .masked_diffusion_trainer import Noised
+from .quality_trainer import QualityTrainer, touching_all
 from .sharding import gathered
 from .training_arguments import PrismTrainingArguments
 
 
-def adapt(model, peft_config: PeftConfig, args: PrismTrainingArguments) -> PeftModelForPrism:
-    """Wrap `model` with PEFT; the quality head is trained whole and saved with the adapter.
-
-    Raises ValueError for a model that has adapters already, TypeError for what is no `PeftConfig`.
-    """
-    if not isinstance(peft_config, PeftConfig):
-        raise TypeError(f"peft_config must be a PeftConfig such as peft.LoraConfig, got {type(peft_config).__name__}.")
-    if isinstance(model, PeftModel):
-        raise ValueError(
-            "The model is a PeftModel already: pass it without peft_config to train its adapter on, or "
-            "model.merge_and_unload() for a new one."
-        )
-    peft_config = copy(peft_config)
-    saved = list(getattr(peft_config, "modules_to_save", None) or [])
-    if QUALITY_HEAD not in saved:
-        peft_config.modules_to_save = [*saved, QUALITY_HEAD]
-    peft_config.base_model_name_or_path = model.name_or_path or None
-    peft_config.task_type = None  # with one, PEFT wraps and loads the model as one for that task
-    # ZeRO-3 gathers parameters of one dtype only; on a bfloat16 base PEFT would make float32 adapters.
-    zero_3 = args.deepspeed_plugin is not None and args.deepspeed_plugin.zero_stage == 3
-    model = PeftModelForPrism(model, peft_config, autocast_adapter_dtype=not zero_3)
-    if args.activation_checkpointing:
-        model.enable_input_require_grads()
-    return model
-
-
-class PrismTrainer(MaskedDiffusionTrainer):
+class PrismTrainer(QualityTrainer):
     """Fine-tunes a `PrismForMaskedDiffusion`: quality loss on its own drafts, plus lambda times the unmasking loss.
 
     Each step masks the batch, lets the model fill K masked positions, and trains the quality head to tell at those
@@ -76,21 +47,11 @@ class PrismTrainer(MaskedDiffusionTrainer):
     ):
         if args is None:
             args = PrismTrainingArguments("trainer_output")
-        if isinstance(model, str | os.PathLike):
-            model = PrismForMaskedDiffusion.from_pretrained(model)
-        if model is not None and not any(QUALITY_HEAD in name for name, _ in model.named_parameters()):
-            raise ValueError(
-                f"{type(model).__name__} has no quality head: load the model with "
-                "PrismForMaskedDiffusion.from_pretrained."
-            )
-        if peft_config is not None:
-            model = adapt(model, peft_config, args)
-        super().__init__(model=model, args=args, **kwargs)
+        super().__init__(model, args, peft_config=peft_config, **kwargs)
         if args.freeze_backbone:
             for name, parameter in self.model.named_parameters():
                 parameter.requires_grad_(parameter.requires_grad and QUALITY_HEAD in name)
         self.trains_posterior = not args.freeze_backbone and args.unmasking_weight > 0
-        self.judged = {True: [], False: []}
 
     # Loss
 
@@ -114,16 +75,11 @@ class PrismTrainer(MaskedDiffusionTrainer):
         denominator = num_filled if args.quality_normalizer == "filled" else len(y) * args.num_draft_tokens
         quality = quality_loss(quality_logits, correct, denominator)
 
-        count = correct.new_tensor(correct.numel(), dtype=torch.float64)
         self.add_mean(training, "unmasking_loss", unmasking * noised.denominator, noised.denominator)
-        self.add_mean(training, "quality_loss", quality * denominator, count)
-        self.add_mean(training, "draft_accuracy", correct.sum(), count)
-        self.judged[training].append(torch.stack([quality_logits.detach().float().sigmoid(), correct.float()], dim=1))
+        self.add_mean(training, "quality_loss", quality * denominator, filled.sum())
+        self.add_judgements(training, quality_logits, correct)
         loss = quality if args.freeze_backbone else quality + args.unmasking_weight * unmasking
-        if isinstance(model, DistributedDataParallel) and torch.is_grad_enabled():
-            # DDP reduces gradients in the last backward of a step and waits for every parameter there, also for those
-            # of the LM head, which took part in the first forward only.
-            loss = loss + 0.0 * sum(parameter.sum() for parameter in model.parameters() if parameter.requires_grad)
+        loss = touching_all(loss, model)
         return (loss, outputs) if return_outputs else loss
 
     def unmask_and_draft(self, model, noised: Noised) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -174,33 +130,3 @@ class PrismTrainer(MaskedDiffusionTrainer):
         with model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext():
             yield
         gradient_state._set_sync_gradients(synchronises)
-
-    def create_optimizer(self, model=None):
-        """As the parent's, with the head's parameters in groups of their own at `head_learning_rate`."""
-        optimizer = super().create_optimizer(model)
-        if self.args.head_learning_rate is None:
-            return optimizer
-        named = (self.model if model is None else model).named_parameters()
-        head = {id(parameter) for name, parameter in named if "quality_head" in name}
-        for group in list(optimizer.param_groups):
-            heads = [parameter for parameter in group["params"] if id(parameter) in head]
-            if heads and group["lr"] != self.args.head_learning_rate:
-                group["params"] = [parameter for parameter in group["params"] if id(parameter) not in head]
-                optimizer.add_param_group({**group, "params": heads, "lr": self.args.head_learning_rate})
-        return optimizer
-
-    def pop_metrics(self, training: bool) -> dict[str, float]:
-        metrics = super().pop_metrics(training)
-        if self.judged[training]:
-            judged = self.accelerator.pad_across_processes(torch.cat(self.judged[training]), dim=0, pad_index=-1)
-            judged = self.accelerator.gather(judged).cpu()
-            quality, correct = judged[judged[:, 1] >= 0].unbind(dim=1)
-            self.judged[training].clear()
-            if len(quality):
-                metrics["quality_auroc"] = auroc(quality, correct)
-                metrics["quality_ece"] = expected_calibration_error(quality, correct)
-        return metrics
-
-    def evaluation_loop(self, *args, **kwargs):
-        self.judged[False].clear()
-        return super().evaluation_loop(*args, **kwargs)

@@ -55,7 +55,33 @@ class MaskedDiffusionTrainingArguments(TrainingArguments):
 
 
 @dataclass
-class PrismTrainingArguments(MaskedDiffusionTrainingArguments):
+class QualityTrainingArguments(MaskedDiffusionTrainingArguments):
+    """What the trainers of a quality head have in common."""
+
+    draft_do_sample: bool = field(
+        default=True, metadata={"help": "Draw the draft's tokens from the posterior, or take the likeliest."}
+    )
+    draft_top_p: float = field(default=1.0, metadata={"help": "Nucleus of the draft's draw."})
+    head_learning_rate: float | None = field(
+        default=None, metadata={"help": "Peak learning rate of the quality head; learning_rate if not given."}
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.ddp_find_unused_parameters is None:
+            # The forward that DDP sees last has no decoder; a search would take its parameters for unused.
+            self.ddp_find_unused_parameters = False
+        if not 0 < self.draft_top_p <= 1:
+            raise ValueError(f"draft_top_p={self.draft_top_p} must lie in (0, 1].")
+
+
+@dataclass
+class TokenCriticTrainingArguments(QualityTrainingArguments):
+    """Arguments of `TokenCriticTrainer`; `loss_normalizer="sequence"` has the published weights 1/t."""
+
+
+@dataclass
+class PrismTrainingArguments(QualityTrainingArguments):
     """Arguments of `PrismTrainer`. The defaults are those published for LLaDA-8B, with a sampled, random draft."""
 
     num_draft_tokens: int = field(default=8, metadata={"help": "K, masked positions that a draft fills."})
@@ -69,10 +95,6 @@ class PrismTrainingArguments(MaskedDiffusionTrainingArguments):
         },
     )
     draft_window: int = field(default=512, metadata={"help": "Leftmost masks that semi_autoregressive looks at."})
-    draft_do_sample: bool = field(
-        default=True, metadata={"help": "Draw the draft's tokens from the posterior, or take the likeliest."}
-    )
-    draft_top_p: float = field(default=1.0, metadata={"help": "Nucleus of the draft's draw."})
     unmasking_weight: float = field(
         default=0.5,
         metadata={"help": "lambda, weight of the unmasking loss that keeps the backbone's posterior."},
@@ -85,25 +107,17 @@ class PrismTrainingArguments(MaskedDiffusionTrainingArguments):
             "choices": list(QUALITY_NORMALIZERS),
         },
     )
-    head_learning_rate: float | None = field(
-        default=None, metadata={"help": "Peak learning rate of the quality head; learning_rate if not given."}
-    )
     freeze_backbone: bool = field(
         default=False, metadata={"help": "Train the head only; the unmasking loss then has no gradient."}
     )
 
     def __post_init__(self):
         super().__post_init__()
-        if self.ddp_find_unused_parameters is None:
-            # Of a step's two forwards the second has no decoder; a search for unused parameters would take it for one.
-            self.ddp_find_unused_parameters = False
         check_choice("draft_selection", self.draft_selection, DRAFT_SELECTIONS)
         check_choice("quality_normalizer", self.quality_normalizer, QUALITY_NORMALIZERS)
         for name in ("num_draft_tokens", "num_drafts", "draft_window"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
-        if not 0 < self.draft_top_p <= 1:
-            raise ValueError(f"draft_top_p={self.draft_top_p} must lie in (0, 1].")
         if self.unmasking_weight < 0:
             raise ValueError(f"unmasking_weight={self.unmasking_weight} must not be negative.")
 

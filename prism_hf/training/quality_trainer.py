@@ -1,0 +1,117 @@
+"""What the trainers of a quality head have in common."""
+
+import os
+from copy import copy
+
+import torch
+from peft import PeftConfig, PeftModel
+from torch.nn.parallel import DistributedDataParallel
+
+from prism_hf.evaluation.calibration import auroc, expected_calibration_error
+from prism_hf.models.prism import PrismForMaskedDiffusion
+from prism_hf.models.prism.peft_model import QUALITY_HEAD, PeftModelForPrism
+
+from .masked_diffusion_trainer import MaskedDiffusionTrainer
+from .training_arguments import QualityTrainingArguments
+
+
+def adapt(model, peft_config: PeftConfig, args: QualityTrainingArguments) -> PeftModelForPrism:
+    """Wrap `model` with PEFT; the quality head is trained whole and saved with the adapter.
+
+    Raises ValueError for a model that has adapters already, TypeError for what is no `PeftConfig`.
+    """
+    if not isinstance(peft_config, PeftConfig):
+        raise TypeError(f"peft_config must be a PeftConfig such as peft.LoraConfig, got {type(peft_config).__name__}.")
+    if isinstance(model, PeftModel):
+        raise ValueError(
+            "The model is a PeftModel already: pass it without peft_config to train its adapter on, or "
+            "model.merge_and_unload() for a new one."
+        )
+    peft_config = copy(peft_config)
+    saved = list(getattr(peft_config, "modules_to_save", None) or [])
+    if QUALITY_HEAD not in saved:
+        peft_config.modules_to_save = [*saved, QUALITY_HEAD]
+    peft_config.base_model_name_or_path = model.name_or_path or None
+    peft_config.task_type = None  # with one, PEFT wraps and loads the model as one for that task
+    # ZeRO-3 gathers parameters of one dtype only; on a bfloat16 base PEFT would make float32 adapters.
+    zero_3 = args.deepspeed_plugin is not None and args.deepspeed_plugin.zero_stage == 3
+    model = PeftModelForPrism(model, peft_config, autocast_adapter_dtype=not zero_3)
+    if args.activation_checkpointing:
+        model.enable_input_require_grads()
+    return model
+
+
+def touching_all(loss: torch.Tensor, model) -> torch.Tensor:
+    """The loss, with a gradient of 0 for the parameters that it does not depend on.
+
+    DDP reduces gradients in the last backward of a step and waits for every parameter there, also for those of the LM
+    head, which no forward that judges a draft runs.
+    """
+    if isinstance(model, DistributedDataParallel) and torch.is_grad_enabled():
+        return loss + 0.0 * sum(parameter.sum() for parameter in model.parameters() if parameter.requires_grad)
+    return loss
+
+
+class QualityTrainer(MaskedDiffusionTrainer):
+    """Trains the quality head of a `PrismForMaskedDiffusion` on drafts; a subclass says which, and its loss.
+
+    Metrics: `draft_accuracy` (share of drafted tokens that are right), `quality_auroc` and `quality_ece` (expected
+    calibration error in 15 bins), each over all that was drafted since the last log, on all processes.
+
+    Args:
+        model: a model with a quality head, or what `PrismForMaskedDiffusion.from_pretrained` loads.
+        peft_config: wraps the model with PEFT. The quality head joins its `modules_to_save`.
+
+    Raises:
+        ValueError: if the model has no quality head, or is a `PeftModel` and a `peft_config` is given.
+    """
+
+    def __init__(
+        self, model=None, args: QualityTrainingArguments | None = None, peft_config: PeftConfig | None = None, **kwargs
+    ):
+        if isinstance(model, str | os.PathLike):
+            model = PrismForMaskedDiffusion.from_pretrained(model)
+        if model is not None and not any(QUALITY_HEAD in name for name, _ in model.named_parameters()):
+            raise ValueError(
+                f"{type(model).__name__} has no quality head: load the model with "
+                "PrismForMaskedDiffusion.from_pretrained."
+            )
+        if peft_config is not None:
+            model = adapt(model, peft_config, args)
+        super().__init__(model=model, args=args, **kwargs)
+        self.judged = {True: [], False: []}
+
+    def create_optimizer(self, model=None):
+        """As the parent's, with the head's parameters in groups of their own at `head_learning_rate`."""
+        optimizer = super().create_optimizer(model)
+        if self.args.head_learning_rate is None:
+            return optimizer
+        named = (self.model if model is None else model).named_parameters()
+        head = {id(parameter) for name, parameter in named if "quality_head" in name}
+        for group in list(optimizer.param_groups):
+            heads = [parameter for parameter in group["params"] if id(parameter) in head]
+            if heads and group["lr"] != self.args.head_learning_rate:
+                group["params"] = [parameter for parameter in group["params"] if id(parameter) not in head]
+                optimizer.add_param_group({**group, "params": heads, "lr": self.args.head_learning_rate})
+        return optimizer
+
+    def add_judgements(self, training: bool, quality_logits: torch.Tensor, correct: torch.Tensor) -> None:
+        """Add (N,) judged tokens, and whether they are right, to what is logged."""
+        self.add_mean(training, "draft_accuracy", correct.sum(), torch.ones_like(correct).sum())
+        self.judged[training].append(torch.stack([quality_logits.detach().float().sigmoid(), correct.float()], dim=1))
+
+    def pop_metrics(self, training: bool) -> dict[str, float]:
+        metrics = super().pop_metrics(training)
+        if self.judged[training]:
+            judged = self.accelerator.pad_across_processes(torch.cat(self.judged[training]), dim=0, pad_index=-1)
+            judged = self.accelerator.gather(judged).cpu()
+            quality, correct = judged[judged[:, 1] >= 0].unbind(dim=1)
+            self.judged[training].clear()
+            if len(quality):
+                metrics["quality_auroc"] = auroc(quality, correct)
+                metrics["quality_ece"] = expected_calibration_error(quality, correct)
+        return metrics
+
+    def evaluation_loop(self, *args, **kwargs):
+        self.judged[False].clear()
+        return super().evaluation_loop(*args, **kwargs)

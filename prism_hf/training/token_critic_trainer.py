@@ -1,0 +1,123 @@
+"""Token-Critic: a second network learns which tokens of a masked diffusion model's drafts are right (2209.04439)."""
+
+import os
+from collections.abc import Callable
+
+import torch
+from peft import PeftConfig
+
+from prism_hf.diffusion.drafting import fill
+from prism_hf.diffusion.losses import CHUNK_ELEMENTS, quality_loss
+from prism_hf.generation.denoising import forward_parameters
+from prism_hf.hub import base_model_name, unwrapped
+from prism_hf.models.auto import load_model
+
+from .masked_diffusion_trainer import Noised
+from .quality_trainer import QualityTrainer, touching_all
+from .training_arguments import TokenCriticTrainingArguments
+
+
+def check_pair(critic, denoiser) -> None:
+    """Raise ValueError unless `critic` can read what `denoiser` writes, with weights of its own."""
+    for name in ("vocab_size", "mask_token_id"):
+        values = [getattr(unwrapped(model).config, name, None) for model in (critic, denoiser)]
+        if None not in values and values[0] != values[1]:
+            raise ValueError(
+                f"The critic has {name}={values[0]}, the denoiser {name}={values[1]}: they must read the same tokens. "
+                "Build the critic with the denoiser's."
+            )
+    own = {id(parameter) for parameter in critic.parameters()}
+    if any(id(parameter) in own for parameter in denoiser.parameters()):
+        raise ValueError("The critic shares weights with the denoiser, which must stay as it is: load them apart.")
+
+
+class TokenCriticTrainer(QualityTrainer):
+    """Trains a critic of another model's drafts (Token-Critic, arXiv 2209.04439), a network apart from that model.
+
+    Each step masks the batch, lets the frozen denoiser fill all masks from its posterior, and trains the critic, which
+    reads the full draft, to tell at those positions whether the token is the clean one. `quality_loss` says what it
+    learns then. The denoiser is neither trained nor saved. Batches are those of `MaskedDiffusionTrainer`.
+
+    Metrics: `critic_loss`, and `draft_accuracy`, `quality_auroc` and `quality_ece` as of `QualityTrainer`, each masked
+    position counted once: where the loss is weighted, the best critic has a small `quality_ece` left.
+
+    Args:
+        model: the critic, a `PrismForMaskedDiffusion` of which only body and quality head are used: a small one of its
+            own, `head_type="linear"` as published, or one on a pretrained backbone; or what
+            `PrismForMaskedDiffusion.from_pretrained` loads.
+        denoiser: the model that drafts, or what `prism_hf.load_model` loads. Put into evaluation mode.
+        peft_config: wraps the critic with PEFT.
+
+    Raises:
+        ValueError: if there is no denoiser, if the two differ in vocabulary or mask token or share weights, and as
+            `QualityTrainer`.
+    """
+
+    _tag_names = ("masked-diffusion", "token-critic")
+
+    def __init__(
+        self,
+        model=None,
+        args: TokenCriticTrainingArguments | None = None,
+        *,
+        denoiser=None,
+        peft_config: PeftConfig | None = None,
+        **kwargs,
+    ):
+        if args is None:
+            args = TokenCriticTrainingArguments("trainer_output")
+        if denoiser is None:
+            raise ValueError("TokenCriticTrainer needs denoiser=, the model whose drafts the critic is to judge.")
+        if isinstance(denoiser, str | os.PathLike):
+            denoiser = load_model(denoiser)
+        super().__init__(model, args, peft_config=peft_config, **kwargs)
+        check_pair(self.model, denoiser)
+        self.denoiser = denoiser.eval()
+        self._move_model_to_device(self.denoiser, args.device)
+        unwrapped(self.model).training_record.denoiser = base_model_name(denoiser) or type(denoiser).__name__
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """The critic's loss on the denoiser's drafts of a batch."""
+        training = model.training
+        noised = self.noise(inputs, training, drafting_draws=1)
+        y = self.draft(noised)
+        outputs = model(input_ids=y, attention_mask=noised.attention_mask, return_logits=False)
+        quality_logits = outputs.quality_logits[noised.masked]
+        correct = y[noised.masked] == noised.targets
+        loss = quality_loss(quality_logits, correct, noised.denominator, noised.weights)
+        self.add_mean(training, "critic_loss", loss * noised.denominator, noised.denominator)
+        self.add_judgements(training, quality_logits, correct)
+        loss = touching_all(loss, model)
+        return (loss, outputs) if return_outputs else loss
+
+    def draft(self, noised: Noised) -> torch.Tensor:
+        """`z` with all masks filled from the denoiser's posterior, (B, L)."""
+        with torch.no_grad(), self.accelerator.autocast():
+            return fill(
+                noised.z,
+                noised.masked,
+                self.read_denoiser(noised),
+                self.mask_token_id,
+                noised.uniform[:, 0],
+                sample=self.args.draft_do_sample,
+                top_p=self.args.draft_top_p,
+                rows_at_once=max(1, CHUNK_ELEMENTS // unwrapped(self.denoiser).config.vocab_size),
+            )
+
+    def read_denoiser(self, noised: Noised) -> Callable[[torch.Tensor], torch.Tensor]:
+        """The denoiser's logits at given ones of the masked positions: (M,) -> (M, V)."""
+        parameters = forward_parameters(self.denoiser)
+        kwargs = {"logits_to_keep": noised.masked} if "logits_to_keep" in parameters else {}
+        if "return_quality" in parameters:
+            # The states before the decoder are all that is kept; the logits are built some positions at a time.
+            outputs = self.denoiser(
+                input_ids=noised.z,
+                attention_mask=noised.attention_mask,
+                return_logits=False,
+                return_quality=False,
+                **kwargs,
+            )
+            decoder, states = unwrapped(self.denoiser).get_output_embeddings(), outputs.prediction_states
+            return lambda index: decoder(states[index].to(decoder.weight.dtype))
+        logits = self.denoiser(input_ids=noised.z, attention_mask=noised.attention_mask, **kwargs).logits
+        return (logits if kwargs else logits[noised.masked]).__getitem__

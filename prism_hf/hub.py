@@ -74,9 +74,9 @@ PRISM_ABSTRACT = (
     "again and rewritten."
 )
 TOKEN_CRITIC_ABSTRACT = (
-    "A [Token-Critic](https://arxiv.org/abs/2209.04439): it reads the drafts of another masked diffusion language model "
-    "and tells of each token how likely it is to be right, so that the worst are masked again and rewritten. It does not "
-    "generate by itself."
+    "A [Token-Critic](https://arxiv.org/abs/2209.04439): it reads the drafts of another masked diffusion language "
+    "model and tells of each token how likely it is to be right, so that the worst are masked again and rewritten. It "
+    "does not generate by itself."
 )
 MDM_ABSTRACT = (
     "A masked diffusion language model ([MDLM](https://arxiv.org/abs/2406.07524)): it fills masked tokens in any order."

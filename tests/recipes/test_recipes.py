@@ -19,6 +19,7 @@ from prism_hf.data import DataArguments, train_byte_level_bpe
 from prism_hf.training import (
     MaskedDiffusionTrainingArguments,
     PrismTrainingArguments,
+    TokenCriticTrainingArguments,
     parse_arguments,
 )
 
@@ -129,6 +130,13 @@ def test_two_processes_give_the_curves_of_one_and_the_result_is_evaluated(tmp_pa
         assert left | {"seconds": 0} == right | {"seconds": 0}
 
 
+def test_a_critic_of_the_shipped_model_has_the_curve_of_one_process_on_two(tmp_path):
+    launch("train_token_critic.py", TINY, tmp_path / "one", per_device_train_batch_size=16)
+    launch("train_token_critic.py", TINY, tmp_path / "two", processes=2, per_device_train_batch_size=8)
+    names = ["loss", "critic_loss", "grad_norm", "draft_accuracy", "quality_auroc", "quality_ece"]
+    assert_same_curves(tmp_path / "one", tmp_path / "two", names)
+
+
 def test_lora_under_ddp_and_fsdp2_is_that_of_one_process(tmp_path):
     launch("train_mdm.py", LLADA, tmp_path / "mdm", per_device_train_batch_size=8)
     config = LLADA_PRISM | {"model_name_or_path": str(tmp_path / "mdm")}
@@ -221,10 +229,13 @@ def test_every_config_names_arguments_that_exist(path, tmp_path):
         import evaluate_sudoku
         import train_mdm
         import train_prism
+        import train_token_critic
     finally:
         sys.path.remove(str(RECIPES))
     if "evaluation" in path.stem:
         types = (evaluate_sudoku.EvaluationArguments,)
+    elif "token_critic" in path.stem:
+        types = (train_token_critic.ModelArguments, DataArguments, TokenCriticTrainingArguments)
     elif "prism" in path.stem or ("llada" in path.stem and "mdm" not in path.stem):
         types = (train_prism.ModelArguments, DataArguments, PrismTrainingArguments)
     else:

@@ -2,13 +2,20 @@
 
 import itertools
 
+import pytest
 import torch
+from scipy.special import beta
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutput
+from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput
 
 from prism_hf.models.prism import PrismConfig, PrismForMaskedDiffusion
-from prism_hf.training import PrismTrainer, PrismTrainingArguments
+from prism_hf.training import (
+    PrismTrainer,
+    PrismTrainingArguments,
+    TokenCriticTrainer,
+    TokenCriticTrainingArguments,
+)
 
 POSITIONS, SYMBOLS, MASK = 4, 3, 3
 WORDS = torch.tensor(list(itertools.product(range(SYMBOLS), repeat=POSITIONS)))  # (81, 4)
@@ -101,3 +108,75 @@ def test_quality_is_the_posterior_of_the_token(tmp_path):
     error, error_of_the_mean = (learned - exact).abs().mean(), (exact.mean() - exact).abs().mean()
     assert error < 0.03, error
     assert error_of_the_mean > 0.1  # what a head that learned nothing but the average would have
+
+
+def exact_posterior(table, canvas):
+    """`Pr[x_i = v | the clean tokens of the canvas]` for each position and symbol, (4, 3)."""
+    visible = canvas != MASK
+    weight = table * (WORDS[:, visible] == canvas[visible]).all(-1)
+    return torch.stack([(weight[:, None] * (WORDS == v)).sum(0) for v in range(SYMBOLS)], dim=-1) / weight.sum()
+
+
+class ExactDenoiser(PreTrainedModel):
+    """The posteriors of the table itself."""
+
+    config_class = TableConfig
+
+    def __init__(self, config, table):
+        super().__init__(config)
+        canvases = torch.tensor(list(itertools.product(range(SYMBOLS + 1), repeat=POSITIONS)))
+        posteriors = torch.stack([exact_posterior(table, canvas) for canvas in canvases])
+        self.register_buffer("log_posteriors", nn.functional.pad(posteriors, (0, 1)).log())
+
+    def forward(self, input_ids, attention_mask=None):
+        code = (input_ids * (SYMBOLS + 1) ** torch.arange(POSITIONS - 1, -1, -1)).sum(-1)
+        return MaskedLMOutput(logits=self.log_posteriors[code])
+
+
+def exact_judgement(table, published):
+    """`Pr[x_i = y_i | y, i was masked]` (81, 4), drafts weighted by w(t), by summing over x, the masks and y.
+
+    A set of k masks weighs `int w(t) t^k (1-t)^(4-k) dt`, a beta function, under w = 1/t as well as w = 1.
+    """
+    right, total = torch.zeros(2, len(WORDS), POSITIONS, dtype=torch.float64)
+    for masked in torch.tensor(list(itertools.product([False, True], repeat=POSITIONS))):
+        k = int(masked.sum())
+        if k == 0:
+            continue
+        weight = beta(k if published else k + 1, POSITIONS - k + 1)
+        for x, probability in zip(WORDS, table, strict=True):
+            posterior = exact_posterior(table, x.masked_fill(masked, MASK))
+            drafted = posterior[torch.arange(POSITIONS), WORDS][:, masked].prod(-1)  # of each word y, given x and masks
+            drafted = weight * probability * drafted * (WORDS[:, ~masked] == x[~masked]).all(-1)
+            total += drafted[:, None] * masked
+            right += drafted[:, None] * masked * (WORDS == x)
+    return right / total
+
+
+@pytest.mark.parametrize("normalizer", ["sequence", "masked"])
+def test_critic_is_the_posterior_given_the_whole_draft(tmp_path, normalizer):
+    table = joint_table()
+    torch.manual_seed(0)
+    critic = PrismForMaskedDiffusion(
+        PrismConfig(backbone_config=TableConfig(), head_type="linear"), TableForMaskedLM(TableConfig())
+    )
+    steps, batch = 500, 512
+    args = TokenCriticTrainingArguments(
+        str(tmp_path), per_device_train_batch_size=batch, max_steps=steps, learning_rate=1e-2,
+        lr_scheduler_type="cosine", loss_normalizer=normalizer, report_to="none", save_strategy="no",
+        disable_tqdm=True, use_cpu=True, logging_steps=200, seed=0,
+    )  # fmt: skip
+    denoiser = ExactDenoiser(TableConfig(), table)
+    words = Words(table, steps * batch, seed=1)
+    TokenCriticTrainer(critic, args, denoiser=denoiser, train_dataset=words).train()
+    with torch.no_grad():
+        learned = critic.eval()(WORDS).quality_logits.sigmoid()
+
+    def error(exact):
+        return ((learned - exact).abs().mean(-1) * table).sum().item()
+
+    own, other = (exact_judgement(table, published) for published in (normalizer == "sequence", normalizer == "masked"))
+    print(normalizer, error(own), error(other), error(own.mean()))
+    assert error(own) < 0.02
+    assert error(own) < 0.6 * error(other)
+    assert error(own.mean()) > 3 * error(own)

@@ -1,0 +1,78 @@
+"""Train a token critic: a second network that judges the drafts of a masked diffusion model (arXiv 2209.04439).
+
+    accelerate launch recipes/train_token_critic.py --config recipes/configs/sudoku_token_critic_laptop.yaml
+
+Any argument of the YAML file can be given on the command line too. Started again, it goes on from the last checkpoint.
+"""
+
+from dataclasses import dataclass, field
+
+from accelerate import PartialState
+from transformers import AutoConfig, set_seed
+
+from prism_hf import (
+    PrismConfig,
+    PrismForMaskedDiffusion,
+    TokenCriticTrainer,
+    TokenCriticTrainingArguments,
+    load_model,
+)
+from prism_hf.data import DataArguments, load_training_data
+from prism_hf.resources import resource_path
+from prism_hf.training import last_checkpoint, parse_arguments
+
+
+@dataclass
+class ModelArguments:
+    denoiser_name_or_path: str | None = field(
+        default=None, metadata={"help": "Whose drafts are judged; the Sudoku PRISM model that ships if not given."}
+    )
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "Start the critic from these weights, if given."}
+    )
+    model_type: str = field(default="mdlm", metadata={"help": "Of a new critic: mdlm, llada, bert, ..."})
+    model_config: str | dict | None = field(default=None, metadata={"help": "Fields of the config of a new critic."})
+    attn_implementation: str | None = field(default=None, metadata={"help": "eager, sdpa, flash_attention_2, ..."})
+
+
+def main() -> None:
+    model_args, data_args, training_args = parse_arguments(
+        (ModelArguments, DataArguments, TokenCriticTrainingArguments)
+    )
+    set_seed(training_args.seed)
+    attention = {"attn_implementation": model_args.attn_implementation}
+    denoiser_name_or_path = model_args.denoiser_name_or_path or resource_path("sudoku_prism")
+    denoiser = load_model(denoiser_name_or_path, **attention)
+    with training_args.main_process_first(desc="loading the data"):
+        train_dataset, eval_dataset, tokenizer = load_training_data(
+            data_args, training_args.seed, denoiser_name_or_path
+        )
+    if model_args.model_name_or_path is not None:
+        critic = PrismForMaskedDiffusion.from_pretrained(model_args.model_name_or_path, **attention)
+    else:
+        special = {name: getattr(tokenizer, name) for name in ("mask_token_id", "eos_token_id", "pad_token_id")}
+        fields = {"vocab_size": len(tokenizer)} | special | (model_args.model_config or {})
+        backbone_config = AutoConfig.for_model(model_args.model_type, **fields)
+        critic = PrismForMaskedDiffusion(PrismConfig(backbone_config=backbone_config, head_type="linear"))
+        if model_args.attn_implementation is not None:
+            critic.set_attn_implementation(model_args.attn_implementation)
+
+    trainer = TokenCriticTrainer(
+        critic,
+        training_args,
+        denoiser=denoiser,
+        train_dataset=train_dataset,
+        eval_dataset=eval_dataset,
+        processing_class=tokenizer,
+    )
+    trainer.train(resume_from_checkpoint=last_checkpoint(training_args.output_dir))
+    metrics = trainer.evaluate()
+    trainer.log_metrics("eval", metrics)
+    trainer.save_metrics("eval", metrics)
+    trainer.save_model()  # after the evaluation, which the model card reports
+    trainer.accelerator.wait_for_everyone()
+
+
+if __name__ == "__main__":
+    main()
+    PartialState().destroy_process_group()  # not in main: DDP must be gone before

@@ -114,7 +114,7 @@ def exact_posterior(table, canvas):
     """`Pr[x_i = v | the clean tokens of the canvas]` for each position and symbol, (4, 3)."""
     visible = canvas != MASK
     weight = table * (WORDS[:, visible] == canvas[visible]).all(-1)
-    return torch.stack([(weight[:, None] * (WORDS == v)).sum(0) for v in range(SYMBOLS)], dim=-1) / weight.sum()
+    return torch.stack([(weight[:, None] * (v == WORDS)).sum(0) for v in range(SYMBOLS)], dim=-1) / weight.sum()
 
 
 class ExactDenoiser(PreTrainedModel):
@@ -149,7 +149,7 @@ def exact_judgement(table, published):
             drafted = posterior[torch.arange(POSITIONS), WORDS][:, masked].prod(-1)  # of each word y, given x and masks
             drafted = weight * probability * drafted * (WORDS[:, ~masked] == x[~masked]).all(-1)
             total += drafted[:, None] * masked
-            right += drafted[:, None] * masked * (WORDS == x)
+            right += drafted[:, None] * masked * (x == WORDS)
     return right / total
 
 

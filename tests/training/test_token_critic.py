@@ -40,7 +40,7 @@ def losses(trainer):
 @pytest.mark.parametrize("drafter", ["prism", "backbone"])
 @pytest.mark.parametrize("normalizer", ["sequence", "masked"])
 def test_critic_loss_of_a_batch(request, critic, sequences, arguments, normalizer, drafter, monkeypatch):
-    """With loops over the batch, full logits, and each token drawn by walking the cumulative distribution."""
+    """With loops over the batch, full logits, and each token drawn by counting the cumulative distribution below its draw."""
     monkeypatch.setattr("prism_hf.training.token_critic_trainer.CHUNK_ELEMENTS", 9 * 5)  # 5 positions at a time
     denoiser = request.getfixturevalue(drafter)
     for module in critic.modules():
@@ -66,12 +66,8 @@ def test_critic_loss_of_a_batch(request, critic, sequences, arguments, normalize
         probabilities[:, MASK] = -torch.inf
         y = z.clone()
         for i in masked:
-            total, token = 0.0, -1
-            for token, probability in enumerate(probabilities[i].softmax(-1).tolist()):
-                total += probability
-                if total > draws[b, 1, i]:
-                    break
-            y[i] = token
+            cumulative = probabilities[i].softmax(-1).cumsum(-1)
+            y[i] = int((cumulative <= draws[b, 1, i]).sum())
         judged = critic(y[None]).quality_logits[0]
         for i in masked:
             right = (y[i] == row["input_ids"][i]).float()

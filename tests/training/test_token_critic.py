@@ -40,7 +40,7 @@ def losses(trainer):
 @pytest.mark.parametrize("drafter", ["prism", "backbone"])
 @pytest.mark.parametrize("normalizer", ["sequence", "masked"])
 def test_critic_loss_of_a_batch(request, critic, sequences, arguments, normalizer, drafter, monkeypatch):
-    """With loops over the batch, full logits, and each token drawn by counting the cumulative distribution below its draw."""
+    """With loops over the batch, full logits, and tokens by counting the cumulative sums below a draw."""
     monkeypatch.setattr("prism_hf.training.token_critic_trainer.CHUNK_ELEMENTS", 9 * 5)  # 5 positions at a time
     denoiser = request.getfixturevalue(drafter)
     for module in critic.modules():
@@ -86,8 +86,9 @@ def test_denoiser_decodes_masked_positions_only(critic, prism, sequences, argume
     args = arguments(TokenCriticTrainingArguments)
     trainer = TokenCriticTrainer(critic, args, denoiser=prism, train_dataset=sequences(8))
     (inputs,) = trainer.get_train_dataloader()
-    trainer.compute_loss(critic, inputs)
-    assert decoded == [int(trainer.noise(inputs, critic.training).masked.sum())] and not judged
+    before = trainer.noise(inputs, True, 1).masked.sum()
+    trainer.compute_loss(critic.train(), inputs)
+    assert decoded == [int(before)] and not judged
 
 
 @pytest.mark.parametrize("stop", [1, 4])

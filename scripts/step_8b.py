@@ -5,7 +5,7 @@
 
 The weights are random: nothing is downloaded, and no second copy of them is ever made. It trains as
 recipes/configs/llada_8b_opc.yaml does: LoRA r=256 on q, k and v, the quality head, activations checkpointed. It takes
-minutes and about 21 GB, and says how much before it starts. Linux only, as it reads memory from /proc.
+minutes and about 21 GiB, and says how much before it starts. Linux only, as it reads memory from /proc.
 """
 
 import argparse

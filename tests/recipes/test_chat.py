@@ -85,12 +85,12 @@ class Screen:
 
 
 def in_a_terminal(command, turns):
-    """All that the command writes to a terminal in which somebody answers each prompt with the next of `turns`."""
+    """What the command writes to a terminal, from its first prompt on, if each is answered by the next of `turns`."""
     leader, follower = pty.openpty()
     fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
     environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
     process = subprocess.Popen(
-        command, stdin=follower, stdout=follower, stderr=subprocess.DEVNULL, env=environment | {"TERM": "xterm"}
+        command, stdin=follower, stdout=follower, stderr=follower, env=environment | {"TERM": "xterm"}
     )
     os.close(follower)
     written, turns = b"", list(turns)
@@ -103,7 +103,8 @@ def in_a_terminal(command, turns):
             os.write(leader, turns.pop(0).encode() + b"\n")
     os.close(leader)
     assert process.wait() == 0 and not turns, written.decode(errors="replace")
-    return written.decode()
+    written = written.decode()
+    return written[written.index("> ") :]
 
 
 @pytest.fixture

@@ -66,6 +66,7 @@ class Screen:
             self.rows.append([])
 
     def control(self, argument, kind):
+        self.column = min(self.column, COLUMNS - 1)  # an escape between a full row and the next character stays on it
         if kind == "A":
             self.row = max(self.row - int(argument or 1), self.top)
         elif kind == "D" and argument is None:

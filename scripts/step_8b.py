@@ -113,10 +113,11 @@ def main() -> None:
         trainer.train()
         seconds = time.perf_counter() - built
     logged = trainer.state.log_history[0]
+    peak = memory("self/status", "VmHWM")
     print(
-        f"one step in {seconds:.1f} s on {torch.get_num_threads()} threads, peak "
-        f"{memory('self/status', 'VmHWM') / GIB:.2f} GiB; loss {logged['loss']:.4f} (unmasking {logged['unmasking_loss']:.4f}, quality "
-        f"{logged['quality_loss']:.4f}), gradient norm {logged['grad_norm']:.4f}"
+        f"one step in {seconds:.1f} s on {torch.get_num_threads()} threads, peak {peak / GIB:.2f} GiB; loss "
+        f"{logged['loss']:.4f} (unmasking {logged['unmasking_loss']:.4f}, quality {logged['quality_loss']:.4f}), "
+        f"gradient norm {logged['grad_norm']:.4f}"
     )
 
 

@@ -1,6 +1,10 @@
-"""One PRISM step, loss and gradients, against a plain implementation: time, peak memory, arithmetic and agreement.
+"""One PRISM step: against a plain implementation, and with activation checkpointing and on two processes.
 
     python scripts/bench_training.py [--shape mdlm llada llada_lora] [--rounds 3]
+    python scripts/bench_training.py --scaling [--shape llada_lora] [--rounds 1]
+
+The first compares time, peak memory, arithmetic, loss and gradients; the second the tokens per second and the memory of
+optimiser steps of `PrismTrainer`, of the same batch on one process and shared by two (gloo, DDP), a thread each.
 
 The plain implementation builds the logits of every position in both forwards and keeps both graphs, as one writes it
 first. Each side runs in a process of its own; the sides take turns. Memory is read in a process that gives freed
@@ -9,6 +13,7 @@ tensors back at once, so that the peak counts what is in use. Linux only, as it 
 
 import argparse
 import copy
+import gc
 import json
 import os
 import statistics
@@ -25,7 +30,7 @@ from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, TrainerCallback
 
 from prism_hf import (
     LladaConfig,
@@ -52,22 +57,31 @@ class Shape:
 
 MDLM = MdlmConfig(vocab_size=VOCAB, hidden_dim=512, n_blocks=4, n_heads=8, cond_dim=128, model_length=256, dropout=0.0)
 LLADA = LladaConfig(d_model=512, n_layers=8, n_heads=8, mlp_hidden_size=1536, vocab_size=VOCAB)
+TINY = LladaConfig(
+    d_model=32, n_layers=2, n_heads=2, mlp_hidden_size=64, vocab_size=512, mask_token_id=511, eos_token_id=510,
+    pad_token_id=510,
+)  # fmt: skip
 SHAPES = {
     "mdlm": Shape(MDLM, length=256, batch=4),
     "llada": Shape(LLADA, length=512, batch=2),
     "llada_lora": Shape(LLADA, length=512, batch=2, lora=True),
+    "tiny": Shape(TINY, length=32, batch=2, lora=True),  # to see that the script works
 }
+# Processes that share the batch, and whether activations are checkpointed.
+SCALES = [(1, False), (1, True), (2, False), (2, True)]
+NUM_STEPS = 4  # of which the first is a warm-up
+ENVIRONMENT = {"seconds": {}, "memory": {"MALLOC_MMAP_THRESHOLD_": "65536"}}
 
 
-def build_trainer(shape: Shape, folder: str) -> PrismTrainer:
+def build_trainer(shape: Shape, folder: str, dataset=({"input_ids": [0]},), **arguments) -> PrismTrainer:
     torch.manual_seed(0)
     model = PrismForMaskedDiffusion(PrismConfig(backbone_config=copy.deepcopy(shape.backbone)))
     lora = LoraConfig(r=64, lora_alpha=64, target_modules=["q_proj", "k_proj", "v_proj"])
     args = PrismTrainingArguments(
-        folder, per_device_train_batch_size=shape.batch, num_draft_tokens=NUM_DRAFT_TOKENS, draft_do_sample=False,
-        unmasking_weight=UNMASKING_WEIGHT, use_cpu=True, report_to="none",
+        folder, num_draft_tokens=NUM_DRAFT_TOKENS, draft_do_sample=False, unmasking_weight=UNMASKING_WEIGHT,
+        use_cpu=True, report_to="none", **{"per_device_train_batch_size": shape.batch} | arguments,
     )  # fmt: skip
-    trainer = PrismTrainer(model, args, train_dataset=[{"input_ids": [0]}], peft_config=lora if shape.lora else None)
+    trainer = PrismTrainer(model, args, train_dataset=list(dataset), peft_config=lora if shape.lora else None)
     with torch.no_grad():  # away from initial zeros, so that every gradient counts
         for parameter in trainer.model.parameters():
             parameter.normal_(std=0.02)
@@ -88,7 +102,7 @@ def plain(trainer: PrismTrainer, inputs: dict) -> torch.Tensor:
     masked = uniform[:, 0] < t[:, None]
     z = torch.where(masked, mask, x)
     logits = model(input_ids=z).logits
-    logits = torch.where(torch.arange(VOCAB) == mask, -torch.inf, logits)
+    logits = torch.where(torch.arange(logits.shape[-1]) == mask, -torch.inf, logits)
     log_probs = F.log_softmax(logits, dim=-1)
     nll = -log_probs.gather(-1, x[..., None]).squeeze(-1)
     unmasking = (nll * masked / t[:, None].float()).sum() / x.numel()
@@ -112,15 +126,19 @@ def memory(field: str) -> int:
     raise ValueError(f"no {field} in /proc/self/status")
 
 
+def random_rows(shape: Shape, number: int) -> torch.Tensor:
+    """(number, length) tokens, none of them special."""
+    size = (number, shape.length)
+    return torch.randint(0, shape.backbone.vocab_size - 200, size, generator=torch.Generator().manual_seed(1))
+
+
 def measure(shape: Shape, side: str, what: str, output: str) -> None:
     """Run one side in this process: after a warm-up, three steps' seconds, or one's memory and arithmetic."""
     step = {"ours": ours, "plain": plain}[side]
     with tempfile.TemporaryDirectory() as folder:
         trainer = build_trainer(shape, folder)
         model = trainer.model.train()
-        generator = torch.Generator().manual_seed(1)
-        size = (shape.batch, shape.length)
-        inputs = {"input_ids": torch.randint(0, VOCAB - 200, size, generator=generator)}  # no special token
+        inputs = {"input_ids": random_rows(shape, shape.batch)}
         step(trainer, inputs)
         model.zero_grad()
         seconds = []
@@ -140,26 +158,34 @@ def measure(shape: Shape, side: str, what: str, output: str) -> None:
     print(json.dumps({"seconds": seconds, "peak": peak, "flops": flops, "loss": loss.item()}))
 
 
-def compare(name: str, rounds: int) -> None:
-    """Let the two sides take turns at a shape, and print the table."""
+def describe(name: str, threads: int) -> None:
     shape = SHAPES[name]
     backbone = shape.backbone
     print(
-        f"{name}: vocabulary {VOCAB}, {backbone.hidden_size} wide, {backbone.num_hidden_layers} layers, length "
-        f"{shape.length}, batch {shape.batch}, {'LoRA' if shape.lora else 'all weights'}, float32, "
-        f"{torch.get_num_threads()} threads"
+        f"{name}: vocabulary {backbone.vocab_size}, {backbone.hidden_size} wide, {backbone.num_hidden_layers} layers, "
+        f"length {shape.length}, batch {shape.batch}, {'LoRA' if shape.lora else 'all weights'}, float32, threads: "
+        f"{threads}"
     )
+
+
+def run(command: list[str], environment: dict[str, str]) -> dict:
+    """What a process prints in its last line, as JSON."""
+    finished = subprocess.run(command, capture_output=True, text=True, env=os.environ | environment)
+    if finished.returncode:
+        raise SystemExit(finished.stderr)
+    return json.loads(finished.stdout.splitlines()[-1])
+
+
+def compare(name: str, rounds: int) -> None:
+    """Let the two sides take turns at a shape, and print the table."""
+    describe(name, torch.get_num_threads())
     results = {"plain": [], "ours": []}
-    environment = {"seconds": os.environ, "memory": os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}}
     with tempfile.TemporaryDirectory() as folder:
         runs = [(side, what) for _ in range(rounds) for what in ("seconds", "memory") for side in results]
         for side, what in tqdm(runs, unit="run"):
             command = [sys.executable, __file__, "--shape", name, "--side", side, "--what", what]
             command += ["--output", f"{folder}/{side}.safetensors"]
-            run = subprocess.run(
-                command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment[what]
-            )
-            results[side].append({"what": what} | json.loads(run.stdout.splitlines()[-1]))
+            results[side].append({"what": what} | run(command, ENVIRONMENT[what]))
         gradients = {side: load_file(f"{folder}/{side}.safetensors") for side in results}
     table = {}
     for side, runs in results.items():
@@ -178,19 +204,90 @@ def compare(name: str, rounds: int) -> None:
     print(f"loss {losses}; largest difference of a gradient {difference:.1e}\n")
 
 
+class StepTimes(TrainerCallback):
+    """Seconds of each optimiser step."""
+
+    def __init__(self):
+        self.seconds = []
+
+    def on_step_begin(self, *args, **kwargs):
+        self.began = time.perf_counter()
+
+    def on_step_end(self, *args, **kwargs):
+        self.seconds.append(time.perf_counter() - self.began)
+
+
+def train(shape: Shape, processes: int, checkpointing: bool) -> dict:
+    """Seconds of the steps after the first, and the loss of the last, on this process' share of the batch."""
+    times = StepTimes()
+    rows = [{"input_ids": row} for row in random_rows(shape, NUM_STEPS * shape.batch)]
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = build_trainer(
+            shape, folder, rows, per_device_train_batch_size=shape.batch // processes, max_steps=NUM_STEPS,
+            activation_checkpointing=checkpointing, logging_steps=1, save_strategy="no", disable_tqdm=True,
+        )  # fmt: skip
+        trainer.add_callback(times)
+        trainer.train()
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    return {"seconds": times.seconds[1:], "loss": losses[-1]}
+
+
+def measure_scale(shape: Shape, processes: int, checkpointing: bool) -> None:
+    """Train in this process, one of as many as torchrun has started; the libraries are loaded by a tiny run before."""
+    torch.set_num_threads(1)
+    train(SHAPES["tiny"], processes, checkpointing)
+    gc.collect()
+    before = memory("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    result = train(shape, processes, checkpointing)
+    if os.environ["RANK"] == "0":
+        print(json.dumps(result | {"peak": memory("VmHWM") - before}))
+
+
+def compare_scales(name: str, rounds: int) -> None:
+    """Tokens per second and memory of each process, for every one of `SCALES`."""
+    shape = SHAPES[name]
+    describe(name, 1)
+    results = {scale: [] for scale in SCALES}
+    for what in tqdm(["seconds", "memory"] * rounds, unit="round"):
+        for (processes, checkpointing), runs in results.items():
+            command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
+            command += [str(processes), __file__, "--scaling", "--shape", name, "--processes", str(processes)]
+            command += ["--checkpointing"] if checkpointing else []
+            runs.append({"what": what} | run(command, ENVIRONMENT[what] | {"OMP_NUM_THREADS": "1"}))
+    print("| processes | activation checkpointing | seconds a step | tokens a second | peak of a process | loss |")
+    print("|---|---|---|---|---|---|")
+    for (processes, checkpointing), runs in results.items():
+        seconds = statistics.median(second for run in runs if run["what"] == "seconds" for second in run["seconds"])
+        peak = statistics.median(run["peak"] for run in runs if run["what"] == "memory") / 2**20
+        print(
+            f"| {processes} | {'yes' if checkpointing else 'no'} | {seconds:.2f} | "
+            f"{shape.batch * shape.length / seconds:.0f} | {peak:.0f} MiB | {runs[0]['loss']:.6f} |"
+        )
+    print("The peak counts weights, gradients, optimiser and DDP's buckets; the loss is that of the last step.\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--shape", nargs="+", choices=list(SHAPES), default=list(SHAPES))
-    parser.add_argument("--rounds", type=int, default=3, help="how often the two sides take turns")
+    parser.add_argument("--shape", nargs="+", choices=list(SHAPES))
+    parser.add_argument("--scaling", action="store_true", help="checkpointing and processes, not a plain step")
+    parser.add_argument("--rounds", type=int, help="how often the sides take turns (3; 1 with --scaling)")
     parser.add_argument("--side", choices=["ours", "plain"], help=argparse.SUPPRESS)
     parser.add_argument("--what", choices=["seconds", "memory"], help=argparse.SUPPRESS)
     parser.add_argument("--output", help=argparse.SUPPRESS)
+    parser.add_argument("--processes", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--checkpointing", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.side:
         measure(SHAPES[args.shape[0]], args.side, args.what, args.output)
-        return
-    for name in args.shape:
-        compare(name, args.rounds)
+    elif args.processes:
+        measure_scale(SHAPES[args.shape[0]], args.processes, args.checkpointing)
+    elif args.scaling:
+        for name in args.shape or ["llada_lora"]:
+            compare_scales(name, args.rounds or 1)
+    else:
+        for name in args.shape or ["mdlm", "llada", "llada_lora"]:
+            compare(name, args.rounds or 3)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,8 @@
 """Loading that refuses a checkpoint which does not hold the whole model."""
 
+import os
+from collections.abc import Iterable
+
 
 class WholeCheckpointMixin:
     """Makes `from_pretrained` fail where transformers only warns. List it before `PreTrainedModel`.
@@ -28,19 +31,22 @@ class WholeCheckpointMixin:
             f"{name} ({tuple(found)}, the config says {tuple(expected)})"
             for name, found, expected in info["mismatched_keys"]
         ]
-        for problem, names, remedy in (
-            (
-                "of another size",
-                [] if ignore_mismatched_sizes else mismatched,
-                "check vocabulary and widths in config.json",
-            ),
-            ("missing", info["missing_keys"], "the checkpoint is incomplete or of another architecture"),
-            ("left over", info["unexpected_keys"], "check model_type and the number of layers in config.json"),
-        ):
-            if names := sorted(names):
-                shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-                raise ValueError(
-                    f"{pretrained_model_name_or_path} is no whole {cls.__name__}; weights {problem}: {shown}. Remedy: "
-                    f"{remedy}."
-                )
+        if not ignore_mismatched_sizes:
+            refuse_weights(pretrained_model_name_or_path, cls.__name__, "of another size", mismatched)
+        refuse_weights(pretrained_model_name_or_path, cls.__name__, "missing", info["missing_keys"])
+        refuse_weights(pretrained_model_name_or_path, cls.__name__, "left over", info["unexpected_keys"])
         return (model, info) if output_loading_info else model
+
+
+REMEDIES = {
+    "of another size": "check vocabulary and widths in config.json",
+    "missing": "the checkpoint is incomplete or of another architecture",
+    "left over": "check model_type and the number of layers in config.json",
+}
+
+
+def refuse_weights(checkpoint: str | os.PathLike, kind: str, problem: str, names: Iterable[str]) -> None:
+    """Raise ValueError if a checkpoint of a `kind` of model has weights with a `problem`, one of `REMEDIES`."""
+    if names := sorted(names):
+        shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+        raise ValueError(f"{checkpoint} is no whole {kind}; weights {problem}: {shown}. Remedy: {REMEDIES[problem]}.")

@@ -1,11 +1,12 @@
 """MDLM against the golden tensors of a tiny published-layout checkpoint."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM
 
 from prism_hf.models.mdlm import MdlmConfig, MdlmForMaskedDiffusion, MdlmModel, MdlmQualityHead
@@ -298,3 +299,41 @@ def test_command_line_takes_the_mask_token(tmp_path):
     saved = model.backbone.state_dict()
     assert saved.keys() == raw.keys()
     assert all(torch.equal(saved[key], value) for key, value in raw.items())
+
+
+# Damaged checkpoints
+
+
+QKV = "backbone.blocks.1.attn_qkv.weight"
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda weights: weights.pop(QKV), rf"missing: {QKV}\."),
+        (lambda weights: weights.update({QKV.replace("1", "7"): torch.ones(1)}), r"left over: backbone\.blocks\.7\."),
+    ],
+)
+@pytest.mark.parametrize("cls", [MdlmForMaskedDiffusion, PrismForMaskedDiffusion])
+def test_a_checkpoint_that_is_not_whole_is_refused_by_name(tmp_path, cls, edit, message):
+    shutil.copytree(HUB, tmp_path, dirs_exist_ok=True)
+    weights = load_file(HUB / "model.safetensors")
+    edit(weights)
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=message):
+        cls.from_pretrained(tmp_path)
+
+
+def test_another_vocabulary_or_a_missing_shard_is_named(model, tmp_path):
+    model.save_pretrained(tmp_path, max_shard_size="200KB")
+    config = json.loads((tmp_path / "config.json").read_text())
+    vocab_size = config["vocab_size"]
+    (tmp_path / "config.json").write_text(json.dumps(config | {"vocab_size": vocab_size + 1}))
+    with pytest.raises(
+        ValueError, match=rf"another size: .*\({vocab_size}, \d+\), the config says \({vocab_size + 1},"
+    ):
+        MdlmForMaskedDiffusion.from_pretrained(tmp_path)
+    gone = sorted(tmp_path.glob("*.safetensors"))[1]
+    gone.unlink()
+    with pytest.raises(OSError, match=gone.name):
+        MdlmForMaskedDiffusion.from_pretrained(tmp_path)

@@ -7,6 +7,7 @@ import pytest
 import torch
 import yaml
 from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
+from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertForMaskedLM
 
 from prism_hf import AutoPeftModelForPrism, PrismConfig, PrismForMaskedDiffusion, RemaskGenerationConfig
@@ -95,7 +96,7 @@ def test_an_adapter_of_plain_peft(bare, tmp_path):
     model.save_pretrained(tmp_path / "plain")
     loaded = AutoPeftModelForPrism.from_pretrained(tmp_path / "plain", head_type="linear", mask_token_id=0)
     assert_same(outputs(loaded), outputs(model))
-    with pytest.raises(ValueError, match="dense.weight.*pass the head_type"):
+    with pytest.raises(ValueError, match="missing: dense.bias, dense.weight; left over: none.*pass the head_type"):
         AutoPeftModelForPrism.from_pretrained(tmp_path / "plain", head_type="mlp", mask_token_id=0)
 
 
@@ -151,3 +152,41 @@ def test_a_model_card_of_the_folder_is_kept(bare, tmp_path):
     card.write_text("# My own words\n")
     model.save_pretrained(tmp_path / "adapter")
     assert "# My own words" in card.read_text() and "```python" not in card.read_text()
+
+
+LORA_A = "base_model.model.backbone.bert.encoder.layer.0.attention.self.query.lora_A.weight"
+HEAD = "base_model.model.quality_head."
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda weights: weights.pop(LORA_A), r"missing: .*layer\.0\.attention\.self\.query\.lora_A"),
+        (
+            lambda weights: weights.update({LORA_A.replace("layer.0", "layer.7"): torch.ones(8, 16)}),
+            r"left over: .*layer\.7\.attention\.self\.query\.lora_A",
+        ),
+        (lambda weights: weights.pop(f"{HEAD}dense.bias"), r"missing: dense\.bias; left over: none"),
+        (
+            lambda weights: [weights.pop(name) for name in list(weights) if name.startswith(HEAD)],
+            r"missing: dense\.bias, .*norm\.weight; left over: none",
+        ),
+        (lambda weights: weights.update({f"{HEAD}third": torch.ones(1)}), r"missing: none; left over: third"),
+    ],
+    ids=["lora missing", "lora left over", "head incomplete", "no head", "head left over"],
+)
+def test_an_adapter_that_is_not_whole_is_refused_by_name(bare, tmp_path, edit, message):
+    base = PrismForMaskedDiffusion.from_pretrained(bare, mask_token_id=0)
+    model = stir(PeftModelForPrism(base, lora(base_model_name_or_path=bare)))
+    model.save_pretrained(tmp_path / "adapter")
+    file = tmp_path / "adapter" / "adapter_model.safetensors"
+    weights = load_file(file)
+    edit(weights)
+    save_file(weights, file, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=message):
+        AutoPeftModelForPrism.from_pretrained(tmp_path / "adapter")
+    before = outputs(model)
+    with pytest.raises(ValueError, match=message):
+        model.load_adapter(tmp_path / "adapter", "second")
+    assert list(model.peft_config) == ["default"]
+    assert_same(outputs(model), before)

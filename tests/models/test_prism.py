@@ -1,16 +1,19 @@
 """A quality head around every kind of backbone."""
 
+import copy
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForMaskedLM,
     BertConfig,
+    BertForMaskedLM,
     ModernBertConfig,
     RobertaConfig,
     RobertaPreLayerNormConfig,
@@ -160,3 +163,79 @@ def test_mistakes_are_named(tmp_path):
     model.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="already"):
         PrismForMaskedDiffusion.from_pretrained(tmp_path, head_type="linear")
+
+
+@pytest.mark.parametrize(("own", "other"), [("eager", "sdpa"), ("sdpa", "eager")])
+@torch.no_grad()
+def test_the_backbone_keeps_its_attention_until_the_model_is_given_another(own, other):
+    backbone = BertForMaskedLM._from_config(copy.deepcopy(BACKBONES["bert"]), attn_implementation=own).eval()
+    expected = backbone(IDS).logits
+    model = PrismForMaskedDiffusion(PrismConfig(backbone_config=backbone.config, mask_token_id=4), backbone)
+    assert backbone.config._attn_implementation == model.config._attn_implementation == own
+    torch.testing.assert_close(model(IDS).logits, expected)
+    model.set_attn_implementation(other)
+    assert backbone.config._attn_implementation == model.config._attn_implementation == other
+    torch.testing.assert_close(model(IDS).logits, expected)
+
+
+def test_the_attention_asked_for_reaches_a_bare_backbone(tmp_path):
+    AutoModelForMaskedLM.from_config(BACKBONES["bert"]).save_pretrained(tmp_path)
+    model = PrismForMaskedDiffusion.from_pretrained(tmp_path, mask_token_id=4, attn_implementation="eager")
+    assert model.backbone.config._attn_implementation == model.config._attn_implementation == "eager"
+
+
+# Damaged checkpoints
+
+
+def edit_weights(folder, edit):
+    weights = load_file(folder / "model.safetensors")
+    edit(weights)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+QUERY = "bert.encoder.layer.1.attention.self.query.weight"
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda weights: weights.pop("quality_head.linear.weight"), r"missing: quality_head\.linear\.weight\."),
+        (lambda weights: weights.pop(f"backbone.{QUERY}"), rf"missing: backbone\.{QUERY}\."),
+        (
+            lambda weights: weights.update({"quality_head.third.weight": torch.ones(1)}),
+            r"left over: quality_head\.third\.weight\.",
+        ),
+        (lambda weights: weights.update({"backbone.extra": torch.ones(1)}), r"left over: backbone\.extra\."),
+    ],
+)
+def test_a_saved_model_that_is_not_whole_is_refused_by_name(tmp_path, edit, message):
+    build("bert").save_pretrained(tmp_path)
+    edit_weights(tmp_path, edit)
+    for cls in (PrismForMaskedDiffusion, AutoModelForMaskedLM):
+        with pytest.raises(ValueError, match=message):
+            cls.from_pretrained(tmp_path)
+
+
+def test_a_saved_model_of_another_vocabulary_or_without_a_shard_is_refused_by_name(tmp_path):
+    build("bert").save_pretrained(tmp_path, max_shard_size="20KB")
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["backbone_config"]["vocab_size"] = 41
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(
+        ValueError, match=r"another size: .*word_embeddings\.weight \(\(40, 32\), the config says \(41, 32\)"
+    ):
+        PrismForMaskedDiffusion.from_pretrained(tmp_path)
+    gone = sorted(tmp_path.glob("*.safetensors"))[1]
+    gone.unlink()
+    with pytest.raises(OSError, match=gone.name):
+        PrismForMaskedDiffusion.from_pretrained(tmp_path)
+
+
+def test_a_bare_backbone_lacks_nothing_but_the_head(tmp_path):
+    """Heads of other tasks, as BERT's checkpoints have them, may be left over."""
+    AutoModelForMaskedLM.from_config(BACKBONES["bert"]).save_pretrained(tmp_path)
+    edit_weights(tmp_path, lambda weights: weights.update({"cls.seq_relationship.weight": torch.ones(2, 32)}))
+    PrismForMaskedDiffusion.from_pretrained(tmp_path, mask_token_id=4)
+    edit_weights(tmp_path, lambda weights: weights.pop(QUERY))
+    with pytest.raises(ValueError, match=rf"no whole BertForMaskedLM; weights missing: {QUERY}\."):
+        PrismForMaskedDiffusion.from_pretrained(tmp_path, mask_token_id=4)

@@ -16,6 +16,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from prism_hf.diffusion.drafting import take_positions
 from prism_hf.generation.caching import CanvasCache, canvas_positions
+from prism_hf.models.loading import WholeCheckpointMixin
 from prism_hf.models.padding import padding_mask
 from prism_hf.models.rotary import inverse_frequencies, rotary_embedding, rotate
 
@@ -258,7 +259,7 @@ def init_mdlm_module(module: nn.Module, std: float) -> None:
         init.zeros_(module.bias)
 
 
-class MdlmPreTrainedModel(PreTrainedModel):
+class MdlmPreTrainedModel(WholeCheckpointMixin, PreTrainedModel):
     """Loading, saving and initialisation shared by the MDLM models."""
 
     config_class = MdlmConfig

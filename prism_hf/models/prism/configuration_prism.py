@@ -38,6 +38,8 @@ class PrismConfig(PreTrainedConfig):
             if self.mask_token_id is None:
                 self.mask_token_id = getattr(self.backbone_config, "mask_token_id", None)
             self.check()
+            # Set on a config, the attention reaches the nested one: None would overwrite that of a live backbone.
+            kwargs.setdefault("attn_implementation", self.backbone_config._attn_implementation)
         super().__post_init__(**kwargs)
 
     def check(self) -> None:

@@ -12,6 +12,7 @@ from prism_hf.diffusion.drafting import take_positions
 from prism_hf.generation import RemaskGenerationMixin
 from prism_hf.generation.caching import CanvasCache
 from prism_hf.hub import HEAD_SETTINGS, HubMixin
+from prism_hf.models.loading import WholeCheckpointMixin, refuse_weights
 from prism_hf.models.mdlm import MdlmQualityHead, init_mdlm_module
 
 from .backbones import find_adapter
@@ -19,8 +20,11 @@ from .configuration_prism import PrismConfig
 
 logger = logging.get_logger(__name__)
 
-# What transformers sets on a model that it has loaded quantised.
-QUANTIZATION = ("hf_quantizer", "quantization_method", "is_quantized", "is_loaded_in_4bit", "is_loaded_in_8bit")
+# What transformers sets on a model that it has loaded quantised, or shared between processes.
+LOADED = (
+    *("hf_quantizer", "quantization_method", "is_quantized", "is_loaded_in_4bit", "is_loaded_in_8bit"),
+    *("_device_mesh", "_mesh_manager", "_tp_size", "_fsdp_size", "_is_distributed_loading_by_transformers"),
+)
 
 
 @dataclass
@@ -81,7 +85,7 @@ QUALITY_HEADS = {
 }
 
 
-class PrismForMaskedDiffusion(RemaskGenerationMixin, HubMixin, PreTrainedModel):
+class PrismForMaskedDiffusion(RemaskGenerationMixin, HubMixin, WholeCheckpointMixin, PreTrainedModel):
     """A masked diffusion model that says, beside the token posteriors, how likely each clean token is to be right."""
 
     config_class = PrismConfig
@@ -112,6 +116,7 @@ class PrismForMaskedDiffusion(RemaskGenerationMixin, HubMixin, PreTrainedModel):
         self.backbone = backbone
         # Live, so that what is switched on the model (its attention) is what the head's own blocks see.
         config.backbone_config = backbone.config
+        config._attn_implementation_internal = backbone.config._attn_implementation
         self.adapter = find_adapter(backbone)
         self.quality_head = QUALITY_HEADS[config.head_type](config)
         self._no_split_modules = list(backbone._no_split_modules or [])
@@ -132,7 +137,8 @@ class PrismForMaskedDiffusion(RemaskGenerationMixin, HubMixin, PreTrainedModel):
                 backbone's config names the mask token, the checkpoint's tokenizer is asked.
 
         Raises:
-            ValueError: if the mask token stays unknown, or a head argument is given for a model that has its head.
+            ValueError: if the mask token stays unknown, a head argument is given for a model that has its head, or the
+                checkpoint does not hold the whole model (a new head apart).
         """
         hub = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder", "trust_remote_code")
         hub_kwargs = {name: kwargs[name] for name in hub if name in kwargs}
@@ -161,16 +167,24 @@ class PrismForMaskedDiffusion(RemaskGenerationMixin, HubMixin, PreTrainedModel):
     @classmethod
     def from_backbone(cls, pretrained_model_name_or_path, config: PrismConfig, *model_args, **kwargs):
         """Load what `AutoModelForMaskedLM` loads, under a new quality head with the settings of `config`."""
-        backbone = AutoModelForMaskedLM.from_pretrained(
-            pretrained_model_name_or_path, *model_args, config=config.backbone_config, **kwargs
+        backbone, info = AutoModelForMaskedLM.from_pretrained(
+            pretrained_model_name_or_path,
+            *model_args,
+            config=config.backbone_config,
+            output_loading_info=True,
+            **kwargs,
         )
+        # What is left over of a BERT-like checkpoint may rightly be the head of another task.
+        refuse_weights(pretrained_model_name_or_path, type(backbone).__name__, "missing", info["missing_keys"])
         backbone.config.name_or_path = ""  # nested, it would be saved; at the top, transformers leaves it out
         config.name_or_path = str(pretrained_model_name_or_path)
         model = cls(config, backbone)
         model.quality_head.to(backbone.device)
-        for name in QUANTIZATION:  # Trainer and PEFT look for them on the outermost model
+        for name in LOADED:  # Trainer, PEFT and save_pretrained look for them on the outermost model
             if hasattr(backbone, name):
                 setattr(model, name, getattr(backbone, name))
+        if hasattr(backbone.config, "distributed_config"):
+            config.distributed_config = backbone.config.distributed_config
         return model.eval()
 
     @property

@@ -9,6 +9,7 @@ from transformers import AutoConfig
 
 from prism_hf.generation import RemaskGenerationConfig
 from prism_hf.hub import CARD, HEAD_SETTINGS, HubMixin, write_card, write_files
+from prism_hf.models.loading import refuse_weights
 
 from .configuration_prism import PrismConfig
 from .modeling_prism import PrismForMaskedDiffusion
@@ -37,12 +38,21 @@ class PeftModelForPrism(HubMixin, PeftModel):
         super().add_adapter(adapter_name, peft_config, *args, **kwargs)
 
     def load_adapter(self, model_id: str | os.PathLike, adapter_name: str, *args, **kwargs):
-        """As the parent's. Raises ValueError for an adapter of another quality head."""
+        """As the parent's. Raises ValueError for an adapter of another quality head, or one that is not whole."""
         where = {name: kwargs[name] for name in (*HUB_ARGUMENTS, "revision", "subfolder") if name in kwargs}
         peft_config = self.peft_config.get(adapter_name) or PeftConfig.from_pretrained(model_id, **where)
-        if saves_head(peft_config) and not recorded_head(peft_config):
+        if saves_head(peft_config):  # of the head's weights, PEFT tells only those left over
             check_head_weights(self.get_base_model(), load_peft_weights(model_id, device="cpu", **where), model_id)
-        return super().load_adapter(model_id, adapter_name, *args, **kwargs)
+        is_new = adapter_name not in self.peft_config
+        result = super().load_adapter(model_id, adapter_name, *args, **kwargs)
+        try:
+            refuse_weights(model_id, peft_config.peft_type.value, "missing", result.missing_keys)
+            refuse_weights(model_id, peft_config.peft_type.value, "left over", result.unexpected_keys)
+        except ValueError:
+            if is_new:
+                self.delete_adapter(adapter_name)
+            raise
+        return result
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args, is_main_process: bool = True, **kwargs) -> None:
         """As the parent's; a model card that the folder has already is kept."""
@@ -138,9 +148,11 @@ def check_head_weights(model, weights: dict, adapter: str | os.PathLike) -> None
     head = model.quality_head
     own = set(getattr(head, "original_module", head).state_dict())
     if saved != own:
+        missing, left_over = (", ".join(sorted(names)) or "none" for names in (own - saved, saved - own))
         raise ValueError(
-            f"The quality head in {adapter} has the weights {sorted(saved)}, that of the model (head_type="
-            f"{model.config.head_type!r}) {sorted(own)}: pass the head_type that the adapter was trained with."
+            f"{adapter} holds no whole quality head of head_type={model.config.head_type!r}; weights missing: "
+            f"{missing}; left over: {left_over}. Remedy: "
+            "pass the head_type that the adapter was trained with, or save the adapter again if the file is damaged."
         )
 
 

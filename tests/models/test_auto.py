@@ -1,0 +1,74 @@
+"""`load_model` on everything that its name may stand for."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from peft import LoraConfig
+from transformers import BertConfig, BertForMaskedLM
+
+from prism_hf import PrismForMaskedDiffusion, load_model, remask_generate
+from prism_hf.models.prism.peft_model import PeftModelForPrism
+
+CANVAS = torch.tensor([[4, 5, 6, 0, 7, 0]])
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """`bare`, `adapter` on it, and `merged` of the two."""
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=12, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
+        max_position_embeddings=8, mask_token_id=0,
+    )  # fmt: skip
+    BertForMaskedLM(config).save_pretrained(tmp_path / "bare")
+    base = PrismForMaskedDiffusion.from_pretrained(str(tmp_path / "bare"))
+    lora = LoraConfig(
+        target_modules=["query"], modules_to_save=["quality_head"], base_model_name_or_path=str(tmp_path / "bare")
+    )
+    model = PeftModelForPrism(base, lora)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_" in name or "modules_to_save" in name:
+                parameter.add_(torch.randn(parameter.shape), alpha=0.2)
+    model.save_pretrained(tmp_path / "adapter")
+    model.merge_and_unload().save_pretrained(tmp_path / "merged")
+    return tmp_path
+
+
+@torch.no_grad()
+def test_adapter_merged_model_and_bare_backbone_are_ready_to_generate(folders):
+    adapter, merged, bare = (load_model(folders / name) for name in ("adapter", "merged", "bare"))
+    assert [type(model) for model in (adapter, merged, bare)] == [
+        PeftModelForPrism,
+        PrismForMaskedDiffusion,
+        BertForMaskedLM,
+    ]
+    assert not (adapter.training or merged.training or bare.training)
+    one, two = adapter(input_ids=CANVAS), merged(CANVAS)
+    torch.testing.assert_close(one.logits, two.logits, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(one.quality_logits, two.quality_logits, atol=1e-5, rtol=1e-5)
+    with adapter.disable_adapter():
+        assert torch.equal(adapter(input_ids=CANVAS).logits, bare(CANVAS).logits)
+    settings = {"steps": 2, "remask_strategy": "prism", "num_remask": 1}
+    assert torch.equal(remask_generate(adapter, CANVAS, **settings), remask_generate(merged, CANVAS, **settings))
+    filled = remask_generate(bare, CANVAS, steps=2)
+    assert (filled != 0).all() and torch.equal(filled[CANVAS != 0], CANVAS[CANVAS != 0])
+    with pytest.raises(ValueError, match="head"):
+        remask_generate(bare, CANVAS, **settings)
+
+
+def test_a_name_that_leads_nowhere_is_told(folders):
+    with pytest.raises(OSError, match="nothing_here"):
+        load_model(folders / "nothing_here")
+    (folders / "empty").mkdir()
+    with pytest.raises((OSError, ValueError), match="empty"):
+        load_model(folders / "empty")
+    shutil.rmtree(folders / "bare")
+    with pytest.raises(OSError, match="bare"):
+        load_model(folders / "adapter")
+    config = folders / "adapter" / "adapter_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"base_model_name_or_path": None}))
+    with pytest.raises(ValueError, match="names no base model"):
+        load_model(folders / "adapter")

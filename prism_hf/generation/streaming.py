@@ -1,6 +1,7 @@
 """Handing a generation to one of transformers' streamers while it is being made, and one for a terminal."""
 
 import shutil
+import unicodedata
 from itertools import groupby
 
 import torch
@@ -46,6 +47,11 @@ class TerminalDraftStreamer(TextDiffusionStreamer):
     def __init__(self, tokenizer: PreTrainedTokenizerBase, mask_token_id: int, skip_prompt: bool = False, **kwargs):
         super().__init__(tokenizer, skip_prompt, **kwargs)
         self.mask_token_id = mask_token_id
+        self.line = ""  # confirmed since the last line feed
+
+    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+        self.line = "" if stream_end else (self.line + text).rpartition("\n")[2]
+        super().on_finalized_text(text, stream_end)
 
     def put_draft(self, value: torch.Tensor, **kwargs) -> None:
         """Show the tokens (1, N) in yellow, in place of the draft before."""
@@ -57,16 +63,34 @@ class TerminalDraftStreamer(TextDiffusionStreamer):
             text += MASK_SIGN * len(run) if is_mask else self.tokenizer.decode(run, **self.decode_kwargs)
         columns, height = shutil.get_terminal_size()
         text = fitting(text, columns, height - 2)
+        if self.line and sum(map(width, rows_of(self.line, columns)[-1])) == columns:
+            # After a full row the cursor stays on its last character, and a draft would begin on that.
+            print(flush=True)
+            self.line = ""
         down = len(rows_of(text, columns)) + 1  # the confirmed text may have filled a part of the first row
         # ESC D scrolls at the bottom of the screen and keeps the column, unlike a line feed.
         print("\033D" * down + f"\033[{down}A\0337\033[33m{text}\033[0m", end="", flush=True)
         self._has_draft = True
 
 
+def width(char: str) -> int:
+    """Columns that a character takes on a screen."""
+    return 0 if unicodedata.combining(char) else 1 + (unicodedata.east_asian_width(char) in "WF")
+
+
 def rows_of(text: str, columns: int) -> list[str]:
     """The rows that a text takes on a screen of that width, when it begins at the left."""
-    lines = text.expandtabs().split("\n")
-    return [line[start : start + columns] for line in lines for start in range(0, max(len(line), 1), columns)]
+    rows = []
+    for line in text.expandtabs().split("\n"):
+        rows.append("")
+        used = 0
+        for char in line:
+            used += width(char)
+            if used > columns:
+                rows.append("")
+                used = width(char)
+            rows[-1] += char
+    return rows
 
 
 def fitting(text: str, columns: int, height: int) -> str:

@@ -17,7 +17,7 @@ import torch
 import prism_hf
 from prism_hf import LladaConfig, LladaForMaskedDiffusion, remask_generate
 from prism_hf.data import train_byte_level_bpe
-from prism_hf.generation.streaming import MASK_SIGN
+from prism_hf.generation.streaming import MASK_SIGN, TerminalDraftStreamer, rows_of
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "chat.py"
 ROWS, COLUMNS = 8, 120
@@ -138,3 +138,30 @@ def test_drafts_leave_no_trace(chat_model):
     written = in_a_terminal([*command, "--generation", json.dumps(generation)], [*turns, "/exit"])
     assert "\x1b[33m" in written and MASK_SIGN in written
     assert Screen().feed(written).text() == Screen().feed(f"{expected}> /exit".replace("\n", "\r\n")).text()
+
+
+class CharacterTokenizer:
+    """One token a character: its code point."""
+
+    def decode(self, ids, **kwargs):
+        ids = torch.as_tensor(ids).flatten().tolist()
+        return "".join(map(chr, ids))
+
+
+@pytest.mark.parametrize("length", [COLUMNS - 3, COLUMNS, COLUMNS + 2])
+def test_draft_spares_a_row_that_the_text_has_filled(length, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(COLUMNS))
+    monkeypatch.setenv("LINES", str(ROWS))
+    streamer = TerminalDraftStreamer(CharacterTokenizer(), mask_token_id=0)
+    streamer.put(torch.full((1, length), ord("a")))
+    streamer.put_draft(torch.zeros(1, 4, dtype=torch.long))
+    streamer.put(torch.full((1, 4), ord("b")))
+    streamer.end()
+    screen = Screen().feed(capsys.readouterr().out.replace("\n", "\r\n"))
+    text = "a" * length + "b" * 4
+    assert screen.text() == f"{text[:COLUMNS]}\n{text[COLUMNS:]}"
+
+
+def test_wide_characters_take_two_columns():
+    assert [len(row) for row in rows_of("\u4f60" * 100, 120)] == [60, 40]
+    assert rows_of("e\u0301" * 120, 120) == ["e\u0301" * 120]

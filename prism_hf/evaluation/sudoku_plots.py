@@ -9,7 +9,8 @@ from torch import Tensor
 from prism_hf.generation import RemaskGenerationOutput, Trajectory
 
 from ..data.sudoku import BLANK, cell_positions
-from .sudoku import describe, is_solved
+from .evaluate_settings import describe
+from .sudoku import is_solved
 
 
 def plot_success(path: str | Path, rows: list[dict[str, Any]]) -> None:

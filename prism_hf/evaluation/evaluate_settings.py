@@ -49,7 +49,7 @@ def evaluate_settings(
         measure: what to keep of the completed examples (N, L'), such as scores.
         made_with: what else the result depends on, kept in each row.
         seed: of the first batch's random numbers.
-        critic: given to the settings that have an entry `critic`, in which a row keeps its name.
+        critic: the network for the settings that have an entry `critic`, which is its name.
 
     Returns one dict a setting: the setting, what is in `made_with`, `forward_passes` (of the slowest batch), `seconds`,
     and what `measure` returns.
@@ -57,7 +57,7 @@ def evaluate_settings(
     Raises:
         ValueError: if a setting is wrong, before anything is computed.
     """
-    check_settings(model, settings)
+    check_settings(model, settings, critic)
     settings = [{"remask_strategy": "none"} | setting for setting in settings]
     state, path = PartialState(), Path(path)
     shared = [None]
@@ -101,20 +101,15 @@ def evaluate_settings(
     return rows
 
 
-def check_settings(model, settings: list[dict[str, Any]]) -> None:
+def check_settings(model, settings: list[dict[str, Any]], critic=None) -> None:
     """Raise ValueError for the first setting that cannot be run, or if there are none."""
     if not settings:
         raise ValueError("There are no settings to evaluate; expected a list of generation settings.")
     for setting in settings:
         for attempt in attempts_of(setting):
-            config = prepare_generation_config(model, None, **everything_said(attempt))
+            config = prepare_generation_config(model, None, **keyword_arguments(attempt, critic))
             if getattr(resolve_strategy(config.remask_strategy), "needs_quality", False):
                 check_quality(model)
-
-
-def everything_said(setting: dict[str, Any]) -> dict[str, Any]:
-    """A setting with None for what it leaves open, so that nothing comes from the model's own generation config."""
-    return dict.fromkeys(RemaskGenerationConfig.fields) | {"remask_strategy": "none"} | setting
 
 
 def generate(
@@ -122,10 +117,23 @@ def generate(
 ) -> RemaskGenerationOutput:
     """Examples (B, L) completed as a setting says."""
     call = generate_with_retries if "retries" in setting else remask_generate
-    arguments = everything_said(setting) | {"return_dict_in_generate": True}
-    if "critic" in setting:
-        arguments["critic"] = critic
+    arguments = keyword_arguments(setting, critic) | {"return_dict_in_generate": True}
     return call(model, examples, generator=generator, **arguments)
+
+
+def keyword_arguments(setting: dict[str, Any], critic=None) -> dict[str, Any]:
+    """What `remask_generate` takes: None for what the setting leaves open, and the critic where it names one."""
+    arguments = dict.fromkeys(RemaskGenerationConfig.fields) | {"remask_strategy": "none"} | setting
+    if "critic" not in arguments:
+        return arguments
+    del arguments["critic"]
+    strategy = strategy_fields(setting["remask_strategy"]) | {"critic": critic}
+    return arguments | {"remask_strategy": resolve_strategy(strategy)}
+
+
+def strategy_fields(strategy: str | dict[str, Any]) -> dict[str, Any]:
+    """A strategy, be it a name or a dict with the name and its fields, as such a dict."""
+    return strategy if isinstance(strategy, dict) else {"name": strategy}
 
 
 def attempts_of(setting: dict[str, Any]) -> list[dict[str, Any]]:
@@ -144,12 +152,14 @@ def describe(setting: dict[str, Any]) -> str:
     """A setting in a few words, for tables and plots: what remasks, and how much."""
     setting, *retries = attempts_of(setting)
     again = f", {len(retries)} retries" if retries else ""
-    strategy = setting.get("remask_strategy")
-    if strategy in (None, "none"):
+    fields = strategy_fields(setting.get("remask_strategy") or "none")
+    if fields["name"] == "none":
         return f"none{again}"
-    said_elsewhere = ("order", "do_sample", "steps", "remask_strategy")
-    details = describe_arguments({name: value for name, value in setting.items() if name not in said_elsewhere})
-    return (f"{strategy} ({details})" if details else strategy) + again
+    said_elsewhere = ("name", "order", "do_sample", "steps", "remask_strategy")
+    details = describe_arguments(
+        {name: value for name, value in (fields | setting).items() if name not in said_elsewhere}
+    )
+    return (f"{fields['name']} ({details})" if details else fields["name"]) + again
 
 
 def describe_arguments(arguments: dict[str, Any]) -> str:

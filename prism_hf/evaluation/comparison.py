@@ -27,20 +27,20 @@ class GridPoint:
     """One setting of a comparison. Points that differ in `arguments` alone are candidates for one row of the report."""
 
     label: str
-    order: str
+    order: str | None
     temperature: float
     budget: int
     arguments: dict[str, Any]
     setting: dict[str, Any]
 
     @property
-    def row(self) -> tuple[str, str, float, int]:
+    def row(self) -> tuple[str, str | None, float, int]:
         return self.label, self.order, self.temperature, self.budget
 
 
 def expand_grid(
     strategies: list[dict[str, Any]],
-    orders: list[str],
+    orders: list[str | None],
     temperatures: list[float],
     budgets: list[int],
     critic: str | None = None,
@@ -52,7 +52,7 @@ def expand_grid(
             `RemaskGenerationConfig`. A list is one of candidate values, so an argument that is a list is a list in a
             list. `label` is what the report calls it, by default the name; entries with one label are candidates for
             one row. `orders`, `temperatures` and `budgets` stand in for those of the grid.
-        orders: unmasking orders.
+        orders: unmasking orders; None for a strategy that has one of its own.
         temperatures: of the tokens drawn; 0 takes the likeliest.
         budgets: numbers of forward passes.
         critic: name of the network that `token_critic` asks.
@@ -87,7 +87,7 @@ def expand_grid(
 
 
 def make_setting(
-    name: str, order: str, temperature: float, budget: int, arguments: dict[str, Any], critic: str | None
+    name: str, order: str | None, temperature: float, budget: int, arguments: dict[str, Any], critic: str | None
 ) -> dict[str, Any]:
     """The setting, as `evaluate_settings` takes it, that makes no more than `budget` forward passes."""
     steps = budget - arguments.get("loop_steps", 0)

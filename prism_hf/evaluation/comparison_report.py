@@ -14,8 +14,8 @@ from .statistics import bootstrap_interval, discordant_pairs, mcnemar_test, pair
 def comparison_table(rows: list[dict[str, Any]], measured: str = "score", reference: str = "prism") -> str:
     """The rows of `compare` as Markdown: for each budget a table, best first, and what does not keep to it apart.
 
-    Each row is set against the one of strategy `reference` with the same order, tokens and budget: by McNemar's exact
-    test where scores are bool, else by a paired bootstrap. `measured` heads the column of scores.
+    Each row is set against one of the strategy `reference`, see `find_reference`: by McNemar's exact test where scores
+    are bool, else by a paired bootstrap. `measured` heads the column of scores.
     """
     parts = []
     for budget in sorted({row["budget"] for row in rows}):
@@ -48,7 +48,7 @@ def one_table(rows: list[dict[str, Any]], measured: str, reference: str | None) 
     for row in sorted(rows, key=lambda row: -mean(row["scores"])):
         low, high = interval(row["scores"])
         cells = [
-            row["label"], describe_arguments(row["arguments"]), row["order"], tokens_of(row), row["forward_passes"],
+            row["label"], describe_arguments(row["arguments"]), order_of(row), tokens_of(row), row["forward_passes"],
             shown(mean(row["scores"]), binary), f"{shown(low, binary)} to {shown(high, binary)}",
             f"{row['seconds']:.0f}",
         ]  # fmt: skip
@@ -59,9 +59,15 @@ def one_table(rows: list[dict[str, Any]], measured: str, reference: str | None) 
 
 
 def find_reference(rows: list[dict[str, Any]], row: dict[str, Any], reference: str) -> dict[str, Any] | None:
-    """The reference's row among `rows` with the order and tokens of another; None if there is none or it is itself."""
-    same = [other for other in rows if all(other[name] == row[name] for name in ("order", "temperature"))]
-    return next((other for other in same if other["label"] == reference and other is not row), None)
+    """The row of the reference, among `rows`, that another is set against.
+
+    It has the same tokens and the same order; if there is none, the best of those with the same tokens. None for rows
+    of the reference itself, and if nothing is left.
+    """
+    if row["label"] == reference:
+        return None
+    same = [other for other in rows if other["label"] == reference and other["temperature"] == row["temperature"]]
+    return max(same, key=lambda other: (other["order"] == row["order"], mean(other["scores"])), default=None)
 
 
 def against(row: dict[str, Any], reference: dict[str, Any] | None) -> list[str]:
@@ -70,12 +76,16 @@ def against(row: dict[str, Any], reference: dict[str, Any] | None) -> list[str]:
         return ["", ""]
     first, second = row["scores"], reference["scores"]
     difference = mean(first) - mean(second)
+    where = "" if reference["order"] == row["order"] else f", {order_of(reference)} order"
     if first.dtype == torch.bool:
         only_first, only_second = discordant_pairs(first, second)
         p = mcnemar_test(first, second)
-        return [f"{100 * difference:+.1f} ({only_first} : {only_second})", f"{p:.3f}" if p >= 0.001 else f"{p:.0e}"]
+        return [
+            f"{100 * difference:+.1f} ({only_first} : {only_second}){where}",
+            f"{p:.3f}" if p >= 0.001 else f"{p:.0e}",
+        ]
     low, high = paired_bootstrap(first, second)
-    return [f"{difference:+.3f}", f"{low:+.3f} to {high:+.3f}"]
+    return [f"{difference:+.3f}{where}", f"{low:+.3f} to {high:+.3f}"]
 
 
 def candidates_table(rows: list[dict[str, Any]], measured: str) -> str:
@@ -89,7 +99,7 @@ def candidates_table(rows: list[dict[str, Any]], measured: str) -> str:
             f"{describe_arguments(each['arguments'])}: {shown(each['score'], binary)}" for each in row["candidates"]
         )
         chosen = describe_arguments(row["arguments"])
-        lines.append(f"| {row['budget']} | {row['label']} | {row['order']} | {tokens_of(row)} | {chosen} | {tried} |")
+        lines.append(f"| {row['budget']} | {row['label']} | {order_of(row)} | {tokens_of(row)} | {chosen} | {tried} |")
     if not lines:
         return ""
     heads = (
@@ -108,7 +118,7 @@ def plot_comparison(
         low, high = interval(row["scores"])
         points.append(
             {
-                "panel": f"{row['order']} order, {tokens_of(row)}",
+                "panel": f"{order_of(row)} order, {tokens_of(row)}",
                 "label": row["label"],
                 "passes": row["forward_passes"],
                 "mean": mean(row["scores"]),
@@ -137,3 +147,7 @@ def shown(score: float, binary: bool) -> str:
 
 def tokens_of(row: dict[str, Any]) -> str:
     return "greedy" if row["temperature"] == 0 else f"sampled at {row['temperature']:g}"
+
+
+def order_of(row: dict[str, Any]) -> str:
+    return row["order"] or "own"

@@ -50,7 +50,7 @@ def load_sudoku(
     """
     puzzles = to_grid(read_sudoku_csv(puzzles_file or resource_path("sudoku/puzzles.csv")))[:num_puzzles]
     blanks = min(round((puzzles == BLANK).sum((1, 2)).double().mean().item()), MAX_BLANKS)
-    # A seed of their own: those of the shipped puzzles and of `SudokuGrids` are small. The CPU's generator reads 32 bits.
+    # A seed of their own, as others' are small. PyTorch's generator of the CPU reads no more than 32 bits of it.
     generator = torch.Generator().manual_seed(2**31 + tuning_seed)
     tuning_puzzles, solutions = generate_puzzles(num_tuning_puzzles, blanks, generator)
     shared = sum(bool(((puzzles == BLANK) | (puzzles == solution)).all((1, 2)).any()) for solution in solutions)

@@ -232,6 +232,9 @@ def test_the_reference_is_that_of_the_same_order_and_examples():
     p = binomtest(0, 9, 0.5).pvalue
     assert f"| -22.5 (0 : 9) | {p:.3f} |" in table
     assert "| -25.0 (0 : 10) | 0.002 |" in table
+    table = comparison_table([*rows, row("wino", solved(40), order=None)], "solved")
+    assert "| wino | num_remask=2 | own | sampled at 1 | 10 | 100.0% |" in table
+    assert "| +0.0 (0 : 0), margin order | 1.000 |" in table
 
 
 def test_scores_that_are_no_successes_get_a_bootstrap(tmp_path):

@@ -72,9 +72,9 @@ def main() -> None:
             f"# {args.task['name']}: remasking strategies at equal forward passes\n\n"
             f"Model: {model_name}. {task.origin} Seed {args.seed}, batches of {args.batch_size}. A forward pass of a "
             "second network counts as one. Seconds are those of the whole setting on this machine. Each row is tested "
-            f"against {args.reference} with the same tokens and order (the best order, named, where it has not the same) "
-            "on the same examples. In brackets: examples that only the row gets right : only the reference. p-values are "
-            "not adjusted for the number of tests.\n\n"
+            f"against {args.reference} with the same tokens and order (where it has none of that order, with its best, "
+            "which is named) on the same examples; in brackets, how many only the row gets right : how many only the "
+            "reference. p-values are not adjusted for the number of tests.\n\n"
         )
         report = heading + comparison_table(rows, task.measured, args.reference)
         (folder / "comparison.md").write_text(report, encoding="utf-8")

@@ -111,21 +111,27 @@ def candidates_table(rows: list[dict[str, Any]], measured: str) -> str:
 def plot_comparison(
     path: str | Path, rows: list[dict[str, Any]], measured: str = "score", reference: str = "prism"
 ) -> None:
-    """Save a plot of the rows of `compare` that keep to their budgets: scores with 95% intervals against forwards."""
+    """Save a plot of the rows of `compare` that keep to their budgets: scores with 95% intervals against forwards.
+
+    A panel holds an order with its tokens, and the strategies that have an order of their own.
+    """
     within, _ = split_by_budget(rows)
     points = []
-    for row in within:
+    for row in sorted(within, key=lambda row: row["order"] is None):
+        others = [other for other in within if other["temperature"] == row["temperature"] and other["order"]]
+        beside = dict.fromkeys(map(order_of, others)) if row["order"] is None else {}
         low, high = interval(row["scores"])
-        points.append(
-            {
-                "panel": f"{order_of(row)} order, {tokens_of(row)}",
-                "label": row["label"],
-                "passes": row["forward_passes"],
-                "mean": mean(row["scores"]),
-                "low": low,
-                "high": high,
-            }
-        )
+        for order in beside or [order_of(row)]:
+            points.append(
+                {
+                    "panel": f"{order} order, {tokens_of(row)}",
+                    "label": row["label"],
+                    "passes": row["forward_passes"],
+                    "mean": mean(row["scores"]),
+                    "low": low,
+                    "high": high,
+                }
+            )
     binary = all(row["scores"].dtype == torch.bool for row in within)
     plot_against_passes(path, points, measured, percent=binary, emphasised=reference)
 

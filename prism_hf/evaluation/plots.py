@@ -54,7 +54,8 @@ def plot_against_passes(
                 "zorder": 3 if label == emphasised else 2,
             }
             passes, means = [aside * point["passes"] for point in line], [point["mean"] for point in line]
-            lengths = [[p["mean"] - p["low"] for p in line], [p["high"] - p["mean"] for p in line]]
+            # Rounding may put the end of an interval at 0% or 100% on the wrong side of the score.
+            lengths = [[max(0, p["mean"] - p["low"]) for p in line], [max(0, p["high"] - p["mean"]) for p in line]]
             axis.errorbar(passes, means, yerr=lengths, capsize=2, elinewidth=0.9, markersize=5, **style)
             ends.append((means[-1], passes[-1], label, style["color"]))
         axis.set_xscale("log")

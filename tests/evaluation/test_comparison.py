@@ -205,6 +205,7 @@ def test_rows_that_made_more_forward_passes_are_apart(tmp_path):
         row("wino", solved(35), passes=11),
         row("p2", solved(25), passes=7),
         row("p2", solved(30), budget=20, passes=20),
+        row("random", solved(0, 5), budget=20, passes=20),  # whose interval begins a rounding error above 0
     ]
     first, second = comparison_table(rows, "solved").split("## 20 forward passes")
     equal, apart = first.split("### Not comparable: more than 10 forward passes")

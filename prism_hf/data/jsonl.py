@@ -118,10 +118,23 @@ def shard_paths(path: str | Path) -> list[Path]:
 
 def append_part(shard: Path, index: int, rows: list[dict[str, Any]]) -> None:
     """Add the rows of part `index` to a shard, as one line, so that a part is there as a whole or not at all."""
-    line = json.dumps({"part": index, "rows": rows}) + "\n"
+    append_line(shard, {"part": index, "rows": rows})
+
+
+def append_line(path: Path, row: dict[str, Any]) -> None:
+    """Add a row to a JSONL file."""
+    line = json.dumps(row) + "\n"
     # Unbuffered, so that the line leaves this process in one write and is safe from its end.
-    with open(shard, "ab", buffering=0) as file:
+    with open(path, "ab", buffering=0) as file:
         file.write(line.encode())
+
+
+def whole_lines(path: Path) -> list[dict[str, Any]]:
+    """The rows of a JSONL file, none if it is not there; a last line without its end is none."""
+    if not path.exists():
+        return []
+    *whole, _ = path.read_bytes().split(b"\n")
+    return [json.loads(line) for line in whole]
 
 
 def cut_torn_line(shard: Path) -> None:
@@ -135,8 +148,7 @@ def read_parts(path: str | Path) -> dict[int, list[dict[str, Any]]]:
     """The finished parts of an output, by index, from all its shards; a line without its end is none."""
     parts = {}
     for shard in shard_paths(path):
-        *whole, _ = shard.read_bytes().split(b"\n")
-        for line in map(json.loads, whole):
+        for line in whole_lines(shard):
             parts[line["part"]] = line["rows"]
     return parts
 

@@ -251,8 +251,8 @@ class SudokuGrids(torch.utils.data.Dataset):
         if blanks is None:
             self.solutions, self.blank = _stock(seed), None
         else:
-            # A seed of their own: those of the shipped puzzles and of `_stock` are small.
-            generator = torch.Generator().manual_seed(2**32 + seed)
+            # Seeds of their own: those of the shipped puzzles and of `_stock` are small. torch reads 32 bits of one.
+            generator = torch.Generator().manual_seed(2**31 + seed)
             puzzles, self.solutions = generate_puzzles(num_puzzles, blanks, generator)
             self.blank = puzzles == BLANK
 

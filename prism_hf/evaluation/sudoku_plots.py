@@ -9,38 +9,25 @@ from torch import Tensor
 from prism_hf.generation import RemaskGenerationOutput, Trajectory
 
 from ..data.sudoku import BLANK, cell_positions
-from .sudoku import describe, is_solved
+from .evaluate_settings import describe
+from .plots import plot_against_passes
+from .sudoku import is_solved
 
 
 def plot_success(path: str | Path, rows: list[dict[str, Any]]) -> None:
     """Save a plot of the rows of `evaluate_sudoku`: puzzles solved against forward passes, with 95% intervals."""
-    from matplotlib.figure import Figure
-
-    orders = list(dict.fromkeys(order_of(row) for row in rows))
-    names = list(dict.fromkeys(describe(row["setting"]) for row in rows))
-    figure = Figure(figsize=(5.2 * len(orders), 5), layout="constrained")
-    axes = figure.subplots(1, len(orders), squeeze=False)[0]
-    for axis, order in zip(axes, orders, strict=True):
-        for number, name in enumerate(names):
-            here = [row for row in rows if order_of(row) == order and describe(row["setting"]) == name]
-            here.sort(key=lambda row: row["forward_passes"])
-            if not here:
-                continue
-            passes, success = [row["forward_passes"] for row in here], [row["success"] for row in here]
-            below = [row["success"] - row["success_low"] for row in here]
-            above = [row["success_high"] - row["success"] for row in here]
-            marker = "os^Dvp*h"[number % 8]
-            axis.errorbar(
-                passes, success, yerr=[below, above], marker=marker, capsize=3, color=f"C{number}", label=name
-            )
-        shown = [row for row in rows if order_of(row) == order]
-        bottom, top = min(row["success_low"] for row in shown), max(row["success_high"] for row in shown)
-        axis.set(title=order, xlabel="forward passes", ylim=(bottom - 0.03, top + 0.03))
-        axis.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
-        axis.grid(alpha=0.3)
-        axis.legend(title="remasking", fontsize="small", loc="best")
-    axes[0].set_ylabel("puzzles solved")
-    figure.savefig(path, dpi=120)
+    points = [
+        {
+            "panel": order_of(row),
+            "label": describe(row["setting"]),
+            "passes": row["forward_passes"],
+            "mean": row["success"],
+            "low": row["success_low"],
+            "high": row["success_high"],
+        }
+        for row in rows
+    ]
+    plot_against_passes(path, points, "puzzles solved", percent=True)
 
 
 def order_of(row: dict[str, Any]) -> str:

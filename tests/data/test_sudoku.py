@@ -15,6 +15,7 @@ from prism_hf.data import (
     to_sequence,
     write_sudoku_csv,
 )
+from prism_hf.resources import resource_path
 
 # The puzzle of the Wikipedia article on Sudoku, and its solution.
 PUZZLE = """53..7....
@@ -270,3 +271,9 @@ def test_puzzles_to_train_on_have_one_solution_each(layout):
     alone = SudokuGrids(50, seed=3, layout=layout, blanks=45, num_puzzles=4)[5]
     assert torch.equal(alone["input_ids"], items[5]["input_ids"])
     assert torch.equal(alone["maskable"], items[5]["maskable"])
+
+
+def test_puzzles_to_train_on_are_not_those_that_ship():
+    dataset = SudokuGrids(1, seed=0, layout=81, blanks=51, num_puzzles=20)  # the shipped ones were made with seed 0
+    shipped = to_grid(read_sudoku_csv(resource_path("sudoku/solutions.csv")))
+    assert not (dataset.solutions[:, None] == shipped).flatten(2).all(-1).any()

@@ -137,6 +137,29 @@ def test_a_critic_of_the_shipped_model_has_the_curve_of_one_process_on_two(tmp_p
     assert_same_curves(tmp_path / "one", tmp_path / "two", names)
 
 
+def test_a_comparison_goes_on_and_two_processes_give_that_of_one(tmp_path):
+    config = yaml.safe_load((RECIPES / "configs" / "sudoku_compare_quick.yaml").read_text()) | {
+        "task": {"name": "sudoku", "layout": 81, "num_puzzles": 5, "num_tuning_puzzles": 3}, "batch_size": 2,
+        "budgets": [4, 6], "use_cpu": True,
+    }  # fmt: skip
+    printed = launch("compare.py", config, tmp_path / "one")
+    assert printed.strip() == (tmp_path / "one" / "comparison.md").read_text().strip()
+    assert "## 4 forward passes" in printed and "no solution of theirs fits a reported puzzle" in printed
+    assert (tmp_path / "one" / "comparison.png").read_bytes().startswith(b"\x89PNG")
+    rows = [json.loads(line) for line in (tmp_path / "one" / "results.jsonl").read_text().splitlines()]
+    assert [row["split"] for row in rows] == ["tuning"] * 8 + ["reported"] * 12
+
+    # A kill amid a line: the two processes keep what is whole and add the rest.
+    (tmp_path / "two").mkdir()
+    begun = "".join(json.dumps(row) + "\n" for row in rows[:11]) + json.dumps(rows[11])[:40]
+    (tmp_path / "two" / "results.jsonl").write_text(begun)
+    again = launch("compare.py", config, tmp_path / "two", processes=2)
+    continued = [json.loads(line) for line in (tmp_path / "two" / "results.jsonl").read_text().splitlines()]
+    assert continued[:11] == rows[:11]
+    assert [row | {"seconds": 0} for row in continued] == [row | {"seconds": 0} for row in rows]
+    assert again.splitlines()[:5] == printed.splitlines()[:5]
+
+
 def test_lora_under_ddp_and_fsdp2_is_that_of_one_process(tmp_path):
     launch("train_mdm.py", LLADA, tmp_path / "mdm", per_device_train_batch_size=8)
     config = LLADA_PRISM | {"model_name_or_path": str(tmp_path / "mdm")}
@@ -226,6 +249,7 @@ def test_deepspeed_configs_hold_what_accelerate_reads(path):
 def test_every_config_names_arguments_that_exist(path, tmp_path):
     sys.path.insert(0, str(RECIPES))
     try:
+        import compare
         import evaluate_sudoku
         import train_mdm
         import train_prism
@@ -236,12 +260,14 @@ def test_every_config_names_arguments_that_exist(path, tmp_path):
         types = (evaluate_sudoku.EvaluationArguments,)
     elif "token_critic" in path.stem:
         types = (train_token_critic.ModelArguments, DataArguments, TokenCriticTrainingArguments)
+    elif "compare" in path.stem:
+        types = (compare.ComparisonArguments,)
     elif "prism" in path.stem or ("llada" in path.stem and "mdm" not in path.stem):
         types = (train_prism.ModelArguments, DataArguments, PrismTrainingArguments)
     else:
         types = (train_mdm.ModelArguments, DataArguments, MaskedDiffusionTrainingArguments)
     overrides = ["--output_dir", str(tmp_path)]
-    if "evaluation" not in path.stem:
+    if "evaluation" not in path.stem and "compare" not in path.stem:
         overrides += ["--bf16", "false", "--use_cpu", "true"]
     *_, arguments = parse_arguments(types, ["--config", str(path), *overrides])
     assert arguments.output_dir == str(tmp_path)

@@ -1,0 +1,166 @@
+"""What a model makes of the same examples for each of a list of sampler settings, kept in a file as it comes."""
+
+import contextlib
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list, gather_object
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from prism_hf.generation import (
+    RemaskGenerationConfig,
+    RemaskGenerationOutput,
+    generate_with_retries,
+    prepare_generation_config,
+    remask_generate,
+)
+from prism_hf.generation.denoising import check_quality
+from prism_hf.generation.strategies import resolve_strategy
+
+from ..data.jsonl import append_line, cut_torn_line, whole_lines
+
+
+def evaluate_settings(
+    model,
+    examples: Tensor,
+    settings: list[dict[str, Any]],
+    path: str | Path,
+    measure: Callable[[Tensor], dict[str, Any]],
+    made_with: dict[str, Any],
+    batch_size: int = 250,
+    seed: int = 0,
+    bf16: bool = False,
+    critic=None,
+) -> list[dict[str, Any]]:
+    """Complete examples (N, L) once for each of `settings`: the keyword arguments of `remask_generate`, or, if
+    `retries` is among them, of `generate_with_retries`. What a setting leaves open takes its default, whatever the
+    model's own generation config says.
+
+    A finished setting is appended to the JSONL file `path`; one that is there already, with the same `made_with`, is
+    not computed again. Under `accelerate launch` the batches are shared among the processes; the results do not depend
+    on how many there are.
+
+    Args:
+        measure: what to keep of the completed examples (N, L'), such as scores.
+        made_with: what else the result depends on, kept in each row.
+        seed: of the first batch's random numbers.
+        critic: the network for the settings that have an entry `critic`, which is its name.
+
+    Returns one dict a setting: the setting, what is in `made_with`, `forward_passes` (of the slowest batch), `seconds`,
+    and what `measure` returns.
+
+    Raises:
+        ValueError: if a setting is wrong, before anything is computed.
+    """
+    check_settings(model, settings, critic)
+    settings = [{"remask_strategy": "none"} | setting for setting in settings]
+    state, path = PartialState(), Path(path)
+    shared = [None]
+    if state.is_main_process:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cut_torn_line(path)
+        shared = [whole_lines(path)]
+    (done,) = broadcast_object_list(shared)
+    starts = range(0, len(examples), batch_size)[state.process_index :: state.num_processes]
+    missing = [setting for setting in settings if find_row(done, setting, made_with) is None]
+    total = sum(len(starts) * (setting.get("steps") or 51) for setting in missing)  # without retries
+    precision = torch.autocast(state.device.type, torch.bfloat16) if bf16 else contextlib.nullcontext()
+    rows = []
+    with tqdm(total=total, unit="forward", disable=not state.is_main_process) as progress:
+        for setting in settings:
+            row = find_row(done, setting, made_with)
+            if row is not None:
+                rows.append(row)
+                continue
+            began, parts = time.perf_counter(), []
+            progress.set_description(describe(setting))
+            for start in starts:
+                batch = examples[start : start + batch_size].to(state.device)
+                generator = torch.Generator().manual_seed(seed + start)
+                with precision:
+                    output = generate(model, batch, setting, generator, critic)
+                parts.append((start, output.sequences.cpu(), output.num_forwards))
+                progress.update(output.num_forwards)
+            parts = sorted(gather_object(parts), key=lambda part: part[0])
+            row = {
+                "setting": setting,
+                **made_with,
+                "forward_passes": max(num_forwards for _, _, num_forwards in parts),
+                "seconds": round(time.perf_counter() - began, 2),
+                **measure(torch.cat([sequences for _, sequences, _ in parts])),
+            }
+            if state.is_main_process:
+                append_line(path, row)
+            done.append(row)
+            rows.append(row)
+    return rows
+
+
+def check_settings(model, settings: list[dict[str, Any]], critic=None) -> None:
+    """Raise ValueError for the first setting that cannot be run, or if there are none."""
+    if not settings:
+        raise ValueError("There are no settings to evaluate; expected a list of generation settings.")
+    for setting in settings:
+        for attempt in attempts_of(setting):
+            config = prepare_generation_config(model, None, **keyword_arguments(attempt, critic))
+            if getattr(resolve_strategy(config.remask_strategy), "needs_quality", False):
+                check_quality(model)
+
+
+def generate(
+    model, examples: Tensor, setting: dict[str, Any], generator: torch.Generator, critic=None
+) -> RemaskGenerationOutput:
+    """Examples (B, L) completed as a setting says."""
+    call = generate_with_retries if "retries" in setting else remask_generate
+    arguments = keyword_arguments(setting, critic) | {"return_dict_in_generate": True}
+    return call(model, examples, generator=generator, **arguments)
+
+
+def keyword_arguments(setting: dict[str, Any], critic=None) -> dict[str, Any]:
+    """What `remask_generate` takes: None for what the setting leaves open, and the critic where it names one."""
+    arguments = dict.fromkeys(RemaskGenerationConfig.fields) | {"remask_strategy": "none"} | setting
+    if "critic" not in arguments:
+        return arguments
+    del arguments["critic"]
+    strategy = strategy_fields(setting["remask_strategy"]) | {"critic": critic}
+    return arguments | {"remask_strategy": resolve_strategy(strategy)}
+
+
+def strategy_fields(strategy: str | dict[str, Any]) -> dict[str, Any]:
+    """A strategy, be it a name or a dict with the name and its fields, as such a dict."""
+    return strategy if isinstance(strategy, dict) else {"name": strategy}
+
+
+def attempts_of(setting: dict[str, Any]) -> list[dict[str, Any]]:
+    """The settings of the one or more generations that a setting stands for."""
+    first = {name: value for name, value in setting.items() if name not in ("retries", "retry_below")}
+    return [first, *(first | retry for retry in setting.get("retries", []))]
+
+
+def find_row(rows: list[dict[str, Any]], setting: dict[str, Any], made_with: dict[str, Any]) -> dict[str, Any] | None:
+    """The finished row of a setting, if there is one."""
+    wanted = {"setting": setting} | made_with
+    return next((row for row in rows if all(row.get(name) == value for name, value in wanted.items())), None)
+
+
+def describe(setting: dict[str, Any]) -> str:
+    """A setting in a few words, for tables and plots: what remasks, and how much."""
+    setting, *retries = attempts_of(setting)
+    again = f", {len(retries)} retries" if retries else ""
+    fields = strategy_fields(setting.get("remask_strategy") or "none")
+    if fields["name"] == "none":
+        return f"none{again}"
+    said_elsewhere = ("name", "order", "do_sample", "steps", "remask_strategy")
+    details = describe_arguments(
+        {name: value for name, value in (fields | setting).items() if name not in said_elsewhere}
+    )
+    return (f"{fields['name']} ({details})" if details else fields["name"]) + again
+
+
+def describe_arguments(arguments: dict[str, Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in arguments.items())

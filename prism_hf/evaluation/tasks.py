@@ -1,0 +1,87 @@
+"""What samplers are compared on: examples to complete, others to tune on, and a score for each."""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from prism_hf.resources import resource_path
+
+from ..data.sudoku import BLANK, MAX_BLANKS, generate_puzzles, read_sudoku_csv, to_grid, to_sequence
+from .sudoku import is_solved
+
+
+@dataclass(frozen=True)
+class Task:
+    """Examples and how to score them.
+
+    examples (N, L) and tuning_examples (M, L) are token ids with masks; M may be 0. score takes completed examples and
+    what they were, and returns one score each: (N,) bool where it is success or failure, else numbers of which higher
+    is better. measured: what the score is, as the head of a column. origin: a sentence on where both kinds of examples
+    come from and why none is in both.
+    """
+
+    examples: Tensor
+    tuning_examples: Tensor
+    score: Callable[[Tensor, Tensor], Tensor]
+    measured: str
+    origin: str
+
+
+def load_sudoku(
+    puzzles_file: str | None = None,
+    num_puzzles: int | None = None,
+    num_tuning_puzzles: int = 0,
+    tuning_seed: int = 0,
+    layout: int = 89,
+) -> Task:
+    """Puzzles of a CSV file, by default those that ship, the first `num_puzzles` of them. Score: solved or not.
+
+    Puzzles to tune on come from the generator, with as many blanks as the others have on average. layout: tokens of a
+    puzzle, 89 or 81.
+
+    Raises:
+        ValueError: if a puzzle to tune on has a solution that a reported puzzle admits too.
+    """
+    puzzles = to_grid(read_sudoku_csv(puzzles_file or resource_path("sudoku/puzzles.csv")))[:num_puzzles]
+    blanks = min(round((puzzles == BLANK).sum((1, 2)).double().mean().item()), MAX_BLANKS)
+    # A seed of their own, as those of others are small or begin at 2**31. PyTorch reads 32 bits of it.
+    generator = torch.Generator().manual_seed(3 * 2**30 + tuning_seed)
+    tuning_puzzles, solutions = generate_puzzles(num_tuning_puzzles, blanks, generator)
+    shared = sum(bool(((puzzles == BLANK) | (puzzles == solution)).all((1, 2)).any()) for solution in solutions)
+    if shared:
+        raise ValueError(
+            f"{shared} of {num_tuning_puzzles} puzzles to tune on have the solution of a reported puzzle: choose "
+            f"another tuning_seed than {tuning_seed}."
+        )
+    origin = f"{len(puzzles)} puzzles, {Path(puzzles_file).name if puzzles_file else 'those that ship'}."
+    if num_tuning_puzzles:
+        origin += (
+            f" Arguments were chosen on {num_tuning_puzzles} others of the generator (seed {tuning_seed}, {blanks} "
+            "blanks): no solution of theirs fits a reported puzzle."
+        )
+    return Task(to_sequence(puzzles, layout), to_sequence(tuning_puzzles, layout), is_solved, "solved", origin)
+
+
+TASKS: dict[str, Callable[..., Task]] = {"sudoku": load_sudoku}
+
+
+def load_task(name: str | None = None, **arguments: Any) -> Task:
+    """The task `name` of `TASKS`, loaded with its own arguments. Raises ValueError on an unknown name of either."""
+    check_name("task", name, TASKS)
+    for argument in arguments:
+        check_name(f"argument of the task {name}", argument, inspect.signature(TASKS[name]).parameters)
+    return TASKS[name](**arguments)
+
+
+def check_name(kind: str, name: Any, known) -> None:
+    """Raise ValueError, with the nearest right one, if a name is not among those known."""
+    if name not in known:
+        near = get_close_matches(str(name), known, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"Unknown {kind} {name!r}: choose one of {sorted(known)}.{hint}")

@@ -1,0 +1,87 @@
+"""Remasking strategies on one model and one task, at equal numbers of forward passes.
+
+    accelerate launch recipes/compare.py --config recipes/configs/sudoku_compare.yaml
+
+Where a strategy lists several values of an argument, the best is chosen on other examples than those reported, anew for
+each order, temperature and budget. Each finished setting is a line of `results.jsonl` in the output folder; started
+again, it goes on with those that are missing. Then `comparison.md` and `comparison.png` are written.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+from transformers import AutoModelForMaskedLM
+
+import prism_hf.models  # noqa: F401  (registers PRISM and MDLM)
+from prism_hf.evaluation import compare, comparison_table, expand_grid, load_task, plot_comparison, weights_digest
+from prism_hf.resources import resource_path
+from prism_hf.training import parse_arguments
+
+
+@dataclass
+class ComparisonArguments:
+    output_dir: str = field(metadata={"help": "Folder for results."})
+    task: dict = field(metadata={"help": "The task's name and arguments: {name: sudoku, layout: 81}."})
+    strategies: list[dict] | None = field(
+        default=None, metadata={"help": "Name and arguments of each strategy; a list of values is one to choose from."}
+    )
+    orders: list[str] = field(default_factory=lambda: ["random"], metadata={"help": "Unmasking orders."})
+    temperatures: list[float] = field(
+        default_factory=lambda: [1.0], metadata={"help": "Of the tokens drawn; 0 takes the likeliest."}
+    )
+    budgets: list[int] = field(default_factory=lambda: [51], metadata={"help": "Numbers of forward passes."})
+    reference: str = field(default="prism", metadata={"help": "The strategy that the others are tested against."})
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "The model; the shipped PRISM if not given."}
+    )
+    critic_name_or_path: str | None = field(default=None, metadata={"help": "The network that token_critic asks."})
+    batch_size: int = field(default=250, metadata={"help": "Examples in a batch."})
+    seed: int = field(default=0, metadata={"help": "Of the sampler."})
+    attn_implementation: str | None = field(default=None, metadata={"help": "eager, sdpa, flash_attention_2, ..."})
+    use_cpu: bool = field(default=not torch.accelerator.is_available(), metadata={"help": "Run on the CPU."})
+    bf16: bool = field(default=False, metadata={"help": "Run the model under bfloat16 autocast."})
+
+
+def main() -> None:
+    (args,) = parse_arguments((ComparisonArguments,))
+    state = PartialState(cpu=args.use_cpu)
+
+    def load(name: str):
+        model = AutoModelForMaskedLM.from_pretrained(name, attn_implementation=args.attn_implementation)
+        return model.to(state.device).eval()
+
+    critic = critic_name = None
+    if args.critic_name_or_path is not None:
+        critic = load(args.critic_name_or_path)
+        critic_name = f"{args.critic_name_or_path} {weights_digest(critic)}"
+    points = expand_grid(args.strategies or [], args.orders, args.temperatures, args.budgets, critic_name)
+    if args.reference not in {point.label for point in points}:
+        raise ValueError(f"reference={args.reference!r} is not among the strategies compared: name one that is.")
+    task = load_task(**args.task)
+    model_name = args.model_name_or_path or "sudoku_prism"
+    model = load(args.model_name_or_path or resource_path("sudoku_prism"))
+
+    folder = Path(args.output_dir)
+    rows = compare(
+        model, task, points, folder / "results.jsonl", model_name, args.batch_size, args.seed, args.bf16, critic
+    )
+    if state.is_main_process:
+        heading = (
+            f"# {args.task['name']}: remasking strategies at equal forward passes\n\n"
+            f"Model: {model_name}. {task.origin} Seed {args.seed}, batches of {args.batch_size}. A forward pass of a "
+            "second network counts as one. Seconds are those of the whole setting on this machine. Each row is tested "
+            f"against {args.reference} with the same tokens and order (where it has none of that order, with its best, "
+            "which is named) on the same examples; in brackets, how many only the row gets right : how many only the "
+            "reference. p-values are not adjusted for the number of tests.\n\n"
+        )
+        report = heading + comparison_table(rows, task.measured, args.reference)
+        (folder / "comparison.md").write_text(report, encoding="utf-8")
+        print(report)
+        plot_comparison(folder / "comparison.png", rows, task.measured, args.reference)
+    state.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

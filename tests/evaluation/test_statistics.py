@@ -1,0 +1,61 @@
+import pytest
+import torch
+from scipy import stats
+
+from prism_hf.evaluation import bootstrap_interval, mcnemar_test, paired_bootstrap
+
+
+def pairs(both, only_first, only_second, neither):
+    first = torch.tensor([1] * both + [1] * only_first + [0] * only_second + [0] * neither, dtype=torch.bool)
+    second = torch.tensor([1] * both + [0] * only_first + [1] * only_second + [0] * neither, dtype=torch.bool)
+    return first, second
+
+
+@pytest.mark.parametrize("only_first, only_second", [(1, 0), (2, 8), (8, 2), (5, 5), (0, 12), (700, 600)])
+def test_mcnemar_is_the_binomial_test_of_discordant_pairs(only_first, only_second):
+    expected = stats.binomtest(only_first, only_first + only_second, 0.5).pvalue
+    assert mcnemar_test(*pairs(30, only_first, only_second, 7)) == pytest.approx(expected, rel=1e-9)
+
+
+def test_mcnemar_by_hand():
+    # 2 of 8 heads or fewer: (1 + 8 + 28) / 256, and as many again on the other side.
+    assert mcnemar_test(*pairs(3, 2, 6, 1)) == 2 * 37 / 256
+    assert mcnemar_test(*pairs(4, 0, 0, 4)) == 1.0
+
+
+def test_bootstrap_intervals_cover_the_mean_as_often_as_they_say():
+    generator = torch.Generator().manual_seed(0)
+    covered, repeats = 0, 400
+    for _ in range(repeats):
+        hard = 5 * torch.randn(80, generator=generator, dtype=torch.float64)
+        first = hard + torch.empty(80, dtype=torch.float64).exponential_(generator=generator)
+        second = hard + torch.randn(80, generator=generator, dtype=torch.float64) - 0.5
+        low, high = paired_bootstrap(first, second, num_resamples=1000)
+        covered += low <= 1.5 <= high
+    # 0.95 within four standard errors of 400 repeats, less a point that the percentile interval is known to lack.
+    assert 0.90 <= covered / repeats <= 0.99
+
+
+def test_pairing_takes_out_what_makes_an_example_hard():
+    generator = torch.Generator().manual_seed(0)
+    hard = 10 * torch.randn(200, generator=generator, dtype=torch.float64)
+    first = hard + 0.1 * torch.randn(200, generator=generator, dtype=torch.float64)
+    low, high = paired_bootstrap(first + 0.1, hard)
+    assert 0 < low < high < 0.2
+    wide_low, wide_high = bootstrap_interval(first)
+    assert wide_high - wide_low > 20 * (high - low)
+
+
+def test_the_interval_is_that_of_the_mean():
+    scores = torch.randn(400, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    low, high = bootstrap_interval(scores, level=0.9)
+    expected = stats.t.interval(0.9, 399, scores.mean().item(), scores.std().item() / 20)
+    assert (low, high) == pytest.approx(expected, abs=0.01)
+    assert bootstrap_interval(scores) == bootstrap_interval(scores)
+
+
+def test_scores_of_different_examples_are_refused():
+    with pytest.raises(ValueError, match="two scores for each example"):
+        mcnemar_test(*(torch.ones(n, dtype=torch.bool) for n in (3, 4)))
+    with pytest.raises(ValueError, match="N > 0"):
+        bootstrap_interval(torch.ones(0))

@@ -232,8 +232,8 @@ def most_filled(strategy, size: int, steps: int, surprise: float = 1e-12) -> lis
     k = torch.arange(size + 1, dtype=torch.float64)
     ways = torch.lgamma(k[-1] + 1) - torch.lgamma(k + 1) - torch.lgamma(size - k + 1)
     law = (ways + torch.xlogy(k, p) + torch.xlogy(size - k, 1 - p)).exp()  # (T, size + 1)
-    more = law.flip(-1).cumsum(-1).flip(-1) - law  # Pr[number > k]
-    widths = (more > surprise).sum(-1).tolist()
+    at_least = law.flip(-1).cumsum(-1).flip(-1)  # Pr[number >= k]
+    widths = (at_least[:, 1:] > surprise).sum(-1).tolist()
     return [*widths[:-1], size]
 
 

@@ -41,7 +41,7 @@ def probabilities(name, eta, t, s):
         remask, fill = (b * (a_s - a_t) / a_t if a_t > 0 else 0.0), (1 + b) * (a_s - a_t) / (1 - a_t)
         return remask / max(1.0, remask, fill), fill / max(1.0, remask, fill)
     sigma = {"ancestral": 0.0, "remdm_cap": eta, "remdm_rescale": (eta or 0) * most,
-             "remdm_loop": 0.02 if 0.05 < t <= 0.55 else 0.0,
+             "remdm_loop": (eta or 0.02) if 0.05 < t <= 0.55 else 0.0,
              "forward_backward": (a_s - a_t) / a_t if a_t > 0 else 1.0}[name]  # fmt: skip
     sigma = min(sigma, most)
     return sigma, (a_s - (1 - sigma) * a_t) / (1 - a_t)
@@ -55,9 +55,9 @@ def law_of_probabilities(name, eta, steps):
     drawn = MODEL.posterior.gather(-1, CANVASES.T[None].expand(len(CANVASES), -1, -1)).transpose(1, 2)
     for i in range(steps):
         remask, fill = probabilities(name, eta, 1 - i / steps, 1 - (i + 1) / steps)
-        of_token = (after == before) * (1 - remask) + (after == MASK) * remask
+        of_token = (after == before).double() * (1 - remask) + (after == MASK) * remask
         of_mask = torch.where(after == MASK, 1 - fill, fill * drawn)
-        law = law @ torch.where(before == MASK, of_mask, of_token.double()).prod(-1)
+        law = law @ torch.where(before == MASK, of_mask, of_token).prod(-1)
     assert law.sum() == pytest.approx(1) and law[~COMPLETE].sum() == pytest.approx(0, abs=1e-12)
     return law[COMPLETE]
 
@@ -109,49 +109,66 @@ def law_of_counts(steps, remask):
     return law[COMPLETE]
 
 
-VARIANTS = [
-    ("ancestral", None), ("remdm_cap", 0.04), ("remdm_cap", 1.0), ("remdm_rescale", 0.2), ("remdm_loop", None),
-    ("forward_backward", None), ("dfm", None),
-]  # fmt: skip
+VARIANTS = ["ancestral", "remdm_cap", "remdm_rescale", "remdm_loop", "forward_backward", "dfm"]
 
 
-@pytest.mark.parametrize("name, eta", VARIANTS)
-def test_with_exact_posteriors_the_law_goes_to_the_data(name, eta):
-    """The error of filling several positions at once falls as 1 / steps, whatever is remasked on the way."""
-    coarse, fine = (toy.total_variation(law_of_probabilities(name, eta, steps), JOINT) for steps in (64, 256))
-    assert fine < 0.005 and fine < coarse / 3
+@pytest.mark.parametrize("name", VARIANTS)
+def test_with_exact_posteriors_the_law_goes_to_the_data(name):
+    """The error of filling several positions at once falls as 1 / steps, if what a step remasks does, too."""
+    coarse, fine = (toy.total_variation(law_of_probabilities(name, 4 / steps, steps), JOINT) for steps in (128, 512))
+    assert fine < 0.007 and fine < coarse / 3
 
 
-@pytest.mark.parametrize("name, eta", VARIANTS)
-def test_samples_have_the_law_and_are_the_data(name, eta):
-    settings = {"remask_strategy": name} | ({} if eta is None else {"eta": eta})
-    shares = toy.word_shares(toy.sample(MODEL, SAMPLES, 40, seed=0, **settings))
+def settings_of(name, eta):
+    return {"remask_strategy": name} | ({} if eta is None else {"eta": eta})
+
+
+@pytest.mark.parametrize(
+    "name, eta, steps",
+    [
+        ("ancestral", None, 32),
+        ("remdm_cap", 0.02, 48),
+        ("remdm_rescale", 0.1, 48),
+        ("remdm_loop", None, 56),
+        ("forward_backward", None, 56),
+    ],
+)
+def test_samples_are_the_data(name, eta, steps):
+    shares = toy.word_shares(toy.sample(MODEL, SAMPLES, steps, seed=0, **settings_of(name, eta)))
     noise = toy.sampling_noise(JOINT, SAMPLES)
-    assert noise < 0.012
+    assert noise < 0.01
     # Half a sum of 81 nearly independent terms: its own spread is below a tenth of its mean.
-    assert toy.total_variation(shares, law_of_probabilities(name, eta, 40)) < 1.4 * noise
+    assert toy.total_variation(shares, law_of_probabilities(name, eta, steps)) < 1.4 * noise
     assert toy.total_variation(shares, JOINT) < 0.02
+
+
+@pytest.mark.parametrize("name, eta", [("remdm_cap", 1.0), ("remdm_rescale", 1.0), ("remdm_loop", 1.0), ("dfm", None)])
+def test_samples_have_the_law_however_coarse(name, eta):
+    law = law_of_probabilities(name, eta, 12)
+    shares = toy.word_shares(toy.sample(MODEL, SAMPLES, 12, seed=0, **settings_of(name, eta)))
+    assert toy.total_variation(shares, law) < 1.4 * toy.sampling_noise(law, SAMPLES)
 
 
 @pytest.mark.parametrize("remask", [None, "random", "prism"])
 def test_one_remasked_a_step_has_its_law(remask):
-    """With 32 steps of one hole each, random remasking is Gibbs sampling: exact. PRISM's choice depends on the tokens:
-    it prefers words all of whose tokens fit, by a known amount."""
+    """Random remasking is Gibbs sampling, but for the steps that fill two holes. PRISM's choice depends on the token
+    itself, so that likely words are kept: with exact posteriors there is nothing to correct, and it seeks the mode."""
     settings = {"order": "random"} | ({"remask_strategy": remask, "num_remask": 1} if remask else {})
-    law = law_of_counts(32, remask)
-    shares = toy.word_shares(toy.sample(MODEL, SAMPLES, 32, seed=0, **settings))
+    law = law_of_counts(16, remask)
+    shares = toy.word_shares(toy.sample(MODEL, SAMPLES, 16, seed=0, **settings))
     assert toy.total_variation(shares, law) < 1.4 * toy.sampling_noise(law, SAMPLES)
-    if remask != "prism":
-        assert toy.total_variation(law, JOINT) < 1e-9
-        return
-    distance = toy.total_variation(law, JOINT)
-    print(f"total variation of PRISM's law to the data: {distance:.4f}")
-    assert (law * JOINT.log()).sum() > (JOINT * JOINT.log()).sum()
+    long = law_of_counts(64, remask)
+    if remask == "prism":
+        print(f"total variation of PRISM to the data: {toy.total_variation(law, JOINT):.4f} after 16 steps")
+        entropies = [-(each * each.clamp(min=1e-300).log()).sum() for each in (JOINT, law, long)]
+        assert entropies[0] > entropies[1] > entropies[2]
+    else:
+        assert toy.total_variation(long, JOINT) < 1e-4
 
 
 def test_conf_prefers_what_was_likely_when_drawn():
-    """Its rate of remasking depends on the token, so it is no sampler of the data: a small, known bias."""
-    shares = toy.word_shares(toy.sample(MODEL, SAMPLES, 40, seed=0, remask_strategy="remdm_conf"))
-    noise = toy.sampling_noise(JOINT, SAMPLES)
-    assert toy.total_variation(shares, JOINT) < 0.1
-    assert (shares * JOINT.log()).sum() > (JOINT * JOINT.log()).sum() + noise / 10
+    """Its rate of remasking depends on the token, too: no sampler of the data, but biased to likely words."""
+    shares = toy.word_shares(toy.sample(MODEL, SAMPLES, 24, seed=0, remask_strategy="remdm_conf"))
+    # Standard deviation of the mean of log p over the samples: 5 of them are no noise.
+    spread = ((JOINT * JOINT.log() ** 2).sum() - (JOINT * JOINT.log()).sum() ** 2).sqrt() / SAMPLES**0.5
+    assert (shares * JOINT.log()).sum() > (JOINT * JOINT.log()).sum() + 5 * spread

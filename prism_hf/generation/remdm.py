@@ -3,8 +3,8 @@
 In the step from time t to s a generated token becomes a mask with probability sigma, and a mask becomes a token with
 probability ``(alpha_s - (1 - sigma) alpha_t) / (1 - alpha_t)``. If sigma is the same at all positions, alpha_t is the
 probability that a position holds a token at time t, whatever sigma is, and with the exact posterior the tokens of the
-last step have the distribution of the data as the steps get finer. Unless a docstring says otherwise,
-``alpha_t = 1 - t``.
+last step have the distribution of the data as the steps get finer and each remasks less. Unless a docstring says
+otherwise, ``alpha_t = 1 - t``.
 """
 
 from dataclasses import dataclass
@@ -164,8 +164,8 @@ class RemdmLoop:
 class ForwardBackward:
     """The forward-backward corrector (arXiv 2205.14987): sigma = (alpha_s - alpha_t) / alpha_t.
 
-    A step of the reverse process, and as much of the forward one, as a case of ReMDM (arXiv 2503.00307). It has no
-    strength to set: half of the tokens that it fills were remasked before.
+    A step of the reverse process and one of the forward, as a case of ReMDM (arXiv 2503.00307). It has no strength to
+    set: as many tokens are remasked in a step as are gained by it.
     """
 
     selection: ClassVar[str] = "probability"

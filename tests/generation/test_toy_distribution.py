@@ -127,10 +127,10 @@ def settings_of(name, eta):
     "name, eta, steps",
     [
         ("ancestral", None, 48),
-        ("remdm_cap", 0.01, 56),
-        ("remdm_rescale", 0.03, 56),
+        ("remdm_cap", 0.01, 64),
+        ("remdm_rescale", 0.03, 64),
         ("remdm_loop", None, 60),
-        ("forward_backward", None, 72),
+        ("forward_backward", None, 80),
     ],
 )
 def test_samples_are_the_data(name, eta, steps):

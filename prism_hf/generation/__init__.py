@@ -2,15 +2,26 @@
 
 from .configuration_remask import RemaskGenerationConfig, ended_by_tokenizer, prepare_generation_config
 from .orders import ORDERS
+from .planners import PathPlanning, TokenCritic
 from .remask_generate import (
     RemaskGenerationMixin,
     RemaskGenerationOutput,
     remask_generate,
 )
+from .remdm import (
+    AncestralSampling,
+    FlowMatchingCorrector,
+    ForwardBackward,
+    RemdmCap,
+    RemdmConf,
+    RemdmLoop,
+    RemdmRescale,
+)
 from .retrying import generate_with_retries
 from .strategies import (
     STRATEGIES,
     NoRemasking,
+    PrismLoopRemasking,
     PrismRemasking,
     RandomRemasking,
     StepState,
@@ -22,14 +33,24 @@ from .trajectory import Trajectory
 __all__ = [
     "ORDERS",
     "STRATEGIES",
+    "AncestralSampling",
+    "FlowMatchingCorrector",
+    "ForwardBackward",
     "NoRemasking",
+    "PathPlanning",
+    "PrismLoopRemasking",
     "PrismRemasking",
     "RandomRemasking",
     "RemaskGenerationConfig",
     "RemaskGenerationMixin",
     "RemaskGenerationOutput",
+    "RemdmCap",
+    "RemdmConf",
+    "RemdmLoop",
+    "RemdmRescale",
     "StepState",
     "TerminalDraftStreamer",
+    "TokenCritic",
     "Trajectory",
     "ended_by_tokenizer",
     "generate_with_retries",

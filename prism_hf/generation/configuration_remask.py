@@ -2,6 +2,7 @@
 
 import copy
 import math
+from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any
 
@@ -9,7 +10,7 @@ from transformers import GenerationConfig
 from transformers.utils import logging
 
 from .orders import ORDERS
-from .strategies import resolve_strategy, strategy_to_saved
+from .strategies import field_names, name_of, resolve_strategy, selection_of, strategy_to_saved
 
 logger = logging.get_logger(__name__)
 
@@ -19,6 +20,10 @@ def is_integer(value: Any) -> bool:
 
 
 CACHES = ("prefix", "dual")
+# What a strategy of these selections decides itself, so that the setting has no meaning with it.
+DECIDED_BY_STRATEGY = ("num_remask", "eta", "quality_threshold", "confidence_threshold", "loop_steps")
+NOT_WITH = {"lowest": (), "probability": DECIDED_BY_STRATEGY, "ranking": DECIDED_BY_STRATEGY}
+ORDER_OF = {"lowest": "confidence", "probability": "random", "ranking": "confidence"}
 # Of `generate`, beside the fields of its config.
 ARGUMENTS = ("input_ids", "attention_mask", "generator", "logits_processor", "stopping_criteria", "streamer")
 
@@ -48,7 +53,8 @@ class RemaskGenerationConfig(GenerationConfig):
         cache_refresh_interval (`int`, defaults to None = at each block alone): within a block, too, compute all
             positions at every so many steps; 1 is exact. Only with `cache`.
         order (`str`, defaults to `"confidence"`): which masks are filled first: `"random"`, `"confidence"`, `"margin"`,
-            `"entropy"` or `"left_to_right"`.
+            `"entropy"` or `"left_to_right"`. A strategy that decides on masks too leaves nothing to it: with one that
+            has probabilities it is `"random"`, with one that ranks drafts unset.
         confidence_threshold (`float` in [0, 1], defaults to None = off): each step fills all positions whose likeliest
             token has a probability above it, at least one, and what the steps before would have held, so that `steps`
             becomes a maximum. Needs `order="confidence"`.
@@ -63,13 +69,18 @@ class RemaskGenerationConfig(GenerationConfig):
         suppress_tokens (`list[int]`): never drawn; positions are scored without them.
         bad_words_ids (`list[list[int]]`): token sequences that do not arise, whichever of their tokens comes last. A
             word of one token is as in `suppress_tokens`.
-        remask_strategy (`str` or callable, defaults to None): `"random"`, `"prism"`, `"none"`, or an instance or
-            callable, see `prism_hf.generation.strategies`. None takes the model's default; `"none"` is always off.
+        remask_strategy (`str`, `dict` or callable, defaults to None): a name in `STRATEGIES` (`"prism"`, `"random"`,
+            `"remdm_cap"`, `"p2"`, ...), `{"name": ..., **fields}`, an instance, or a callable, see
+            `prism_hf.generation.strategies`. None takes the model's default; `"none"` is always off. In a call, a
+            strategy's fields may stand beside its name: `remask_strategy="remdm_loop", t_on=0.5`. Those that have
+            probabilities or rank drafts say themselves what is remasked: `num_remask`, `quality_threshold`,
+            `confidence_threshold` and the loop do not go with them.
         num_remask (`int`): without blocks, tokens remasked a step, while num_remask < generated < M - num_remask. With
             `block_length`, tokens remasked in a block, spread over its steps (what cannot be divided goes to the middle
             ones), the first and the last of a block excepted. Not with `eta`.
         eta (`float` in [0, 1]): the number remasked is Binomial(generated, min(eta, (1 - alpha_s) / alpha_t)). Not with
-            `block_length`.
+            `block_length`. A strategy with a field `eta` (`"remdm_cap"`, `"remdm_rescale"`, `"remdm_loop"`, `"p2"`)
+            gets it instead.
         remask_start, remask_end (`float`, default to 0.0 and 1.0): remask only at steps i with
             remask_start <= i / T < remask_end (fractions of the steps, or of each block's steps).
         quality_threshold (`float` in [0, 1], defaults to None = off): remask only tokens with a quality below it;
@@ -136,10 +147,10 @@ class RemaskGenerationConfig(GenerationConfig):
         self.validate()
 
     @classmethod
-    def reject_unknown(cls, names) -> None:
-        """Raise ValueError for any of `names`, with the nearest field name."""
+    def reject_unknown(cls, names, also_known=()) -> None:
+        """Raise ValueError for any of `names`, with the nearest field name or one of those `also_known`."""
         for name in names:
-            near = get_close_matches(name, (*cls.fields, *ARGUMENTS), n=1)
+            near = get_close_matches(name, (*cls.fields, *ARGUMENTS, *also_known), n=1)
             hint = f" Did you mean {near[0]!r}?" if near else f" The fields are {', '.join(cls.fields)}."
             raise ValueError(f"{name!r} is not a generation parameter of {cls.__name__}.{hint}")
 
@@ -147,7 +158,6 @@ class RemaskGenerationConfig(GenerationConfig):
     def _get_default_generation_params() -> dict[str, Any]:
         return {
             "max_new_tokens": 0,
-            "order": "confidence",
             "do_sample": False,
             "temperature": 1.0,
             "top_k": 0,
@@ -233,7 +243,22 @@ class RemaskGenerationConfig(GenerationConfig):
         """Raise ValueError where fields contradict one another, once defaults and call arguments are all in."""
         self.validate()
         strategy = resolve_strategy(self.remask_strategy)
-        if strategy is not None and self.num_remask is None and self.eta is None:
+        selection = selection_of(strategy)
+        for name in NOT_WITH[selection]:
+            if getattr(self, name):
+                raise ValueError(
+                    f"{name}={getattr(self, name)!r} does not go with remask_strategy {name_of(strategy)}, which "
+                    f"decides itself what is remasked and filled: leave {name} out, or set it to "
+                    f"{self._get_default_generation_params().get(name)}."
+                )
+        if selection != "lowest" and self.order != ORDER_OF[selection]:
+            raise ValueError(
+                f"order={self.order!r} does not go with remask_strategy {name_of(strategy)}, which decides itself what "
+                "is filled: leave order out, or set it to None."
+            )
+        if hasattr(strategy, "check_config"):
+            strategy.check_config(self)
+        if strategy is not None and selection == "lowest" and self.num_remask is None and self.eta is None:
             raise ValueError(f"remask_strategy={self.remask_strategy!r} needs num_remask or eta: how many to remask.")
         if (
             strategy is not None
@@ -278,7 +303,8 @@ class RemaskGenerationConfig(GenerationConfig):
                 f"confidence_threshold={self.confidence_threshold} needs order='confidence', got {self.order!r}."
             )
         draws = (self.do_sample and self.temperature > 0) or self.order == "random" or self.loop_steps
-        if self.num_return_sequences > 1 and not draws and (strategy is None or self.remask_strategy == "prism"):
+        draws = draws or self.eta or not (strategy is None or self.remask_strategy in ("prism", "p2", "token_critic"))
+        if self.num_return_sequences > 1 and not draws:
             raise ValueError(
                 f"num_return_sequences={self.num_return_sequences} would be the same sequence each time: "
                 "set do_sample=True or order='random'."
@@ -319,25 +345,33 @@ EITHER_OR = (("num_remask", "eta"), ("max_new_tokens", "max_length"))
 def prepare_generation_config(model, generation_config: GenerationConfig | None, **kwargs) -> RemaskGenerationConfig:
     """The complete settings of a call: `kwargs`, then `generation_config`, then the model's own, then the defaults.
 
-    A name in `kwargs` that is not a field raises ValueError with the nearest right one. Neither argument is changed.
+    A name in `kwargs` that is neither a field nor one of the strategy's raises ValueError with the nearest right one.
+    No argument is changed.
     """
-    RemaskGenerationConfig.reject_unknown(set(kwargs) - set(RemaskGenerationConfig.fields))
     own = getattr(model, "generation_config", None)
-    inherited = own.to_dict() if isinstance(own, RemaskGenerationConfig) else {}
+    inherited = {}
+    if isinstance(own, RemaskGenerationConfig):
+        inherited = own.to_dict() | {"remask_strategy": own.remask_strategy}
     defaults = RemaskGenerationConfig._get_default_generation_params()
     values = dict.fromkeys(RemaskGenerationConfig.fields)
     for layer in (defaults, inherited, own_settings(generation_config), kwargs):
         given = {name: layer[name] for name in values if layer.get(name) is not None}
         if layer is kwargs:
-            values |= {name: defaults.get(name) for name in kwargs}
+            values |= {name: defaults.get(name) for name in kwargs if name in values}
         for pair in EITHER_OR:
             if any(name in given for name in pair):
                 values |= dict.fromkeys(pair)
+        if "remask_strategy" in given:
+            selection = selection_of(resolve_strategy(given["remask_strategy"]))
+            values |= {
+                name: defaults.get(name) for name in (*NOT_WITH[selection], *(["order"] * (selection != "lowest")))
+            }
         values |= given
     if values["mask_token_id"] is None:
         values["mask_token_id"] = getattr(getattr(model, "config", None), "mask_token_id", None)
     if values["mask_token_id"] is None:
         raise ValueError("The mask token is unknown: model.config has no mask_token_id; pass mask_token_id=...")
+    values |= with_own_fields(values, {name: value for name, value in kwargs.items() if name not in values})
     config = RemaskGenerationConfig(**values)
     config.validate_complete()
     if config.temperature not in (0, 1) and not config.do_sample:
@@ -345,12 +379,26 @@ def prepare_generation_config(model, generation_config: GenerationConfig | None,
     return config
 
 
+def with_own_fields(values: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """The strategy with its own fields as `given` in a call, `eta` among them if it has one, and its order."""
+    strategy = resolve_strategy(values["remask_strategy"])
+    order, eta = values["order"] or ORDER_OF[selection_of(strategy)], values["eta"]
+    known = field_names(strategy)
+    RemaskGenerationConfig.reject_unknown([name for name in given if name not in known], known)
+    if "eta" in known and eta is not None:
+        given, eta = given | {"eta": eta}, None
+    if given:
+        return {"remask_strategy": replace(strategy, **given), "order": order, "eta": eta}
+    return {"order": order}
+
+
 def own_settings(generation_config: GenerationConfig | None) -> dict:
     """Our fields of a config. One of transformers' own class may hold its defaults, which nobody chose."""
     if generation_config is None:
         return {}
     if isinstance(generation_config, RemaskGenerationConfig):
-        return copy.deepcopy(generation_config.__dict__)
+        shared = {"remask_strategy": generation_config.remask_strategy}  # it may hold a network
+        return copy.deepcopy(generation_config.__dict__ | dict.fromkeys(shared)) | shared
     unchosen = GenerationConfig._get_default_generation_params()
     return {name: value for name, value in generation_config.to_dict().items() if unchosen.get(name) != value}
 

@@ -1,6 +1,9 @@
-"""One step of the loop: a forward, then remask by strategy, then unmask by order."""
+"""One step of the loop: a forward, then remasking and unmasking, in the three ways that strategies have."""
 
 import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
@@ -11,8 +14,11 @@ from .canvas import Canvas
 from .configuration_remask import RemaskGenerationConfig
 from .orders import BLIND_ORDERS, POSTERIOR_ORDERS
 from .plans import PlannedStep, adapts
-from .sampling import ban_words, draw_tokens, left_contexts, uniform
-from .strategies import StepState
+from .remdm import AncestralSampling
+from .sampling import ban_words, draw_tokens, left_contexts, probability_of, uniform, warp
+from .strategies import RemaskStrategy, StepState, ask, selection_of
+
+ANCESTRAL = AncestralSampling()
 
 
 def forward_parameters(model) -> dict[str, inspect.Parameter]:
@@ -103,33 +109,120 @@ def count_remasked(generated: torch.Tensor, planned: PlannedStep, config: Remask
     return count
 
 
-def select_remasked(state: StepState, count: torch.Tensor, strategy, config: RemaskGenerationConfig) -> torch.Tensor:
-    """The tokens that a step remasks, (B, L) bool: the `count` (B,) of lowest score."""
-    candidates = state.generated
-    if config.quality_threshold is not None:
-        candidates = candidates & (state.quality < config.quality_threshold)
-    return select_lowest(strategy(state), candidates, count)
+@dataclass(frozen=True)
+class Sampler:
+    """What all steps of a generation share: the model's reader, the strategy, and where randomness comes from."""
+
+    read: Callable
+    strategy: RemaskStrategy | None
+    config: RemaskGenerationConfig
+    steps: int
+    attention_mask: torch.Tensor | None
+    generator: torch.Generator | None
+    logits_processor: Callable | None
+
+    def needs(self, what: str) -> bool:
+        return bool(getattr(self.strategy, f"needs_{what}", False))
 
 
-def denoise(tokens, masked, window, planned: PlannedStep, read, strategy, config, steps, generator, logits_processor):
-    """One step: a forward, then remask, then unmask.
+class Progress(NamedTuple):
+    """The canvas of a generation: tokens (B, L) int64, masked (B, L) bool, and confidence (B, L).
 
-    tokens (B, L) int64, masked (B, L) bool: the canvas. window (B, L) bool: the positions of each row's block.
-
-    Returns tokens and masked after the step, filled and remasked (B, L) bool, and quality (B, L) or None, NaN at tokens
-    that a loop removed before the forward or that a cache spared.
+    confidence is the probability with which each token was drawn, None where no strategy reads it.
     """
+
+    tokens: torch.Tensor
+    masked: torch.Tensor
+    confidence: torch.Tensor | None
+
+
+class Changes(NamedTuple):
+    """What a step did: filled and remasked (B, L) bool, and the quality (B, L) that it read, or None."""
+
+    filled: torch.Tensor
+    remasked: torch.Tensor
+    quality: torch.Tensor | None
+
+
+def first_columns(chosen: torch.Tensor, width: int) -> torch.Tensor:
+    """The columns of each row where `chosen` (B, L) is true, left to right and then the others: the first `width`."""
+    return (~chosen).to(torch.uint8).argsort(dim=-1, stable=True)[:, :width]
+
+
+def read_for(sampler: Sampler, tokens, positions, window, planned: PlannedStep):
+    """Logits (B, W, V) at `positions`, quality, and two things that the strategy may ask for, else None.
+
+    They are the posterior at all positions (B, L, V), and a function from tokens (B, L) to their probabilities (B, L),
+    NaN outside the block.
+    """
+    asked = planned.asks
+    if asked and sampler.needs("probs"):
+        logits, quality = sampler.read(tokens, None, planned.recomputed)
+        return take_positions(logits, positions), quality, logits.softmax(-1), None
+    if not (asked and sampler.needs("token_probs")):
+        return *sampler.read(tokens, positions, planned.recomputed), None, None
+    block = first_columns(window, planned.size)
+    logits, quality = sampler.read(tokens, block, planned.recomputed)
+    order = torch.arange(planned.size, device=tokens.device).expand_as(block)
+    index = torch.zeros_like(tokens).scatter(1, block, order).gather(1, positions)
+
+    def token_probs(canvas: torch.Tensor) -> torch.Tensor:
+        probs = probability_of(canvas.gather(1, block), logits)
+        probs = torch.full(tokens.shape, torch.nan, device=tokens.device).scatter(1, block, probs)
+        return probs.masked_fill(~window, torch.nan)
+
+    return take_positions(logits, index), quality, None, token_probs
+
+
+def observe(sampler: Sampler, planned: PlannedStep, progress: Progress, generated, **seen) -> StepState:
+    """What the strategy sees: the canvas, the time of each row, and what the forward gave."""
+    rows = planned.rows
+    return StepState(
+        canvas=progress.tokens,
+        generated=generated,
+        probs=seen.pop("probs", None),
+        quality=seen.pop("quality", None),
+        step=planned.index,
+        steps=sampler.steps,
+        generator=sampler.generator,
+        t=(1 - rows.step / rows.steps)[:, None],
+        s=(1 - (rows.step + 1) / rows.steps)[:, None],
+        attention_mask=sampler.attention_mask,
+        confidence=progress.confidence,
+        **seen,
+    )
+
+
+def fill(sampler: Sampler, planned: PlannedStep, progress: Progress, positions, logits, takes) -> Progress:
+    """Draw tokens from `logits` (B, W, V) at those of `positions` (B, W) that the step `takes` (B, W) bool."""
+    tokens, masked, confidence = progress
+    config = sampler.config
+    filled = torch.zeros_like(masked).scatter(1, positions, takes)
+    if sampler.logits_processor and positions.shape[1]:
+        contexts = left_contexts(tokens, positions, config.mask_token_id)
+        left = sampler.steps - planned.index
+        scores = sampler.logits_processor(contexts.flatten(0, 1), logits.flatten(0, 1), cur_step=left)
+        logits = exclude_token(scores.view_as(logits), config.mask_token_id)
+    words = [word for word in config.bad_words_ids or () if len(word) > 1]
+    if words:
+        logits = ban_words(logits, positions, tokens, filled, words)
+    temperature = config.temperature if config.do_sample else 0.0
+    drawn = draw_tokens(logits, temperature, config.top_p, sampler.generator, config.top_k)
+    tokens = tokens.scatter(1, positions, torch.where(takes, drawn, tokens.gather(1, positions)))
+    if confidence is not None:
+        sure = probability_of(drawn, warp(logits, temperature, config.top_p, config.top_k)).to(confidence.dtype)
+        confidence = confidence.scatter(1, positions, torch.where(takes, sure, confidence.gather(1, positions)))
+    return Progress(tokens, masked & ~filled, confidence)
+
+
+def step_by_score(progress: Progress, window, planned: PlannedStep, sampler: Sampler) -> tuple[Progress, Changes]:
+    """The planned number of tokens of lowest score is remasked; the unmasking order fills as many more."""
+    tokens, masked, confidence = progress
+    config, generator = sampler.config, sampler.generator
     device, nothing = tokens.device, torch.zeros_like(masked)
-    remasked_first = nothing
-    if planned.num_loop:
-        score = uniform(tokens.shape, device, generator)
-        remasked_first = select_lowest(score, window & ~masked, planned.num_loop)
-        tokens, masked = tokens.masked_fill(remasked_first, config.mask_token_id), masked | remasked_first
     unfilled, generated = masked & window, window & ~masked
     num_unfilled = unfilled.sum(-1)
-
-    probs = None
-    if planned.may_remask:
+    if planned.asks:
         # With a threshold a row may be done before the others of its batch; it must not begin again.
         candidates = generated & (num_unfilled > 0)[:, None] if adapts(config) else generated
         count = count_remasked(candidates, planned, config, generator)
@@ -139,16 +232,17 @@ def denoise(tokens, masked, window, planned: PlannedStep, read, strategy, config
         score = BLIND_ORDERS[config.order](tokens.shape, device, generator)
         positions = lowest_first(-score, unfilled)[:, : planned.width]
     else:
-        positions = (~unfilled).to(torch.uint8).argsort(dim=-1, stable=True)[:, : planned.num_open]
-    needs_probs = planned.may_remask and getattr(strategy, "needs_probs", False)
-    logits, quality = read(tokens, None if needs_probs else positions, planned.recomputed)
-    if needs_probs:
-        probs, logits = logits.softmax(-1), take_positions(logits, positions)
+        positions = first_columns(unfilled, planned.num_open)
+    logits, quality, probs, token_probs = read_for(sampler, tokens, positions, window, planned)
 
     remasked = nothing
-    if planned.may_remask:
-        state = StepState(tokens, candidates, probs, quality, planned.index, steps, generator)
-        remasked = select_remasked(state, count, strategy, config)
+    if planned.asks:
+        if token_probs is not None:
+            token_probs = token_probs(tokens).masked_fill(~generated, torch.nan)
+        state = observe(sampler, planned, progress, candidates, probs=probs, quality=quality, token_probs=token_probs)
+        if config.quality_threshold is not None:
+            candidates = candidates & (quality < config.quality_threshold)
+        remasked = select_lowest(ask(sampler.strategy, state), candidates, count)
 
     # Only positions masked before the remasking can be filled: the posterior of the others was not asked for.
     due = planned.rows.target - generated.sum(-1) + remasked.sum(-1)
@@ -162,20 +256,88 @@ def denoise(tokens, masked, window, planned: PlannedStep, read, strategy, config
         best = lowest_first(-score, candidates)[:, : planned.width]
         positions, logits = positions.gather(1, best), take_positions(logits, best)
     takes = torch.arange(planned.width, device=device) < due.minimum(num_unfilled)[:, None]
-    filled = nothing.scatter(1, positions, takes)
 
-    tokens = tokens.masked_fill(remasked, config.mask_token_id)
-    if logits_processor and planned.width:
-        contexts = left_contexts(tokens, positions, config.mask_token_id)
-        left = steps - planned.index
-        scores = logits_processor(contexts.flatten(0, 1), logits.flatten(0, 1), cur_step=left)
-        logits = exclude_token(scores.view_as(logits), config.mask_token_id)
-    words = [word for word in config.bad_words_ids or () if len(word) > 1]
-    if words:
-        logits = ban_words(logits, positions, tokens, filled, words)
-    temperature = config.temperature if config.do_sample else 0.0
-    drawn = draw_tokens(logits, temperature, config.top_p, generator, config.top_k)
-    tokens = tokens.scatter(1, positions, torch.where(takes, drawn, tokens.gather(1, positions)))
-    if quality is not None and planned.num_loop:
-        quality = quality.masked_fill(remasked_first, torch.nan)
-    return tokens, (masked & ~filled) | remasked, filled, remasked | remasked_first, quality
+    progress = Progress(tokens.masked_fill(remasked, config.mask_token_id), masked | remasked, confidence)
+    progress = fill(sampler, planned, progress, positions, logits, takes)
+    return progress, Changes(nothing.scatter(1, positions, takes), remasked, quality)
+
+
+def step_by_probability(progress: Progress, window, planned: PlannedStep, sampler: Sampler) -> tuple[Progress, Changes]:
+    """Each token is remasked and each mask filled with the probability that the strategy gives it, independently."""
+    tokens, masked, confidence = progress
+    unfilled, generated = masked & window, window & ~masked
+    last, asks = planned.rows.last.bool()[:, None], planned.rows.asks.bool()[:, None]
+
+    def changing(**seen) -> torch.Tensor:
+        state = observe(sampler, planned, progress, generated, **seen)
+        chance = ANCESTRAL(state)
+        if planned.asks:
+            chance = torch.where(asks, ask(sampler.strategy, state), chance)
+        drawn = uniform(tokens.shape, tokens.device, sampler.generator) < chance
+        return torch.where(last, unfilled, drawn & window)
+
+    reads = planned.asks and any(map(sampler.needs, ("quality", "probs", "token_probs")))
+    # Drawn before the forward where that is possible: the LM head then runs only where a token is drawn.
+    changes = unfilled if reads else changing()
+    positions = first_columns(changes & unfilled, planned.width)
+    logits, quality, probs, token_probs = read_for(sampler, tokens, positions, window, planned)
+    if reads:
+        if token_probs is not None:
+            token_probs = token_probs(tokens).masked_fill(~generated, torch.nan)
+        changes = changing(probs=probs, quality=quality, token_probs=token_probs)
+    takes, remasked = (changes & unfilled).gather(1, positions), changes & generated
+
+    progress = Progress(tokens.masked_fill(remasked, sampler.config.mask_token_id), masked | remasked, confidence)
+    progress = fill(sampler, planned, progress, positions, logits, takes)
+    return progress, Changes(torch.zeros_like(masked).scatter(1, positions, takes), remasked, quality)
+
+
+def step_by_ranking(progress: Progress, window, planned: PlannedStep, sampler: Sampler) -> tuple[Progress, Changes]:
+    """The block is filled; the planned number of its positions, those of highest score, are kept, the others masked."""
+    tokens, masked, confidence = progress
+    unfilled, generated = masked & window, window & ~masked
+    positions = first_columns(unfilled, planned.width)
+    logits, quality, probs, token_probs = read_for(sampler, tokens, positions, window, planned)
+    drafted = fill(sampler, planned, progress, positions, logits, unfilled.gather(1, positions))
+    if not planned.asks:
+        score = uniform(tokens.shape, tokens.device, sampler.generator)
+    else:
+        if token_probs is not None:
+            token_probs = token_probs(drafted.tokens)
+        state = observe(
+            sampler, planned, progress, generated,
+            probs=probs, quality=quality, token_probs=token_probs, draft=drafted.tokens,
+        )  # fmt: skip
+        score = ask(sampler.strategy, state)
+    # Outside of the window of remasking, tokens stay whatever their score.
+    stays = generated & ~planned.rows.num_remask.bool()[:, None]
+    kept = select_lowest((-score).masked_fill(stays, -torch.inf), window, planned.rows.target)
+    dropped = window & ~kept
+    tokens = drafted.tokens.masked_fill(dropped, sampler.config.mask_token_id)
+    return (
+        Progress(tokens, drafted.masked | dropped, drafted.confidence),
+        Changes(unfilled & kept, generated & dropped, quality),
+    )
+
+
+STEPS = {"lowest": step_by_score, "probability": step_by_probability, "ranking": step_by_ranking}
+
+
+def denoise(progress: Progress, window, planned: PlannedStep, sampler: Sampler) -> tuple[Progress, Changes]:
+    """One step: a forward, remasking and unmasking, as the strategy's `selection` says.
+
+    window (B, L) bool: the positions of each row's block.
+
+    The changes hold what a loop removed before the forward too; quality is NaN there, and where a cache spared it.
+    """
+    step = STEPS[selection_of(sampler.strategy)]
+    if not planned.num_loop:
+        return step(progress, window, planned, sampler)
+    tokens, masked, confidence = progress
+    score = uniform(tokens.shape, tokens.device, sampler.generator)
+    removed = select_lowest(score, window & ~masked, planned.num_loop)
+    progress = Progress(tokens.masked_fill(removed, sampler.config.mask_token_id), masked | removed, confidence)
+    progress, (filled, remasked, quality) = step(progress, window, planned, sampler)
+    if quality is not None:
+        quality = quality.masked_fill(removed, torch.nan)
+    return progress, Changes(filled, remasked | removed, quality)

@@ -1,6 +1,6 @@
-"""What each step of a generation does, known before the first forward: the static and the block sampler.
+"""What each step of a generation does, known before the first forward: the schedules of the samplers.
 
-Either is a schedule of one row, made from its number of masks M alone, so that a row is treated the same in any batch.
+Each is a schedule of one row, made from its number of masks M alone, so that a row is treated the same in any batch.
 The loop reads the schedules of all rows as tensors, and never has to ask the device how many tokens there are.
 """
 
@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 
 from .configuration_remask import RemaskGenerationConfig
-from .strategies import resolve_strategy
+from .strategies import StepState, resolve_strategy, selection_of
 
 
 class RowStep(NamedTuple):
@@ -19,7 +19,9 @@ class RowStep(NamedTuple):
     start, end: the block, in ranks; only its positions are remasked and filled. target: the block holds so many tokens
     after the step, or more. num_fill: positions to fill, or more where the target asks for it. num_remask: tokens to
     remask, or fewer, and only while `above` < tokens in the block < `below`. num_open: the block has no more masks than
-    this before the forward. width: no more positions than this are filled. last: 1 where the block ends.
+    this before the forward. width: no more positions than this are filled. last: 1 where the block ends. step: index of
+    the step within its block, out of `steps`; time runs from 1 to 0 in them. asks: 1 where the strategy is asked for
+    this row.
     """
 
     start: int
@@ -32,26 +34,30 @@ class RowStep(NamedTuple):
     num_open: int
     width: int
     last: int
+    step: int
+    steps: int
+    asks: int
 
 
 @dataclass(frozen=True)
 class PlannedStep:
     """One step of all rows.
 
-    index: base step (a loop step has that of the base step it precedes). may_remask: the strategy is asked. sigma:
-    probability that `eta` remasks a token. num_loop: random tokens remasked first. rows: a `RowStep` of (B,) tensors.
-    num_open, width: the largest of any row. opens, closes: some row begins or ends a block. first, stop: the blocks of
-    all rows lie in ranks first to stop - 1, counted from the first appended mask. recomputed: with a cache, the
-    positions (B, W) that the forward computes anew, or None for all.
+    index: base step (a loop step has that of the base step it precedes). asks: the strategy is asked for some row.
+    sigma: probability that `eta` remasks a token. num_loop: random tokens remasked first. rows: a `RowStep` of (B,)
+    tensors. num_open, width, size: the largest of any row, `size` that of the block. opens, closes: some row begins or
+    ends a block. first, stop: the blocks of all rows lie in ranks first to stop - 1, counted from the first appended
+    mask. recomputed: with a cache, the positions (B, W) that the forward computes anew, or None for all.
     """
 
     index: int
-    may_remask: bool
+    asks: bool
     sigma: float
     num_loop: int
     rows: RowStep
     num_open: int
     width: int
+    size: int
     opens: bool
     closes: bool
     first: int
@@ -123,6 +129,9 @@ def static_schedule(num_masks: int, config: RemaskGenerationConfig, steps: int) 
                 num_open=max(num_open, width),
                 width=width,
                 last=0,
+                step=index,
+                steps=steps,
+                asks=int(may_remask),
             )
         )
         previous = target
@@ -161,11 +170,71 @@ def block_schedule(num_masks: int, config: RemaskGenerationConfig, steps: int) -
                     num_open=num_open,
                     width=num_open if last or adapts(config) else min(num_fill, num_open),
                     last=int(last),
+                    step=step,
+                    steps=block_steps,
+                    asks=int(num_remask > 0),
                 )
             )
             left = max(size - target, num_remask) if adapts(config) else max(num_open - num_fill, 0) + num_remask
             num_open = min(left, size)
     return schedule
+
+
+def joint_schedule(num_masks: int, config: RemaskGenerationConfig, steps: int) -> list[RowStep]:
+    """The samplers that decide on tokens and masks together, a block (or the whole row) after the other.
+
+    After step i of a block's T a ranking keeps ceil(size (i + 1) / T) positions. With probabilities the number is
+    random, and the last step fills all.
+    """
+    strategy = resolve_strategy(config.remask_strategy)
+    ranks = selection_of(strategy) == "ranking"
+    length = config.block_length or max(num_masks, 1)
+    starts = range(0, max(num_masks, 1), length)
+    schedule = []
+    for start, block_steps in zip(starts, spread(steps, len(starts)), strict=True):
+        size, held = min(length, num_masks - start), 0
+        widths = None if ranks else most_filled(strategy, size, block_steps)
+        for step in range(block_steps):
+            last, in_window = step == block_steps - 1, remasks_at(step, block_steps, config)
+            target = -(-size * (step + 1) // block_steps) if ranks else size * last
+            schedule.append(
+                RowStep(
+                    start=start,
+                    end=start + size,
+                    target=target,
+                    num_fill=0,
+                    num_remask=size * in_window,
+                    above=-1,
+                    below=size + 1,
+                    num_open=size - held,
+                    width=size - held if ranks else widths[step],
+                    last=int(last),
+                    step=step,
+                    steps=block_steps,
+                    asks=int(target < size if ranks else in_window and not last),
+                )
+            )
+            held = target
+    return schedule
+
+
+def most_filled(strategy, size: int, steps: int, surprise: float = 1e-12) -> list[int]:
+    """How many of `size` masks each step fills at most, but for a `surprise`; those over it would wait for the next.
+
+    Whatever the canvas, the number filled is no more than Binomial(size, p), p being the probability at a mask.
+    """
+    if not getattr(strategy, "fills_by_time", False) or size == 0:
+        return [size] * steps
+    t = 1 - torch.arange(steps, dtype=torch.float32)[:, None] / steps
+    mask, nothing = torch.zeros_like(t, dtype=torch.long), torch.zeros_like(t, dtype=torch.bool)
+    probe = StepState(mask, nothing, None, None, 0, steps, t=t, s=t - 1 / steps, confidence=torch.zeros_like(t))
+    p = strategy(probe).double().clamp(0, 1)  # (T, 1)
+    k = torch.arange(size + 1, dtype=torch.float64)
+    ways = torch.lgamma(k[-1] + 1) - torch.lgamma(k + 1) - torch.lgamma(size - k + 1)
+    law = (ways + torch.xlogy(k, p) + torch.xlogy(size - k, 1 - p)).exp()  # (T, size + 1)
+    at_least = law.flip(-1).cumsum(-1).flip(-1)  # Pr[number >= k]
+    widths = (at_least[:, 1:] > surprise).sum(-1).tolist()
+    return [*widths[:-1], size]
 
 
 def adapts(config: RemaskGenerationConfig) -> bool:
@@ -181,9 +250,11 @@ def plan_steps(
     Raises:
         ValueError: if there are more blocks than steps.
     """
-    schedule = static_schedule
+    joint = selection_of(resolve_strategy(config.remask_strategy)) != "lowest"
+    schedule = joint_schedule if joint else static_schedule
     if config.block_length is not None:
-        schedule, num_blocks = block_schedule, -(-max(num_masks) // config.block_length)
+        schedule = joint_schedule if joint else block_schedule
+        num_blocks = -(-max(num_masks) // config.block_length)
         if steps < num_blocks:
             raise ValueError(
                 f"steps={steps} are too few for {num_blocks} blocks of block_length={config.block_length}: "
@@ -200,12 +271,13 @@ def plan_steps(
         plan.append(
             PlannedStep(
                 index=index,
-                may_remask=any(rows.num_remask) if config.block_length else remasks_at(index, steps, config),
+                asks=any(rows.asks),
                 sigma=min(config.eta or 0.0, (1 - alpha_s) / alpha_t if alpha_t else 1.0),
                 num_loop=config.num_remask_loop if is_loop else 0,
                 rows=RowStep(*values),
                 num_open=max(rows.num_open),
                 width=max(rows.width),
+                size=max(map(int.__sub__, rows.end, rows.start)),
                 opens=rows.start != previous,
                 closes=any(rows.last),
                 first=max(min(map(int.__sub__, rows.start, in_place)), 0),

@@ -22,10 +22,10 @@ from transformers.utils import ModelOutput, logging
 from .caching import check_cache, plan_cache
 from .canvas import Canvas, prepare_canvas
 from .configuration_remask import RemaskGenerationConfig, prepare_generation_config
-from .denoising import check_quality, denoise, make_reader
+from .denoising import Progress, Sampler, check_quality, denoise, make_reader
 from .plans import adapts, plan_steps
 from .stopping import as_ids, check_endings, end_rows
-from .strategies import resolve_strategy
+from .strategies import STRATEGIES, field_names, resolve_strategy
 from .streaming import Stream
 from .trajectory import Trajectory
 
@@ -54,7 +54,7 @@ class RemaskGenerationOutput(ModelOutput):
         sequences: (B, L) int64.
         tokens_per_forward: (B,) tokens generated, without those that an end of sequence cut off, for each forward until
             the row was finished.
-        num_forwards: model calls made for the batch.
+        num_forwards: model calls made for the batch, those of a strategy's own network included.
         trajectory: a `Trajectory` if it was asked for.
     """
 
@@ -120,7 +120,8 @@ def remask_generate(
             block's tokens (time) ends the row after the block.
         streamer: gets what comes before the first mask, then each block when it is complete, and drafts of the block
             after each step if it has `put_draft`.
-        kwargs: fields of `RemaskGenerationConfig`, which win over `generation_config`.
+        kwargs: fields of `RemaskGenerationConfig`, which win over `generation_config`, and of the remask strategy, such
+            as the `critic` of `remask_strategy="token_critic"`.
 
     The loop waits for the device when a block is complete, if `eos_token_id` or `stopping_criteria` may end it; after
     each step with a `confidence_threshold` or a `streamer`; and not otherwise.
@@ -168,9 +169,14 @@ def remask_generate(
     if stream is not None:
         stream.confirm(canvas.tokens, canvas.fillable)
 
-    tokens, masked, rank = canvas.tokens, canvas.fillable, canvas.fillable.cumsum(-1) - 1
+    sampler = Sampler(read, strategy, config, steps, canvas.attention_mask, generator, logits_processor)
+    confidence = None
+    if sampler.needs("confidence"):
+        confidence = torch.zeros(canvas.tokens.shape, device=canvas.tokens.device)
+    progress, rank = Progress(canvas.tokens, canvas.fillable, confidence), canvas.fillable.cumsum(-1) - 1
+    own_forwards = getattr(strategy, "num_forwards", 0)
     finished, forwards = torch.zeros_like(num_masks, dtype=torch.bool), torch.zeros_like(num_masks)
-    cut_off, records, num_forwards, settled = torch.zeros_like(masked), [], 0, False
+    cut_off, records, num_forwards, settled = torch.zeros_like(canvas.fillable), [], 0, False
     for planned in plan:
         if settled and not planned.opens:
             continue
@@ -178,34 +184,39 @@ def remask_generate(
         unfinished = canvas.fillable & ~finished[:, None]
         later = unfinished & (rank >= rows.end[:, None])
         window = unfinished & (rank >= rows.start[:, None]) & ~later
-        forwards += ((masked & window).any(-1) if adapts(config) else ~finished).long()
+        forwards += ((progress.masked & window).any(-1) if adapts(config) else ~finished).long()
         num_forwards += 1
-        tokens, masked, filled, remasked, quality = denoise(
-            tokens, masked, window, planned, read, strategy, config, steps, generator, logits_processor
-        )
+        if planned.asks:
+            forwards += own_forwards * (rows.asks.bool() & ~finished)
+            num_forwards += own_forwards
+        progress, (filled, remasked, quality) = denoise(progress, window, planned, sampler)
         closed = rows.last.bool()
         if adapts(config):
-            unsettled = (masked & window).any(-1)
+            unsettled = (progress.masked & window).any(-1)
             closed, settled = closed | ~unsettled, not bool(unsettled.any())
         closing = planned.closes or settled
         if closing and can_end:
-            ended, after = end_rows(canvas, tokens, planned, closed & ~finished, eos_token_ids, stopping_criteria)
-            tokens, masked = tokens.masked_fill(after, pad_token_id), masked & ~after
+            ended, after = end_rows(
+                canvas, progress.tokens, planned, closed & ~finished, eos_token_ids, stopping_criteria
+            )
+            progress = progress._replace(
+                tokens=progress.tokens.masked_fill(after, pad_token_id), masked=progress.masked & ~after
+            )
             cut_off, finished = cut_off | after, finished | ended
         if closing:
             finished = finished | (closed & (rows.end == num_masks))
         if stream is not None and closing:
-            stream.confirm(tokens, (later | (window & ~closed[:, None])) & ~finished[:, None])
+            stream.confirm(progress.tokens, (later | (window & ~closed[:, None])) & ~finished[:, None])
         elif stream is not None:
-            stream.draft(tokens, later)
+            stream.draft(progress.tokens, later)
         if config.output_trajectory:
-            records.append((tokens, filled, remasked, quality))
+            records.append((progress.tokens, filled, remasked, quality))
         if closing and can_end and planned is not plan[-1] and bool(finished.all()):
             break
     if streamer is not None:
         streamer.end()
 
-    sequences = canvas.restore(tokens)
+    sequences = canvas.restore(progress.tokens)
     if not config.return_dict_in_generate:
         return sequences
     return RemaskGenerationOutput(
@@ -223,9 +234,8 @@ _arguments = [
     for name, each in _signature.parameters.items()
     if each.kind is not each.VAR_KEYWORD and name != "attention_mask"
 ]
-_fields = [
-    inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in RemaskGenerationConfig.fields
-]
+_names = [*RemaskGenerationConfig.fields, *(name for cls in STRATEGIES.values() for name in field_names(cls))]
+_fields = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in dict.fromkeys(_names)]
 remask_generate.__signature__ = _signature.replace(parameters=[*_arguments, *_fields])
 
 

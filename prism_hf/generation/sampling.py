@@ -13,6 +13,20 @@ def uniform(
     return torch.rand(shape, generator=generator, device=source, dtype=dtype).to(device)
 
 
+def warp(logits: torch.Tensor, temperature: float = 0.0, top_p: float = 1.0, top_k: int = 0) -> torch.Tensor:
+    """The logits (..., V) that tokens are drawn from: `temperature`, then `top_k` (0 = off), then `top_p`.
+
+    In the order of transformers, and in float64. With `temperature` 0 (argmax) they are as they were.
+    """
+    if temperature == 0:
+        return logits
+    logits = logits.double() / temperature
+    if top_k:
+        least = logits.topk(min(top_k, logits.shape[-1]), dim=-1).values[..., -1:]
+        logits = logits.masked_fill(logits < least, -torch.inf)
+    return nucleus(logits, top_p) if top_p < 1 else logits
+
+
 def draw_tokens(
     logits: torch.Tensor,
     temperature: float = 0.0,
@@ -22,22 +36,21 @@ def draw_tokens(
 ) -> torch.Tensor:
     """One token a row from `logits` (..., V) -> (...) int64.
 
-    `temperature` 0 takes the argmax. Otherwise temperature comes before `top_k` (0 = off), and that before `top_p`, as
-    in transformers, and the draw is a Gumbel argmax in float64: float32 noise truncates the tails and quietly lowers
-    the temperature (arXiv 2503.00307).
+    `temperature` 0 takes the argmax. Otherwise the draw is from the warped logits, a Gumbel argmax in float64: float32
+    noise truncates the tails and quietly lowers the temperature (arXiv 2503.00307).
     """
+    logits = warp(logits, temperature, top_p, top_k)
     if temperature == 0:
         return logits.argmax(-1)
-    logits = logits.double() / temperature
-    if top_k:
-        least = logits.topk(min(top_k, logits.shape[-1]), dim=-1).values[..., -1:]
-        logits = logits.masked_fill(logits < least, -torch.inf)
-    if top_p < 1:
-        logits = nucleus(logits, top_p)
     noise = uniform(logits.shape, logits.device, generator, torch.float64)
     # A uniform of exactly 0 would give infinite noise, and an excluded token (minus infinity) plus that is NaN.
     exponential = (-torch.log1p(-noise)).clamp(min=torch.finfo(torch.float64).tiny)
     return (logits - exponential.log()).argmax(-1)
+
+
+def probability_of(tokens: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    """The probability of `tokens` (...) under `logits` (..., V), in [0, 1]; the other probabilities are not made."""
+    return (logits.gather(-1, tokens[..., None])[..., 0] - logits.logsumexp(-1)).exp()
 
 
 def left_contexts(canvas: torch.Tensor, positions: torch.Tensor, filler: int) -> torch.Tensor:

@@ -1,13 +1,25 @@
 """Remasking strategies: which generated tokens go back to the mask.
 
-A strategy is any callable ``strategy(state: StepState) -> score (B, L)``; the generated tokens of lowest score are
-remasked first (how many is the sampler's business). If it reads `state.quality`, it has an attribute
-`needs_quality = True`; if it reads `state.probs`, `needs_probs = True`, which makes the LM head run at all positions.
-The built-in ones are frozen dataclasses, registered under the name that users write.
+A strategy is any callable ``strategy(state: StepState) -> (B, L)``, float, on the device of the canvas. Its attribute
+`selection` says how the sampler reads that tensor:
+
+- `"lowest"` (also where there is no such attribute): a score. The generated tokens of lowest score are remasked; how
+  many is the sampler's business (`num_remask` or `eta`), and the unmasking order fills.
+- `"probability"`: the probability that a position changes in this step, independently of the others: at generated
+  tokens that of going back to the mask, at masks that of being filled. Elsewhere it is not read. In the last step of a
+  block every mask is filled and nothing is remasked, whatever it says. With `fills_by_time = True` (the probability at
+  masks depends on `t` and `s` alone) the LM head runs at no more positions than such a step can fill.
+- `"ranking"`: a score of each position of a complete draft. As many of the block's positions as the schedule says are
+  kept, those of highest score; all others are masked, whether they were before or not.
+
+What a strategy reads of a state beyond canvas, generated and time, it asks for: `needs_quality = True`, `needs_probs`,
+`needs_token_probs`, `needs_confidence`. `num_forwards` is the number of model calls it makes itself each time it is
+asked. `check_config(config)` may raise ValueError where the settings of a call do not fit it. The built-in ones are
+frozen dataclasses, registered under the name that users write.
 """
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from difflib import get_close_matches
 from typing import Any, ClassVar
 
@@ -15,15 +27,23 @@ import torch
 
 from .sampling import uniform
 
+SELECTIONS = ("lowest", "probability", "ranking")
+
 
 @dataclass(frozen=True)
 class StepState:
-    """What a strategy sees of one step, after the forward pass and before anything is changed.
+    """What a strategy sees of one step, after the forward pass and before anything is changed. It is not to be changed.
 
     canvas (B, L) int64: what the model has read, padding at the end. generated (B, L) bool: tokens of the block that
     the sampler filled and may remask. probs (B, L, V): the posterior, mask token excluded; quality (B, L) in [0, 1],
     NaN where a cache spares the computation, never in the block; either is None when the strategy does not ask for it.
     step: index of the step, out of `steps`.
+
+    t, s (B, 1): the time of each row's block before and after the step; it runs from 1 to 0. attention_mask (B, L): 0
+    at padding, None without. confidence (B, L): the probability with which each generated token was drawn. draft
+    (B, L) int64: with `"ranking"`, the canvas with all masks of the block filled. token_probs (B, L): the posterior
+    probability of the draft's tokens (of the canvas' generated ones where there is no draft), NaN outside the block and
+    at masks. A strategy that needs neither quality nor posterior and has `"probability"` is asked before the forward.
     """
 
     canvas: torch.Tensor
@@ -33,6 +53,12 @@ class StepState:
     step: int
     steps: int
     generator: torch.Generator | None = None
+    t: torch.Tensor | None = None
+    s: torch.Tensor | None = None
+    attention_mask: torch.Tensor | None = None
+    confidence: torch.Tensor | None = None
+    draft: torch.Tensor | None = None
+    token_probs: torch.Tensor | None = None
 
 
 RemaskStrategy = Callable[[StepState], torch.Tensor]
@@ -88,6 +114,28 @@ class PrismRemasking:
         return state.quality
 
 
+@register_strategy("prism_loop")
+@dataclass(frozen=True)
+class PrismLoopRemasking:
+    """`prism` with the loop stage (PRISM, arXiv 2510.01384): extra steps that hold the count of generated tokens.
+
+    Each of the `loop_steps` extra steps first remasks `num_remask_loop` random tokens. For more forward passes than
+    there are tokens to fill.
+    """
+
+    needs_quality: ClassVar[bool] = True
+
+    def check_config(self, config) -> None:
+        if not (config.loop_steps and config.num_remask_loop):
+            raise ValueError(
+                f"remask_strategy='prism_loop' needs loop_steps and num_remask_loop of at least 1, got "
+                f"{config.loop_steps} and {config.num_remask_loop}: set them and loop_start, or use 'prism'."
+            )
+
+    def __call__(self, state: StepState) -> torch.Tensor:
+        return state.quality
+
+
 def resolve_strategy(value: Any) -> RemaskStrategy | None:
     """The strategy for a name, a saved ``{"name": ..., **fields}``, an instance or a callable; None for no remasking.
 
@@ -95,25 +143,83 @@ def resolve_strategy(value: Any) -> RemaskStrategy | None:
     """
     if value is None or isinstance(value, NoRemasking) or value == "none":
         return None
-    fields = {}
+    settings = {}
     if isinstance(value, dict):
-        fields = {key: entry for key, entry in value.items() if key != "name"}
+        settings = {key: entry for key, entry in value.items() if key != "name"}
         value = value.get("name")
     if isinstance(value, str):
         if value not in STRATEGIES:
             near = get_close_matches(value, STRATEGIES, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
             raise ValueError(f"Unknown remask_strategy {value!r}: choose one of {sorted(STRATEGIES)}.{hint}")
-        return STRATEGIES[value](**fields)
+        unknown = set(settings) - set(field_names(STRATEGIES[value]))
+        if unknown:
+            raise ValueError(
+                f"remask_strategy {value!r} has no field {sorted(unknown)[0]!r}: its fields are "
+                f"{field_names(STRATEGIES[value])}."
+            )
+        return STRATEGIES[value](**settings)
     if isinstance(value, type) or not callable(value):
         raise ValueError(f"remask_strategy must be None, a name of {sorted(STRATEGIES)}, or a callable; got {value!r}.")
+    selection = selection_of(value)
+    if selection not in SELECTIONS:
+        raise ValueError(f"{name_of(value)}.selection must be one of {SELECTIONS}, got {selection!r}.")
     return value
+
+
+def field_names(strategy: Any) -> list[str]:
+    """The names of the arguments of a strategy or its class; none for a plain callable."""
+    return [field.name for field in fields(strategy)] if is_dataclass(strategy) else []
+
+
+def selection_of(strategy: RemaskStrategy | None) -> str:
+    """How the sampler reads what the strategy returns, one of `SELECTIONS`."""
+    return getattr(strategy, "selection", "lowest")
+
+
+def name_of(strategy: RemaskStrategy) -> str:
+    """What a user would recognise a strategy by in a message."""
+    registered = [name for name, cls in STRATEGIES.items() if type(strategy) is cls]
+    return repr(registered[0]) if registered else getattr(strategy, "__qualname__", type(strategy).__qualname__)
 
 
 def strategy_to_saved(value: Any) -> Any:
-    """An instance of a registered strategy as its name, or ``{"name": ..., **fields}``; anything else unchanged."""
+    """An instance of a registered strategy as its name, or ``{"name": ..., **fields}``; anything else unchanged.
+
+    A field with ``metadata={"saved": False}`` is left out.
+    """
     for name, cls in STRATEGIES.items():
         if type(value) is cls:
-            fields = asdict(value)
-            return {"name": name, **fields} if fields else name
+            kept = {
+                field.name: getattr(value, field.name) for field in fields(value) if field.metadata.get("saved", True)
+            }
+            return {"name": name, **kept} if kept else name
     return value
+
+
+def ask(strategy: RemaskStrategy, state: StepState) -> torch.Tensor:
+    """What the strategy returns, (B, L).
+
+    Raises ValueError, with its name, where that is no float tensor like the canvas, or where it has changed the state.
+    """
+    given = [each for each in vars(state).values() if isinstance(each, torch.Tensor) and not each.is_inference()]
+    versions = [each._version for each in given]
+    result = strategy(state)
+    if [each._version for each in given] != versions:
+        raise ValueError(
+            f"The remask strategy {name_of(strategy)} has written into the state of the step, which is the sampler's "
+            "own: work on a copy (clone), and return a score."
+        )
+    canvas = state.canvas
+    if (
+        not isinstance(result, torch.Tensor)
+        or result.shape != canvas.shape
+        or not result.is_floating_point()
+        or result.device != canvas.device
+    ):
+        got = (tuple(result.shape), result.dtype, result.device) if isinstance(result, torch.Tensor) else result
+        raise ValueError(
+            f"The remask strategy {name_of(strategy)} must return a float tensor of shape {tuple(canvas.shape)} on "
+            f"{canvas.device}, got {got!r}."
+        )
+    return result

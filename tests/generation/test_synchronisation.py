@@ -7,7 +7,7 @@ import torch
 from torch._dynamo.testing import CompileCounter
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from prism_hf.generation import remask_generate
+from prism_hf.generation import STRATEGIES, remask_generate
 from prism_hf.models.mdlm import MdlmConfig
 from prism_hf.models.prism import PrismConfig, PrismForMaskedDiffusion
 
@@ -58,6 +58,10 @@ def count(model, monkeypatch, **settings):
     return waits.counts
 
 
+def is_joint(strategy):
+    return getattr(strategy, "selection", "lowest") != "lowest"
+
+
 RECORD = {"return_dict_in_generate": True, "output_trajectory": True}
 SETTINGS = {
     "confidence": {},
@@ -83,12 +87,22 @@ SETTINGS = {
         "num_remask": 2,
     },
     "dual": {"block_length": 4, "cache": "dual", "cache_refresh_interval": 3, "cfg_scale": 1.0},
+    **{name: {"remask_strategy": name, "block_length": 8} for name in STRATEGIES if is_joint(STRATEGIES[name])},
+    "conf, sampled": {"remask_strategy": "remdm_conf", "do_sample": True, "top_p": 0.9},
+    "prism_loop": {
+        "remask_strategy": "prism_loop",
+        "num_remask": 1,
+        "loop_start": 3,
+        "loop_steps": 2,
+        "num_remask_loop": 2,
+    },
 }
 
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_as_many_waits_for_eight_steps_as_for_thirty(model, monkeypatch, name):
-    few, many = (count(model, monkeypatch, steps=steps, **SETTINGS[name]) for steps in (8, 30))
+    critic = {"critic": model} if name == "token_critic" else {}
+    few, many = (count(model, monkeypatch, steps=steps, **SETTINGS[name], **critic) for steps in (8, 30))
     assert few == many and sum(few.values()) < 20
 
 
@@ -123,7 +137,8 @@ def test_no_tensor_spans_positions_and_vocabulary(vocabulary):
                 self.rows = max(self.rows, out.numel() // vocabulary)
             return out
 
-    for settings, most in (({}, 2 * 4), ({"order": "random"}, 2)):
+    joint = [(settings, 2 * 4) for settings in ({"remask_strategy": "remdm_cap"}, {"remask_strategy": "p2"})]
+    for settings, most in (({}, 2 * 4), ({"order": "random"}, 2), *joint):
         with Largest() as largest:
             remask_generate(model, torch.full((2, 48), MASK), block_length=4, steps=48, **settings)
         # The LM head's own weight has 16 rows.

@@ -1,0 +1,233 @@
+"""Strategies of a user's own, and which settings go with which kind of strategy."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from prism_hf.generation import STRATEGIES, RemaskGenerationConfig, RemdmCap, RemdmLoop, remask_generate
+from prism_hf.generation.configuration_remask import prepare_generation_config
+
+MASK = 0
+DOCS = Path(__file__).parents[2] / "docs" / "strategies.md"
+RECORD = {"return_dict_in_generate": True, "output_trajectory": True}
+
+
+class Hashed(nn.Module):
+    """Logits and quality are fixed random functions of position and of a hash of the canvas."""
+
+    def __init__(self, length=12, vocabulary=7):
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.config = SimpleNamespace(mask_token_id=MASK)
+        self.logits = 2 * torch.randn(61, length, vocabulary, generator=generator)
+        self.quality = torch.randn(61, length, generator=generator)
+        self.calls = 0
+
+    def forward(self, input_ids, attention_mask=None, return_quality=True):
+        self.calls += 1
+        bucket = (input_ids * torch.arange(3, 3 + input_ids.shape[1])).sum(-1) % 61
+        return SimpleNamespace(logits=self.logits[bucket], quality_logits=self.quality[bucket])
+
+
+def canvases():
+    ids = torch.randint(1, 7, (3, 12), generator=torch.Generator().manual_seed(1))
+    ids[0, 4:] = ids[1, ::2] = ids[2] = MASK
+    return ids
+
+
+def settings_for(name):
+    if name in ("random", "prism", "prism_loop"):
+        loop = {"loop_start": 3, "loop_steps": 2, "num_remask_loop": 1} if name == "prism_loop" else {}
+        return {"remask_strategy": name, "num_remask": 1} | loop
+    return {"remask_strategy": name} | ({"critic": Hashed()} if name == "token_critic" else {})
+
+
+@pytest.mark.parametrize("name", sorted(STRATEGIES))
+@pytest.mark.parametrize("steps", [1, 5, 12, 30])
+def test_givens_stay_and_no_mask_is_left(name, steps):
+    ids = canvases()
+    settings = settings_for(name)
+    if "loop_start" in settings:
+        settings["loop_start"] = min(steps, 3)
+    for do_sample in (False, True):
+        out = remask_generate(
+            Hashed(), ids, steps=steps, do_sample=do_sample, generator=torch.Generator().manual_seed(0),
+            **settings, **RECORD,
+        )  # fmt: skip
+        assert not (out.sequences == MASK).any()
+        canvas, filled, remasked = out.trajectory.canvas, out.trajectory.filled, out.trajectory.remasked
+        assert (canvas[:, ids != MASK] == ids[ids != MASK]).all()
+        before = torch.cat([ids[None], canvas[:-1]])
+        assert not ((canvas != before) & ~(filled | remasked)).any()
+        if name != "prism_loop":
+            assert not (filled & (before != MASK)).any() and not (remasked & (before == MASK)).any()
+
+
+def example():
+    return next(block for block in re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.S) if "register" in block)
+
+
+def test_the_example_of_the_docs():
+    """It runs as it stands, in 20 lines or so, and remasks by the rule that it states."""
+    assert len([line for line in example().splitlines() if line.strip()]) <= 20
+    model, ids = Hashed(), canvases()
+    try:
+        names = {"model": model, "input_ids": ids}
+        exec(example(), names)  # noqa: S102
+        assert not (names["output"] == MASK).any()
+        out = remask_generate(model, ids, remask_strategy="doubt", patience=0.0, num_remask=2, **RECORD)
+        before = torch.cat([ids[None], out.trajectory.canvas[:-1]])
+        assert out.trajectory.remasked.any()
+        for canvas, remasked in zip(before, out.trajectory.remasked, strict=True):
+            logits = model(canvas).logits
+            logits[..., MASK] = -torch.inf
+            own = logits.softmax(-1).gather(-1, canvas[..., None])[..., 0]
+            generated = (canvas != MASK) & (ids == MASK)
+            for row in range(len(ids)):
+                expected = sorted(generated[row].nonzero().flatten().tolist(), key=lambda i: own[row, i].item())
+                chosen = remasked[row].nonzero().flatten().tolist()
+                assert set(chosen) == set(expected[: len(chosen)])
+        saved = RemaskGenerationConfig(remask_strategy={"name": "doubt", "patience": 0.2}, num_remask=1)
+        assert torch.equal(remask_generate(model, ids, saved, num_remask=2), names["output"])
+    finally:
+        STRATEGIES.pop("doubt", None)
+
+
+def test_every_strategy_is_in_the_table_of_the_docs():
+    assert set(re.findall(r"^\| `(\w+)` \|", DOCS.read_text(), re.M)) == set(STRATEGIES)
+
+
+def unlike(result):
+    def misbehaving(state):
+        return result(state)
+
+    return misbehaving
+
+
+@pytest.mark.parametrize(
+    "result, message",
+    [
+        (lambda state: state.canvas[:, 1:].float(), r"float tensor of shape \(3, 12\).*\(3, 11\)"),
+        (lambda state: state.canvas, "float tensor.*int64"),
+        (lambda state: state.canvas > 1, "float tensor.*bool"),
+        (lambda state: torch.zeros(state.canvas.shape, device="meta"), "on cpu.*meta"),
+        (lambda state: None, "float tensor.*None"),
+        (lambda state: state.canvas.fill_(3).float(), "written into the state"),
+        (lambda state: state.canvas[:, 0].add_(1)[:, None].expand(3, 12).float(), "written into the state"),
+        (lambda state: state.generated.logical_not_().float(), "written into the state"),
+    ],
+)
+@pytest.mark.parametrize("selection", ["lowest", "probability", "ranking"])
+def test_a_misbehaving_strategy_is_stopped_by_name(result, message, selection):
+    strategy = unlike(result)
+    strategy.selection = selection
+    count = {"num_remask": 1} if selection == "lowest" else {}
+    with pytest.raises(ValueError, match=f"(?s)misbehaving.*{message}"):
+        remask_generate(Hashed(), canvases(), remask_strategy=strategy, **count)
+
+
+@pytest.mark.parametrize("selection", ["lowest", "probability", "ranking"])
+@pytest.mark.parametrize("value", [-torch.inf, torch.nan, 1e9, 1.0, 0.0])
+def test_a_strategy_that_never_ends_is_ended(selection, value):
+    """Whatever it wants, it gets the planned steps, and the last of them fills everything that is to be filled."""
+
+    def for_ever(state):
+        return torch.full(state.canvas.shape, value).where(state.generated, torch.tensor(-value))
+
+    for_ever.selection = selection
+    count = {"num_remask": 5} if selection == "lowest" else {}
+    ids, model = canvases(), Hashed()
+    out = remask_generate(model, ids, steps=9, remask_strategy=for_ever, **count, **RECORD)
+    assert out.num_forwards == model.calls == 9 and not (out.sequences == MASK).any()
+    assert (out.sequences[ids != MASK] == ids[ids != MASK]).all()
+    blocks = remask_generate(model, ids, steps=9, block_length=4, remask_strategy=for_ever, **count)
+    assert not (blocks == MASK).any()
+
+
+NAMES = {"probability": "remdm_cap", "ranking": "p2"}
+
+
+@pytest.mark.parametrize("name", NAMES.values())
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"num_remask": 2},
+        {"quality_threshold": 0.5},
+        {"confidence_threshold": 0.9, "order": None},
+        {"loop_start": 1, "loop_steps": 2},
+        {"order": "margin"},
+    ],
+)
+def test_what_does_not_go_together_is_named_before_any_forward(name, wrong):
+    model = Hashed()
+    with pytest.raises(ValueError, match=rf"(?s){[*wrong][-1 if 'loop_steps' in wrong else 0]}=.*{name}.*leave"):
+        remask_generate(model, canvases(), remask_strategy=name, **wrong)
+    assert model.calls == 0
+
+
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        ({"remask_strategy": "forward_backward", "eta": 0.1}, "eta=0.1.*forward_backward"),
+        ({"remask_strategy": "token_critic", "critic": Hashed(), "eta": 0.1}, "eta=0.1.*token_critic"),
+        ({"remask_strategy": "remdm_cap", "eta": 1.5}, "eta.*0 to 1.*1.5"),
+        ({"remask_strategy": "remdm_cap", "etta": 0.5}, "'etta'.*'eta'"),
+        ({"remask_strategy": {"name": "remdm_cap", "gamma": 0.5}}, "no field 'gamma'.*eta"),
+        ({"remask_strategy": "remdm_caps"}, "'remdm_cap'"),
+        ({"remask_strategy": "remdm_loop", "t_on": 0.01}, "t_off <= t_on"),
+        ({"remask_strategy": "dfm", "strength": -1.0}, "strength.*-1"),
+        ({"remask_strategy": "p2", "eta": -1.0}, "eta"),
+        ({"remask_strategy": "prism", "num_remask": 1, "t_on": 0.5}, "'t_on'"),
+        ({"remask_strategy": "prism_loop", "num_remask": 1}, "loop_steps"),
+        ({"t_on": 0.5}, "'t_on'"),
+    ],
+)
+def test_mistakes_are_named_before_any_forward(wrong, message):
+    model = Hashed()
+    with pytest.raises(ValueError, match=f"(?s){message}"):
+        remask_generate(model, canvases(), **wrong)
+    assert model.calls == 0
+
+
+def test_an_unknown_selection():
+    @dataclass(frozen=True)
+    class Odd:
+        selection = "highest"
+
+        def __call__(self, state):
+            return state.canvas.float()
+
+    with pytest.raises(ValueError, match="selection.*'highest'"):
+        remask_generate(Hashed(), canvases(), remask_strategy=Odd())
+
+
+def test_fields_beside_the_name():
+    config = prepare_generation_config(Hashed(), None, remask_strategy="remdm_loop", t_on=0.5, eta=0.1)
+    assert config.remask_strategy == RemdmLoop(eta=0.1, t_on=0.5)
+
+
+def test_a_call_sets_aside_what_a_model_has_for_another_kind():
+    model = Hashed()
+    model.generation_config = RemaskGenerationConfig(
+        steps=7, order="margin", remask_strategy="prism", num_remask=2, quality_threshold=0.5
+    )
+    config = prepare_generation_config(model, None, remask_strategy="remdm_cap")
+    assert (config.steps, config.order, config.num_remask, config.quality_threshold) == (7, "random", None, None)
+    back = prepare_generation_config(model, RemaskGenerationConfig(remask_strategy="p2"), remask_strategy="none")
+    assert (back.order, back.remask_strategy) == ("confidence", "none")
+    model.generation_config = RemaskGenerationConfig(remask_strategy="remdm_cap", eta=0.3)
+    config = prepare_generation_config(model, None, remask_strategy="prism", num_remask=1)
+    assert (config.order, config.eta, config.num_remask) == ("confidence", None, 1)
+
+
+@pytest.mark.parametrize("value", [RemdmCap(0.2), {"name": "remdm_cap", "eta": 0.2}])
+def test_saved_and_loaded(tmp_path, value):
+    RemaskGenerationConfig(remask_strategy=value).save_pretrained(tmp_path)
+    loaded = RemaskGenerationConfig.from_pretrained(tmp_path)
+    assert loaded.remask_strategy == {"name": "remdm_cap", "eta": 0.2}
+    assert prepare_generation_config(Hashed(), loaded).remask_strategy == {"name": "remdm_cap", "eta": 0.2}

@@ -1,6 +1,6 @@
 """Generation against a literal loop, with PRISM and with caches: time, peak memory and agreement of the tokens.
 
-    python scripts/bench_generate.py [--shape small long tiny] [--rounds 3] [--growth]
+    python scripts/bench_generate.py [--shape small long tiny] [--rounds 3] [--growth] [--strategies]
 
 The literal loop is the sampler as one writes it from LLaDA's text: the logits of every position at every step, and a
 loop over the batch for the choice. Each side runs in a process of its own; the sides take turns. Memory is read in a
@@ -50,6 +50,21 @@ SETTINGS = {
     "ours, dual cache": {"cache": "dual"},
 }
 LITERAL = "literal loop"
+# Every remasking strategy against none; the critic is the model itself, and each of its forwards counts.
+STRATEGIES = {
+    "none": {},
+    "random": {"remask_strategy": "random", "num_remask": 4},
+    "prism": {"remask_strategy": "prism", "num_remask": 4},
+    "ancestral": {"remask_strategy": "ancestral"},
+    "remdm_cap": {"remask_strategy": "remdm_cap"},
+    "remdm_rescale": {"remask_strategy": "remdm_rescale"},
+    "remdm_conf": {"remask_strategy": "remdm_conf"},
+    "remdm_loop": {"remask_strategy": "remdm_loop"},
+    "forward_backward": {"remask_strategy": "forward_backward"},
+    "dfm": {"remask_strategy": "dfm"},
+    "p2": {"remask_strategy": "p2"},
+    "token_critic": {"remask_strategy": "token_critic"},
+}
 # What is varied in the tables of growth, one thing at a time; prompts of 64 to 960 and 64 new tokens are 128 to 1024.
 GROWTH = {
     "prompt": (64, 192, 448, 960),
@@ -101,6 +116,29 @@ def generate(model: PrismForMaskedDiffusion, prompts: torch.Tensor, shape: Shape
     return model.generate(
         prompts, max_new_tokens=shape.new, block_length=shape.block, steps=shape.steps, **SETTINGS[side]
     )
+
+
+def strategies(name: str, rounds: int) -> None:
+    """Let every strategy take turns in this process, and print the seconds that a forward takes."""
+    shape = SHAPES[name]
+    shape = replace(shape, steps=8 * shape.new // shape.block)
+    model, seconds = build_model(shape), {name: [] for name in STRATEGIES}
+    prompts = torch.randint(shape.vocabulary - 1, (shape.batch, shape.prompt))
+    print(f"{name}, every strategy: {describe(shape)}, float32, {torch.get_num_threads()} threads\n", flush=True)
+    turns = [strategy for _ in range(1 + rounds) for strategy in STRATEGIES]  # the first round is a warm-up
+    for strategy in tqdm(turns, unit="run"):
+        critic = {"critic": model} if strategy == "token_critic" else {}
+        began = time.perf_counter()
+        output = model.generate(
+            prompts, max_new_tokens=shape.new, block_length=shape.block, steps=shape.steps,
+            return_dict_in_generate=True, **STRATEGIES[strategy], **critic,
+        )  # fmt: skip
+        seconds[strategy].append((time.perf_counter() - began) / output.num_forwards)
+    best = {strategy: min(values[1:]) for strategy, values in seconds.items()}
+    print("| strategy | seconds a forward (best) | to none |\n|---|---|---|")
+    for strategy, value in best.items():
+        print(f"| {strategy} | {value:.4f} | {value / best['none']:.2f} |")
+    print(flush=True)
 
 
 def memory(field: str) -> int:
@@ -186,6 +224,7 @@ def main() -> None:
     parser.add_argument("--shape", nargs="+", choices=list(SHAPES), default=["small", "long"])
     parser.add_argument("--rounds", type=int, default=3, help="how often the sides take turns")
     parser.add_argument("--growth", action="store_true", help="instead, how time grows with each part of the shape")
+    parser.add_argument("--strategies", action="store_true", help="instead, every remasking strategy against none")
     parser.add_argument("--measure", type=json.loads, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.measure:
@@ -194,6 +233,8 @@ def main() -> None:
     for name in args.shape:
         if args.growth:
             growth(name)
+        elif args.strategies:
+            strategies(name, args.rounds)
         else:
             compare(name, args.rounds)
 

@@ -51,8 +51,9 @@ def evaluate_settings(
         seed: of the first batch's random numbers.
         critic: the network for the settings that have an entry `critic`, which is its name.
 
-    Returns one dict a setting: the setting, what is in `made_with`, `forward_passes` (of the slowest batch), `seconds`,
-    and what `measure` returns.
+    Returns one dict a setting: the setting, what is in `made_with`, `forward_passes` (of the slowest batch),
+    `mean_forward_passes` (those that the examples took, fewer where a threshold lets some end early), `seconds`, and
+    what `measure` returns.
 
     Raises:
         ValueError: if a setting is wrong, before anything is computed.
@@ -84,15 +85,16 @@ def evaluate_settings(
                 generator = torch.Generator().manual_seed(seed + start)
                 with precision:
                     output = generate(model, batch, setting, generator, critic)
-                parts.append((start, output.sequences.cpu(), output.num_forwards))
+                parts.append((start, output.sequences.cpu(), output.num_forwards, passes_of(output, batch, model)))
                 progress.update(output.num_forwards)
             parts = sorted(gather_object(parts), key=lambda part: part[0])
             row = {
                 "setting": setting,
                 **made_with,
-                "forward_passes": max(num_forwards for _, _, num_forwards in parts),
+                "forward_passes": max(num_forwards for _, _, num_forwards, _ in parts),
+                "mean_forward_passes": round(sum(sum(passes) for *_, passes in parts) / len(examples), 2),
                 "seconds": round(time.perf_counter() - began, 2),
-                **measure(torch.cat([sequences for _, sequences, _ in parts])),
+                **measure(torch.cat([sequences for _, sequences, *_ in parts])),
             }
             if state.is_main_process:
                 append_line(path, row)
@@ -119,6 +121,14 @@ def generate(
     call = generate_with_retries if "retries" in setting else remask_generate
     arguments = keyword_arguments(setting, critic) | {"return_dict_in_generate": True}
     return call(model, examples, generator=generator, **arguments)
+
+
+def passes_of(output: RemaskGenerationOutput, examples: Tensor, model) -> list[float]:
+    """The forward passes that each of the examples (B, L) took."""
+    if output.tokens_per_forward is None:
+        return [output.num_forwards] * len(examples)
+    num_masks = (examples == model.config.mask_token_id).sum(-1)
+    return (num_masks / output.tokens_per_forward).tolist()
 
 
 def keyword_arguments(setting: dict[str, Any], critic=None) -> dict[str, Any]:
@@ -155,7 +165,7 @@ def describe(setting: dict[str, Any]) -> str:
     fields = strategy_fields(setting.get("remask_strategy") or "none")
     if fields["name"] == "none":
         return f"none{again}"
-    said_elsewhere = ("name", "order", "do_sample", "steps", "remask_strategy")
+    said_elsewhere = ("name", "order", "do_sample", "steps", "confidence_threshold", "remask_strategy")
     details = describe_arguments(
         {name: value for name, value in (fields | setting).items() if name not in said_elsewhere}
     )

@@ -58,8 +58,8 @@ def evaluate_sudoku(
 
     A setting that is in the file `path`, for as many puzzles and the same seed, is not computed again.
 
-    Returns one dict a setting: the setting, `num_puzzles`, `seed`, `forward_passes` (of the slowest batch), `seconds`,
-    and what `sudoku_metrics` returns.
+    Returns one dict a setting: the setting, `num_puzzles`, `seed`, `forward_passes` (of the slowest batch),
+    `mean_forward_passes`, `seconds`, and what `sudoku_metrics` returns.
 
     Raises:
         ValueError: if a setting is wrong, before anything is computed.
@@ -79,9 +79,13 @@ def markdown_table(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         setting = row["setting"]
         cells = f"{row['cell_accuracy']:.2%}" if "cell_accuracy" in row else ""
+        order, passes = setting.get("order", "confidence"), str(row["forward_passes"])
+        if "confidence_threshold" in setting:
+            order = f"{order} > {setting['confidence_threshold']}"
+            passes = f"{row['mean_forward_passes']:.1f} (at most {passes})"
         lines.append(
-            f"| {setting.get('order', 'confidence')} | {'sampled' if setting.get('do_sample') else 'greedy'} "
-            f"| {describe(setting)} | {row['forward_passes']} | {row['success']:.1%} "
+            f"| {order} | {'sampled' if setting.get('do_sample') else 'greedy'} "
+            f"| {describe(setting)} | {passes} | {row['success']:.1%} "
             f"| {row['success_low']:.1%} to {row['success_high']:.1%} | {cells} | {row['seconds']:.0f} |"
         )
     return "\n".join(lines) + "\n"

@@ -20,7 +20,7 @@ def plot_success(path: str | Path, rows: list[dict[str, Any]]) -> None:
         {
             "panel": order_of(row),
             "label": describe(row["setting"]),
-            "passes": row["forward_passes"],
+            "passes": row["mean_forward_passes"],
             "mean": row["success"],
             "low": row["success_low"],
             "high": row["success_high"],

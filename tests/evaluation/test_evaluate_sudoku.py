@@ -72,6 +72,25 @@ def test_table_names_every_setting(tmp_path):
     assert "| prism (num_remask=2) |" in lines[3]
 
 
+class LateSolver(Solver):
+    """Is sure of the solution once half of a puzzle's 40 blanks are filled."""
+
+    def forward(self, input_ids, **kwargs):
+        output = super().forward(input_ids, **kwargs)
+        output.logits = output.logits * torch.where((input_ids == 0).sum(-1) > 20, 0.1, 1.0)[:, None, None]
+        return output
+
+
+def test_passes_are_those_that_each_puzzle_took(tmp_path):
+    easy = torch.where((PUZZLES == 0).cumsum(-1) > 10, SOLUTIONS, PUZZLES)  # 10 blanks left
+    setting = {"order": "confidence", "confidence_threshold": 0.9, "steps": 40}
+    (row,) = evaluate_sudoku(LateSolver(), torch.cat([PUZZLES, easy]), [setting], tmp_path / "rows.jsonl")
+    # The easy ones are filled at once, the others one by one for 20 steps first.
+    assert (row["success"], row["forward_passes"], row["mean_forward_passes"]) == (1.0, 21, 11.0)
+    table = markdown_table([row])
+    assert "| confidence > 0.9 | greedy | none | 11.0 (at most 21) |" in table
+
+
 def test_a_wrong_setting_stops_before_any_work(tmp_path):
     model = Solver()
     with pytest.raises(ValueError, match="num_remask or eta"):

@@ -57,7 +57,7 @@ class RemaskGenerationConfig(GenerationConfig):
             has probabilities it is `"random"`, with one that ranks drafts unset.
         confidence_threshold (`float` in [0, 1], defaults to None = off): each step fills all positions whose likeliest
             token has a probability above it, at least one, and what the steps before would have held, so that `steps`
-            becomes a maximum. Needs `order="confidence"`.
+            becomes a maximum: a block ends as soon as it has no mask. Needs `order="confidence"`.
         do_sample (`bool`, defaults to False): draw tokens from the posterior; otherwise the argmax.
         temperature (`float`, defaults to 1.0): of the draw, only with `do_sample`; 0 is the argmax.
         top_k (`int`, defaults to 0 = off): number of likeliest tokens to draw from, only with `do_sample`.
@@ -75,17 +75,19 @@ class RemaskGenerationConfig(GenerationConfig):
             strategy's fields may stand beside its name: `remask_strategy="remdm_loop", t_on=0.5`. Those that have
             probabilities or rank drafts say themselves what is remasked: `num_remask`, `quality_threshold`,
             `confidence_threshold` and the loop do not go with them.
-        num_remask (`int`): without blocks, tokens remasked a step, while num_remask < generated < M - num_remask. With
-            `block_length`, tokens remasked in a block, spread over its steps (what cannot be divided goes to the middle
-            ones), the first and the last of a block excepted. Not with `eta`.
+        num_remask (`int`): without blocks, tokens remasked a step, while num_remask < generated < M - num_remask (but
+            see `quality_threshold`). With `block_length`, tokens remasked in a block, spread over its steps (what
+            cannot be divided goes to the middle ones), the first and the last of a block excepted. Not with `eta`.
         eta (`float` in [0, 1]): the number remasked is Binomial(generated, min(eta, (1 - alpha_s) / alpha_t)). Not with
             `block_length`. A strategy with a field `eta` (`"remdm_cap"`, `"remdm_rescale"`, `"remdm_loop"`, `"p2"`)
             gets it instead.
         remask_start, remask_end (`float`, default to 0.0 and 1.0): remask only at steps i with
             remask_start <= i / T < remask_end (fractions of the steps, or of each block's steps).
         quality_threshold (`float` in [0, 1], defaults to None = off): remask only tokens with a quality below it;
-            the strategy must be one that reads quality. With `confidence_threshold` too, a block ends as soon as it is
-            complete and nothing in it is below.
+            the strategy must be one that reads quality. With `confidence_threshold` too, what was filled is verified: a
+            block ends as soon as it has no mask and a forward has read all of it and remasked nothing, or no step that
+            may remask is left. `num_remask` tokens may then go back in any step of the static sampler but the last,
+            whatever the row holds; in the block sampler the steps have the same shares as ever.
         loop_start (`int`): the extra loop steps come before this step, `0 <= loop_start <= steps`. The loop goes
             neither with `block_length` nor with `confidence_threshold`.
         loop_steps (`int`, defaults to 0): number of extra steps in which the count of generated tokens is held.

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -13,7 +13,7 @@ from .caching import CanvasCache
 from .canvas import Canvas
 from .configuration_remask import RemaskGenerationConfig
 from .orders import BLIND_ORDERS, POSTERIOR_ORDERS
-from .plans import PlannedStep, adapts
+from .plans import PlannedStep, adapts, verifies
 from .remdm import AncestralSampling
 from .sampling import ban_words, draw_tokens, left_contexts, probability_of, uniform, warp
 from .strategies import RemaskStrategy, StepState, ask, selection_of
@@ -107,6 +107,21 @@ def count_remasked(generated: torch.Tensor, planned: PlannedStep, config: Remask
         hit = uniform(generated.shape, generated.device, generator) < planned.sigma
         count = (hit & generated).sum(-1).minimum(count)
     return count
+
+
+def limit_remasked(planned: PlannedStep, most: torch.Tensor) -> PlannedStep:
+    """The step with no more than `most` (B,) tokens remasked in each row."""
+    return replace(planned, rows=planned.rows._replace(num_remask=planned.rows.num_remask.minimum(most)))
+
+
+def most_remasked_next(filled: torch.Tensor, unfilled: torch.Tensor, config: RemaskGenerationConfig) -> torch.Tensor:
+    """How many tokens a row may remask after a step with a threshold, (B,): none when nothing is left to be judged.
+
+    A row may be done before the others of its batch, and must not begin again. filled (B, L) bool: by the step.
+    unfilled (B,) bool: the row's block has masks after it.
+    """
+    goes_on = unfilled | filled.any(-1) if verifies(config) else unfilled
+    return filled.shape[1] * goes_on
 
 
 @dataclass(frozen=True)
@@ -223,9 +238,7 @@ def step_by_score(progress: Progress, window, planned: PlannedStep, sampler: Sam
     unfilled, generated = masked & window, window & ~masked
     num_unfilled = unfilled.sum(-1)
     if planned.asks:
-        # With a threshold a row may be done before the others of its batch; it must not begin again.
-        candidates = generated & (num_unfilled > 0)[:, None] if adapts(config) else generated
-        count = count_remasked(candidates, planned, config, generator)
+        count = count_remasked(generated, planned, config, generator)
 
     blind = config.order in BLIND_ORDERS
     if blind:
@@ -239,9 +252,10 @@ def step_by_score(progress: Progress, window, planned: PlannedStep, sampler: Sam
     if planned.asks:
         if token_probs is not None:
             token_probs = token_probs(tokens).masked_fill(~generated, torch.nan)
-        state = observe(sampler, planned, progress, candidates, probs=probs, quality=quality, token_probs=token_probs)
+        state = observe(sampler, planned, progress, generated, probs=probs, quality=quality, token_probs=token_probs)
+        candidates = generated
         if config.quality_threshold is not None:
-            candidates = candidates & (quality < config.quality_threshold)
+            candidates = generated & (quality < config.quality_threshold)
         remasked = select_lowest(ask(sampler.strategy, state), candidates, count)
 
     # Only positions masked before the remasking can be filled: the posterior of the others was not asked for.

@@ -22,7 +22,7 @@ from transformers.utils import ModelOutput, logging
 from .caching import check_cache, plan_cache
 from .canvas import Canvas, prepare_canvas
 from .configuration_remask import RemaskGenerationConfig, prepare_generation_config
-from .denoising import Progress, Sampler, check_quality, denoise, make_reader
+from .denoising import Progress, Sampler, check_quality, denoise, limit_remasked, make_reader, most_remasked_next
 from .plans import adapts, plan_steps
 from .stopping import as_ids, check_endings, end_rows
 from .strategies import STRATEGIES, field_names, resolve_strategy
@@ -177,22 +177,30 @@ def remask_generate(
     own_forwards = getattr(strategy, "num_forwards", 0)
     finished, forwards = torch.zeros_like(num_masks, dtype=torch.bool), torch.zeros_like(num_masks)
     cut_off, records, num_forwards, settled = torch.zeros_like(canvas.fillable), [], 0, False
+    most_remasked = torch.zeros_like(num_masks)
     for planned in plan:
-        if settled and not planned.opens:
-            continue
         rows = planned.rows
         unfinished = canvas.fillable & ~finished[:, None]
         later = unfinished & (rank >= rows.end[:, None])
         window = unfinished & (rank >= rows.start[:, None]) & ~later
-        forwards += ((progress.masked & window).any(-1) if adapts(config) else ~finished).long()
+        reads = ~finished
+        if adapts(config):
+            planned = limit_remasked(planned, most_remasked)
+            reads = (progress.masked & window).any(-1) | (reads & (planned.rows.num_remask > 0))
+            # What has been filled waits, without a forward, for the next step that may remask it.
+            if not planned.opens and not bool(reads.any()):
+                continue
+        forwards += reads.long()
         num_forwards += 1
         if planned.asks:
-            forwards += own_forwards * (rows.asks.bool() & ~finished)
+            forwards += own_forwards * (rows.asks.bool() & reads)
             num_forwards += own_forwards
         progress, (filled, remasked, quality) = denoise(progress, window, planned, sampler)
         closed = rows.last.bool()
         if adapts(config):
-            unsettled = (progress.masked & window).any(-1)
+            unfilled = (progress.masked & window).any(-1)
+            most_remasked = torch.where(reads, most_remasked_next(filled, unfilled, config), most_remasked)
+            unsettled = unfilled | ((most_remasked > 0) & rows.remasks_later.bool() & ~finished)
             closed, settled = closed | ~unsettled, not bool(unsettled.any())
         closing = planned.closes or settled
         if closing and can_end:

@@ -101,7 +101,7 @@ def static_schedule(num_masks: int, config: RemaskGenerationConfig, steps: int) 
     remasks = resolve_strategy(config.remask_strategy) is not None
     num_remask = config.num_remask if remasks and config.num_remask else 0
     if verifies(config):
-        num_remask = min(num_masks if config.eta is not None else num_remask, num_masks)
+        num_remask = num_masks if config.num_remask is None else min(num_remask, num_masks)
     # More steps than masks: the published window would close before the last tokens could be corrected.
     stays_open = num_masks < steps and 2 * num_remask < num_masks
     schedule, previous = [], 0
@@ -159,6 +159,8 @@ def block_schedule(num_masks: int, config: RemaskGenerationConfig, steps: int) -
         size = min(config.block_length, num_masks - start)
         window = [step for step in range(block_steps) if remasks_at(step, block_steps, config)]
         shares = dict(zip(window, spread_to_middle(config.num_remask or 0, len(window)), strict=True))
+        if sets_own_budget(config):
+            shares = dict.fromkeys(window, size)
         target, num_open = 0, size
         for step, due in enumerate(spread(size, block_steps)):
             share, last = shares.get(step, 0), step == block_steps - 1
@@ -244,14 +246,32 @@ def most_filled(strategy, size: int, steps: int, surprise: float = 1e-12) -> lis
     return [*widths[:-1], size]
 
 
+def fill_threshold(config: RemaskGenerationConfig) -> float | None:
+    """A position whose likeliest token has a probability above this is filled; None without threshold decoding."""
+    own = getattr(resolve_strategy(config.remask_strategy), "fill_threshold", None)
+    return config.confidence_threshold if own is None else own
+
+
+def verify_threshold(config: RemaskGenerationConfig) -> float | None:
+    """Only tokens of a quality, or of a score of the strategy if the threshold is its own, below this are remasked."""
+    own = getattr(resolve_strategy(config.remask_strategy), "verify_threshold", None)
+    return config.quality_threshold if own is None else own
+
+
 def adapts(config: RemaskGenerationConfig) -> bool:
     """Whether the model's confidence decides how many positions are filled, and so how many steps are made."""
-    return config.confidence_threshold is not None
+    return fill_threshold(config) is not None
 
 
 def verifies(config: RemaskGenerationConfig) -> bool:
     """Whether a row goes on until a forward has read all that it filled and found nothing to remask."""
-    return adapts(config) and config.quality_threshold is not None
+    remasks = resolve_strategy(config.remask_strategy) is not None
+    return remasks and adapts(config) and verify_threshold(config) is not None
+
+
+def sets_own_budget(config: RemaskGenerationConfig) -> bool:
+    """Whether a row may remask fewer tokens than the step before has filled, instead of a number that is set."""
+    return verifies(config) and config.num_remask is None and config.eta is None
 
 
 def mark_later(schedule: list[RowStep]) -> list[RowStep]:

@@ -24,6 +24,7 @@ from .canvas import Canvas, prepare_canvas
 from .configuration_remask import RemaskGenerationConfig, prepare_generation_config
 from .denoising import Progress, Sampler, check_quality, denoise, limit_remasked, make_reader, most_remasked_next
 from .plans import adapts, plan_steps
+from .shadows import check_shadows
 from .stopping import as_ids, check_endings, end_rows
 from .strategies import STRATEGIES, field_names, resolve_strategy
 from .streaming import Stream
@@ -124,7 +125,7 @@ def remask_generate(
             as the `critic` of `remask_strategy="token_critic"`.
 
     The loop waits for the device when a block is complete, if `eos_token_id` or `stopping_criteria` may end it; after
-    each step with a `confidence_threshold` or a `streamer`; and not otherwise.
+    each step with a `confidence_threshold`, with `"wino"` or with a `streamer`; and not otherwise.
 
     Works as `model.generate(..., custom_generate=remask_generate, ...)` too, for a model class with transformers' own
     `generate`. Only the streamer is not passed on there.
@@ -148,6 +149,8 @@ def remask_generate(
     canvas = prepare_canvas(input_ids, attention_mask, config)
     if config.cache:
         check_cache(model, canvas, config)
+    if getattr(strategy, "needs_shadows", False):
+        check_shadows(model, config)
     num_masks = canvas.fillable.sum(-1)
     most_masks = max(num_masks.tolist(), default=0)
     if most_masks == 0:

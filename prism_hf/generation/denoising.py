@@ -45,8 +45,8 @@ def check_quality(model) -> None:
 
 
 def make_reader(model, canvas: Canvas, config: RemaskGenerationConfig, needs_quality: bool):
-    """A function for one forward: (tokens (B, L), positions (B, W) or None, recomputed (B, R) or None, shadowed (B, S)
-    or None).
+    """A function for one forward: (tokens (B, L), positions (B, W), recomputed (B, R), shadowed (B, S)), all but the
+    tokens or None.
 
     It returns logits and quality. Logits are float32, (B, W, V) at the positions or (B, L, V) everywhere, with guidance
     applied and the mask token and suppressed tokens excluded; quality is (B, L) in [0, 1], or None. With a cache only

@@ -25,6 +25,7 @@ from .strategies import (
     PrismRemasking,
     RandomRemasking,
     StepState,
+    WinoRemasking,
     register_strategy,
 )
 from .streaming import TerminalDraftStreamer
@@ -52,6 +53,7 @@ __all__ = [
     "TerminalDraftStreamer",
     "TokenCritic",
     "Trajectory",
+    "WinoRemasking",
     "ended_by_tokenizer",
     "generate_with_retries",
     "prepare_generation_config",

@@ -20,12 +20,17 @@ def is_integer(value: Any) -> bool:
 
 
 CACHES = ("prefix", "dual")
-# What a strategy of these selections decides itself, so that the setting has no meaning with it.
 DECIDED_BY_STRATEGY = ("num_remask", "eta", "quality_threshold", "confidence_threshold", "loop_steps")
-NOT_WITH = {"lowest": (), "probability": DECIDED_BY_STRATEGY, "ranking": DECIDED_BY_STRATEGY}
+DETERMINISTIC = ("prism", "wino", "p2", "token_critic")
 ORDER_OF = {"lowest": "confidence", "probability": "random", "ranking": "confidence"}
 # Of `generate`, beside the fields of its config.
 ARGUMENTS = ("input_ids", "attention_mask", "generator", "logits_processor", "stopping_criteria", "streamer")
+
+
+def decided_by(strategy: Any) -> tuple[str, ...]:
+    """The settings that the strategy decides itself, so that they have no meaning with it."""
+    decides = selection_of(strategy) != "lowest" or hasattr(strategy, "verify_threshold")
+    return DECIDED_BY_STRATEGY if decides else ()
 
 
 class RemaskGenerationConfig(GenerationConfig):
@@ -57,7 +62,7 @@ class RemaskGenerationConfig(GenerationConfig):
             has probabilities it is `"random"`, with one that ranks drafts unset.
         confidence_threshold (`float` in [0, 1], defaults to None = off): each step fills all positions whose likeliest
             token has a probability above it, at least one, and what the steps before would have held, so that `steps`
-            becomes a maximum. Needs `order="confidence"`.
+            becomes a maximum: a block ends as soon as it has no mask. Needs `order="confidence"`.
         do_sample (`bool`, defaults to False): draw tokens from the posterior; otherwise the argmax.
         temperature (`float`, defaults to 1.0): of the draw, only with `do_sample`; 0 is the argmax.
         top_k (`int`, defaults to 0 = off): number of likeliest tokens to draw from, only with `do_sample`.
@@ -73,19 +78,21 @@ class RemaskGenerationConfig(GenerationConfig):
             `"remdm_cap"`, `"p2"`, ...), `{"name": ..., **fields}`, an instance, or a callable, see
             `prism_hf.generation.strategies`. None takes the model's default; `"none"` is always off. In a call, a
             strategy's fields may stand beside its name: `remask_strategy="remdm_loop", t_on=0.5`. Those that have
-            probabilities or rank drafts say themselves what is remasked: `num_remask`, `quality_threshold`,
-            `confidence_threshold` and the loop do not go with them.
-        num_remask (`int`): without blocks, tokens remasked a step, while num_remask < generated < M - num_remask. With
-            `block_length`, tokens remasked in a block, spread over its steps (what cannot be divided goes to the middle
-            ones), the first and the last of a block excepted. Not with `eta`.
+            probabilities or rank drafts, and `"wino"`, say themselves what is remasked: `num_remask`,
+            `quality_threshold`, `confidence_threshold` and the loop do not go with them.
+        num_remask (`int`): without blocks, tokens remasked a step, while num_remask < generated < M - num_remask (but
+            see `quality_threshold`). With `block_length`, tokens remasked in a block, spread over its steps (what
+            cannot be divided goes to the middle ones), the first and the last of a block excepted. Not with `eta`.
         eta (`float` in [0, 1]): the number remasked is Binomial(generated, min(eta, (1 - alpha_s) / alpha_t)). Not with
             `block_length`. A strategy with a field `eta` (`"remdm_cap"`, `"remdm_rescale"`, `"remdm_loop"`, `"p2"`)
             gets it instead.
         remask_start, remask_end (`float`, default to 0.0 and 1.0): remask only at steps i with
             remask_start <= i / T < remask_end (fractions of the steps, or of each block's steps).
         quality_threshold (`float` in [0, 1], defaults to None = off): remask only tokens with a quality below it;
-            the strategy must be one that reads quality. With `confidence_threshold` too, a block ends as soon as it is
-            complete and nothing in it is below.
+            the strategy must be one that reads quality. With `confidence_threshold` too, what was filled is verified: a
+            block ends as soon as it has no mask and a forward has read all of it and remasked nothing, or no step that
+            may remask is left. `num_remask` tokens may then go back in any step of the static sampler but the last,
+            whatever the row holds; in the block sampler the steps have the same shares as ever.
         loop_start (`int`): the extra loop steps come before this step, `0 <= loop_start <= steps`. The loop goes
             neither with `block_length` nor with `confidence_threshold`.
         loop_steps (`int`, defaults to 0): number of extra steps in which the count of generated tokens is held.
@@ -244,21 +251,22 @@ class RemaskGenerationConfig(GenerationConfig):
         self.validate()
         strategy = resolve_strategy(self.remask_strategy)
         selection = selection_of(strategy)
-        for name in NOT_WITH[selection]:
+        decided = decided_by(strategy)
+        for name in decided:
             if getattr(self, name):
                 raise ValueError(
                     f"{name}={getattr(self, name)!r} does not go with remask_strategy {name_of(strategy)}, which "
                     f"decides itself what is remasked and filled: leave {name} out, or set it to "
                     f"{self._get_default_generation_params().get(name)}."
                 )
-        if selection != "lowest" and self.order != ORDER_OF[selection]:
+        if decided and self.order != ORDER_OF[selection]:
             raise ValueError(
                 f"order={self.order!r} does not go with remask_strategy {name_of(strategy)}, which decides itself what "
                 "is filled: leave order out, or set it to None."
             )
         if hasattr(strategy, "check_config"):
             strategy.check_config(self)
-        if strategy is not None and selection == "lowest" and self.num_remask is None and self.eta is None:
+        if strategy is not None and not decided and self.num_remask is None and self.eta is None:
             raise ValueError(f"remask_strategy={self.remask_strategy!r} needs num_remask or eta: how many to remask.")
         if (
             strategy is not None
@@ -277,6 +285,11 @@ class RemaskGenerationConfig(GenerationConfig):
             raise ValueError(
                 f"cache={self.cache!r} leaves out most positions, and remask_strategy={self.remask_strategy!r} reads "
                 "the posterior of all: set cache=None."
+            )
+        if self.cache is not None and getattr(strategy, "needs_shadows", False):
+            raise ValueError(
+                f"cache={self.cache!r} does not go with remask_strategy={self.remask_strategy!r}, whose shadow tokens "
+                "have no place in it: set cache=None."
             )
         if self.cache_refresh_interval is not None and self.cache is None:
             raise ValueError(
@@ -303,7 +316,7 @@ class RemaskGenerationConfig(GenerationConfig):
                 f"confidence_threshold={self.confidence_threshold} needs order='confidence', got {self.order!r}."
             )
         draws = (self.do_sample and self.temperature > 0) or self.order == "random" or self.loop_steps
-        draws = draws or self.eta or not (strategy is None or self.remask_strategy in ("prism", "p2", "token_critic"))
+        draws = draws or self.eta or not (strategy is None or self.remask_strategy in DETERMINISTIC)
         if self.num_return_sequences > 1 and not draws:
             raise ValueError(
                 f"num_return_sequences={self.num_return_sequences} would be the same sequence each time: "
@@ -362,10 +375,8 @@ def prepare_generation_config(model, generation_config: GenerationConfig | None,
             if any(name in given for name in pair):
                 values |= dict.fromkeys(pair)
         if "remask_strategy" in given:
-            selection = selection_of(resolve_strategy(given["remask_strategy"]))
-            values |= {
-                name: defaults.get(name) for name in (*NOT_WITH[selection], *(["order"] * (selection != "lowest")))
-            }
+            decided = decided_by(resolve_strategy(given["remask_strategy"]))
+            values |= {name: defaults.get(name) for name in (*decided, "order") if decided}
         values |= given
     if values["mask_token_id"] is None:
         values["mask_token_id"] = getattr(getattr(model, "config", None), "mask_token_id", None)

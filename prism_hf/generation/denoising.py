@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -13,9 +13,10 @@ from .caching import CanvasCache
 from .canvas import Canvas
 from .configuration_remask import RemaskGenerationConfig
 from .orders import BLIND_ORDERS, POSTERIOR_ORDERS
-from .plans import PlannedStep, adapts
+from .plans import PlannedStep, adapts, fill_threshold, sets_own_budget, verifies, verify_threshold
 from .remdm import AncestralSampling
 from .sampling import ban_words, draw_tokens, left_contexts, probability_of, uniform, warp
+from .shadows import add_shadows
 from .strategies import RemaskStrategy, StepState, ask, selection_of
 
 ANCESTRAL = AncestralSampling()
@@ -44,11 +45,13 @@ def check_quality(model) -> None:
 
 
 def make_reader(model, canvas: Canvas, config: RemaskGenerationConfig, needs_quality: bool):
-    """A function for one forward: (tokens (B, L), positions (B, W) or None, recomputed (B, R) or None).
+    """A function for one forward: (tokens (B, L), positions (B, W), recomputed (B, R), shadowed (B, S)), all but the
+    tokens or None.
 
     It returns logits and quality. Logits are float32, (B, W, V) at the positions or (B, L, V) everywhere, with guidance
     applied and the mask token and suppressed tokens excluded; quality is (B, L) in [0, 1], or None. With a cache only
-    the `recomputed` positions are computed, among which the others must be, and quality is NaN elsewhere.
+    the `recomputed` positions are computed, among which the others must be, and quality is NaN elsewhere. The logits of
+    the shadows of the `shadowed` positions follow those at the positions: (B, W + S, V).
     """
     parameters = forward_parameters(model)
     kwargs = {"return_quality": needs_quality} if needs_quality or "return_quality" in parameters else {}
@@ -62,22 +65,29 @@ def make_reader(model, canvas: Canvas, config: RemaskGenerationConfig, needs_qua
     if config.cfg_scale and attention_mask is not None:
         attention_mask = attention_mask.repeat(2, 1)
 
-    def read(tokens: torch.Tensor, positions: torch.Tensor | None, recomputed: torch.Tensor | None = None):
+    def read(
+        tokens: torch.Tensor,
+        positions: torch.Tensor | None,
+        recomputed: torch.Tensor | None = None,
+        shadowed: torch.Tensor | None = None,
+    ):
         (batch, length), at, computed = tokens.shape, positions, recomputed
         if computed is not None:
             order = torch.arange(computed.shape[1], device=tokens.device).expand_as(computed)
             at = torch.zeros_like(tokens).scatter(1, computed, order).gather(1, positions)
+        if shadowed is not None:
+            at = torch.cat([at, length + torch.arange(shadowed.shape[1], device=tokens.device).expand_as(shadowed)], 1)
         if config.cfg_scale:
             tokens = torch.cat([tokens, tokens.masked_fill(canvas.given, config.mask_token_id)])
-            at, computed = (None if each is None else each.repeat(2, 1) for each in (at, computed))
+            at, computed, shadowed = (None if each is None else each.repeat(2, 1) for each in (at, computed, shadowed))
         if cache is not None:
             cache.positions = computed
         if computed is not None:
             tokens = tokens.gather(1, computed)
-        if takes_positions:
-            output = model(input_ids=tokens, attention_mask=attention_mask, logits_at=at, **kwargs)
-        else:
-            output = model(input_ids=tokens, attention_mask=attention_mask, **kwargs)
+        inputs = {"input_ids": tokens, "attention_mask": attention_mask}
+        if shadowed is not None:
+            inputs = add_shadows(tokens, shadowed, attention_mask, config.mask_token_id, model.dtype)
+        output = model(**inputs, **({"logits_at": at} if takes_positions else {}), **kwargs)
         logits = output.logits if takes_positions or at is None else take_positions(output.logits, at)
         logits = logits.float()
         if config.cfg_scale:
@@ -91,7 +101,7 @@ def make_reader(model, canvas: Canvas, config: RemaskGenerationConfig, needs_qua
         quality_logits = getattr(output, "quality_logits", None)
         if quality_logits is None:
             raise ValueError(no_quality(model))
-        quality = quality_logits[:batch].float().sigmoid()
+        quality = quality_logits[:batch, :length].float().sigmoid()
         if recomputed is not None:
             quality = quality.new_full((batch, length), torch.nan).scatter(1, recomputed, quality)
         return logits, quality
@@ -107,6 +117,23 @@ def count_remasked(generated: torch.Tensor, planned: PlannedStep, config: Remask
         hit = uniform(generated.shape, generated.device, generator) < planned.sigma
         count = (hit & generated).sum(-1).minimum(count)
     return count
+
+
+def limit_remasked(planned: PlannedStep, most: torch.Tensor) -> PlannedStep:
+    """The step with no more than `most` (B,) tokens remasked in each row."""
+    return replace(planned, rows=planned.rows._replace(num_remask=planned.rows.num_remask.minimum(most)))
+
+
+def most_remasked_next(filled: torch.Tensor, unfilled: torch.Tensor, config: RemaskGenerationConfig) -> torch.Tensor:
+    """How many tokens a row may remask after a step with a threshold, (B,): none when nothing is left to be judged.
+
+    A row may be done before the others of its batch, and must not begin again. filled (B, L) bool: by the step.
+    unfilled (B,) bool: the row's block has masks after it.
+    """
+    if sets_own_budget(config):
+        return (filled.sum(-1) - 1).clamp(min=0)
+    goes_on = unfilled | filled.any(-1) if verifies(config) else unfilled
+    return filled.shape[1] * goes_on
 
 
 @dataclass(frozen=True)
@@ -162,16 +189,21 @@ def read_for(sampler: Sampler, tokens, positions, window, planned: PlannedStep):
     if not (asked and sampler.needs("token_probs")):
         return *sampler.read(tokens, positions, planned.recomputed), None, None
     block = first_columns(window, planned.size)
-    logits, quality = sampler.read(tokens, block, planned.recomputed)
-    order = torch.arange(planned.size, device=tokens.device).expand_as(block)
-    index = torch.zeros_like(tokens).scatter(1, block, order).gather(1, positions)
+    if sampler.needs("shadows"):
+        logits, quality = sampler.read(tokens, positions, planned.recomputed, block)
+        logits, of_block = logits[:, : positions.shape[1]], logits[:, positions.shape[1] :]
+    else:
+        of_block, quality = sampler.read(tokens, block, planned.recomputed)
+        order = torch.arange(planned.size, device=tokens.device).expand_as(block)
+        index = torch.zeros_like(tokens).scatter(1, block, order).gather(1, positions)
+        logits = take_positions(of_block, index)
 
     def token_probs(canvas: torch.Tensor) -> torch.Tensor:
-        probs = probability_of(canvas.gather(1, block), logits)
+        probs = probability_of(canvas.gather(1, block), of_block)
         probs = torch.full(tokens.shape, torch.nan, device=tokens.device).scatter(1, block, probs)
         return probs.masked_fill(~window, torch.nan)
 
-    return take_positions(logits, index), quality, None, token_probs
+    return logits, quality, None, token_probs
 
 
 def observe(sampler: Sampler, planned: PlannedStep, progress: Progress, generated, **seen) -> StepState:
@@ -223,9 +255,7 @@ def step_by_score(progress: Progress, window, planned: PlannedStep, sampler: Sam
     unfilled, generated = masked & window, window & ~masked
     num_unfilled = unfilled.sum(-1)
     if planned.asks:
-        # With a threshold a row may be done before the others of its batch; it must not begin again.
-        candidates = generated & (num_unfilled > 0)[:, None] if adapts(config) else generated
-        count = count_remasked(candidates, planned, config, generator)
+        count = count_remasked(generated, planned, config, generator)
 
     blind = config.order in BLIND_ORDERS
     if blind:
@@ -239,10 +269,11 @@ def step_by_score(progress: Progress, window, planned: PlannedStep, sampler: Sam
     if planned.asks:
         if token_probs is not None:
             token_probs = token_probs(tokens).masked_fill(~generated, torch.nan)
-        state = observe(sampler, planned, progress, candidates, probs=probs, quality=quality, token_probs=token_probs)
-        if config.quality_threshold is not None:
-            candidates = candidates & (quality < config.quality_threshold)
-        remasked = select_lowest(ask(sampler.strategy, state), candidates, count)
+        state = observe(sampler, planned, progress, generated, probs=probs, quality=quality, token_probs=token_probs)
+        score, candidates, threshold = ask(sampler.strategy, state), generated, verify_threshold(config)
+        if threshold is not None:
+            candidates = generated & ((score if config.quality_threshold is None else quality) < threshold)
+        remasked = select_lowest(score, candidates, count)
 
     # Only positions masked before the remasking can be filled: the posterior of the others was not asked for.
     due = planned.rows.target - generated.sum(-1) + remasked.sum(-1)
@@ -251,7 +282,7 @@ def step_by_score(progress: Progress, window, planned: PlannedStep, sampler: Sam
         score = POSTERIOR_ORDERS[config.order](logits.softmax(-1))
         candidates = torch.arange(planned.num_open, device=device) < num_unfilled[:, None]
         if adapts(config):
-            sure = candidates & (score > config.confidence_threshold)
+            sure = candidates & (score > fill_threshold(config))
             due = torch.maximum(due, sure.sum(-1).clamp(min=1))
         best = lowest_first(-score, candidates)[:, : planned.width]
         positions, logits = positions.gather(1, best), take_positions(logits, best)

@@ -21,7 +21,7 @@ class RowStep(NamedTuple):
     remask, or fewer, and only while `above` < tokens in the block < `below`. num_open: the block has no more masks than
     this before the forward. width: no more positions than this are filled. last: 1 where the block ends. step: index of
     the step within its block, out of `steps`; time runs from 1 to 0 in them. asks: 1 where the strategy is asked for
-    this row.
+    this row. remasks_later: 1 where a later step of the block may remask.
     """
 
     start: int
@@ -37,6 +37,7 @@ class RowStep(NamedTuple):
     step: int
     steps: int
     asks: int
+    remasks_later: int = 0
 
 
 @dataclass(frozen=True)
@@ -94,10 +95,13 @@ def static_schedule(num_masks: int, config: RemaskGenerationConfig, steps: int) 
     """The static sampler (PRISM, arXiv 2510.01384): one block of all M masks.
 
     After base step i of T the row holds ceil(M (i + 1) / T) tokens; loop steps hold the count of the step before. It
-    remasks n = num_remask while n < tokens < M - n, and no more than masks that were there before can make up for.
+    remasks n = num_remask while n < tokens < M - n, and no more than masks that were there before can make up for. With
+    verification it remasks n whatever the row holds, but for the last step.
     """
     remasks = resolve_strategy(config.remask_strategy) is not None
     num_remask = config.num_remask if remasks and config.num_remask else 0
+    if verifies(config):
+        num_remask = num_masks if config.num_remask is None else min(num_remask, num_masks)
     # More steps than masks: the published window would close before the last tokens could be corrected.
     stays_open = num_masks < steps and 2 * num_remask < num_masks
     schedule, previous = [], 0
@@ -106,14 +110,17 @@ def static_schedule(num_masks: int, config: RemaskGenerationConfig, steps: int) 
         may_remask = remasks_at(index, steps, config)
         room = num_masks - target
         above, below = num_remask, num_masks - num_remask
-        if config.eta is not None:
+        if verifies(config):
+            count, above, below = num_remask if index < steps - 1 else 0, -1, num_masks + 1
+        elif config.eta is not None:
             count, above, below = room, -1, num_masks + 1
         elif stays_open and index < steps - 1:
             count, below = num_remask, num_masks + 1
         else:
             count = min(num_remask, room)
         num_loop = config.num_remask_loop if is_loop else 0
-        num_open = min(max(num_masks - previous, num_remask if stays_open else 0) + num_loop, num_masks)
+        reopened = num_remask if stays_open or verifies(config) else 0
+        num_open = min(max(num_masks - previous, reopened) + num_loop, num_masks)
         width = min(target - previous + num_remask + num_loop, num_masks)
         if adapts(config) or config.eta:
             width = num_open
@@ -152,6 +159,8 @@ def block_schedule(num_masks: int, config: RemaskGenerationConfig, steps: int) -
         size = min(config.block_length, num_masks - start)
         window = [step for step in range(block_steps) if remasks_at(step, block_steps, config)]
         shares = dict(zip(window, spread_to_middle(config.num_remask or 0, len(window)), strict=True))
+        if sets_own_budget(config):
+            shares = dict.fromkeys(window, size)
         target, num_open = 0, size
         for step, due in enumerate(spread(size, block_steps)):
             share, last = shares.get(step, 0), step == block_steps - 1
@@ -237,9 +246,42 @@ def most_filled(strategy, size: int, steps: int, surprise: float = 1e-12) -> lis
     return [*widths[:-1], size]
 
 
+def fill_threshold(config: RemaskGenerationConfig) -> float | None:
+    """A position whose likeliest token has a probability above this is filled; None without threshold decoding."""
+    own = getattr(resolve_strategy(config.remask_strategy), "fill_threshold", None)
+    return config.confidence_threshold if own is None else own
+
+
+def verify_threshold(config: RemaskGenerationConfig) -> float | None:
+    """Only tokens of a quality, or of a score of the strategy if the threshold is its own, below this are remasked."""
+    own = getattr(resolve_strategy(config.remask_strategy), "verify_threshold", None)
+    return config.quality_threshold if own is None else own
+
+
 def adapts(config: RemaskGenerationConfig) -> bool:
     """Whether the model's confidence decides how many positions are filled, and so how many steps are made."""
-    return config.confidence_threshold is not None
+    return fill_threshold(config) is not None
+
+
+def verifies(config: RemaskGenerationConfig) -> bool:
+    """Whether a row goes on until a forward has read all that it filled and found nothing to remask."""
+    remasks = resolve_strategy(config.remask_strategy) is not None
+    return remasks and adapts(config) and verify_threshold(config) is not None
+
+
+def sets_own_budget(config: RemaskGenerationConfig) -> bool:
+    """Whether a row may remask fewer tokens than the step before has filled, instead of a number that is set."""
+    return verifies(config) and config.num_remask is None and config.eta is None
+
+
+def mark_later(schedule: list[RowStep]) -> list[RowStep]:
+    """The schedule with `remasks_later` set."""
+    marked, later = [], 0
+    for step in reversed(schedule):
+        later = 0 if step.last else later
+        marked.append(step._replace(remasks_later=later))
+        later = max(later, int(step.num_remask > 0))
+    return marked[::-1]
 
 
 def plan_steps(
@@ -260,7 +302,7 @@ def plan_steps(
                 f"steps={steps} are too few for {num_blocks} blocks of block_length={config.block_length}: "
                 f"raise steps to {num_blocks} or more, or make the blocks longer."
             )
-    schedules = {count: schedule(count, config, steps) for count in set(num_masks)}
+    schedules = {count: mark_later(schedule(count, config, steps)) for count in set(num_masks)}
     columns = list(zip(*(schedules[count] for count in num_masks), strict=True))  # S of B row steps
     on_device = torch.tensor(columns, device=device).transpose(1, 2)  # (S, fields, B)
     in_place = [count - num_new for count in num_masks]

@@ -22,8 +22,9 @@ from transformers.utils import ModelOutput, logging
 from .caching import check_cache, plan_cache
 from .canvas import Canvas, prepare_canvas
 from .configuration_remask import RemaskGenerationConfig, prepare_generation_config
-from .denoising import Progress, Sampler, check_quality, denoise, make_reader
+from .denoising import Progress, Sampler, check_quality, denoise, limit_remasked, make_reader, most_remasked_next
 from .plans import adapts, plan_steps
+from .shadows import check_shadows
 from .stopping import as_ids, check_endings, end_rows
 from .strategies import STRATEGIES, field_names, resolve_strategy
 from .streaming import Stream
@@ -124,7 +125,7 @@ def remask_generate(
             as the `critic` of `remask_strategy="token_critic"`.
 
     The loop waits for the device when a block is complete, if `eos_token_id` or `stopping_criteria` may end it; after
-    each step with a `confidence_threshold` or a `streamer`; and not otherwise.
+    each step with a `confidence_threshold`, with `"wino"` or with a `streamer`; and not otherwise.
 
     Works as `model.generate(..., custom_generate=remask_generate, ...)` too, for a model class with transformers' own
     `generate`. Only the streamer is not passed on there.
@@ -148,6 +149,8 @@ def remask_generate(
     canvas = prepare_canvas(input_ids, attention_mask, config)
     if config.cache:
         check_cache(model, canvas, config)
+    if getattr(strategy, "needs_shadows", False):
+        check_shadows(model, config)
     num_masks = canvas.fillable.sum(-1)
     most_masks = max(num_masks.tolist(), default=0)
     if most_masks == 0:
@@ -177,22 +180,30 @@ def remask_generate(
     own_forwards = getattr(strategy, "num_forwards", 0)
     finished, forwards = torch.zeros_like(num_masks, dtype=torch.bool), torch.zeros_like(num_masks)
     cut_off, records, num_forwards, settled = torch.zeros_like(canvas.fillable), [], 0, False
+    most_remasked = torch.zeros_like(num_masks)
     for planned in plan:
-        if settled and not planned.opens:
-            continue
         rows = planned.rows
         unfinished = canvas.fillable & ~finished[:, None]
         later = unfinished & (rank >= rows.end[:, None])
         window = unfinished & (rank >= rows.start[:, None]) & ~later
-        forwards += ((progress.masked & window).any(-1) if adapts(config) else ~finished).long()
+        reads = ~finished
+        if adapts(config):
+            planned = limit_remasked(planned, most_remasked)
+            reads = (progress.masked & window).any(-1) | (reads & (planned.rows.num_remask > 0))
+            # What has been filled waits, without a forward, for the next step that may remask it.
+            if not planned.opens and not bool(reads.any()):
+                continue
+        forwards += reads.long()
         num_forwards += 1
         if planned.asks:
-            forwards += own_forwards * (rows.asks.bool() & ~finished)
+            forwards += own_forwards * (rows.asks.bool() & reads)
             num_forwards += own_forwards
         progress, (filled, remasked, quality) = denoise(progress, window, planned, sampler)
         closed = rows.last.bool()
         if adapts(config):
-            unsettled = (progress.masked & window).any(-1)
+            unfilled = (progress.masked & window).any(-1)
+            most_remasked = torch.where(reads, most_remasked_next(filled, unfilled, config), most_remasked)
+            unsettled = unfilled | ((most_remasked > 0) & rows.remasks_later.bool() & ~finished)
             closed, settled = closed | ~unsettled, not bool(unsettled.any())
         closing = planned.closes or settled
         if closing and can_end:

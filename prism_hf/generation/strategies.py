@@ -13,7 +13,10 @@ A strategy is any callable ``strategy(state: StepState) -> (B, L)``, float, on t
   kept, those of highest score; all others are masked, whether they were before or not.
 
 What a strategy reads of a state beyond canvas, generated and time, it asks for: `needs_quality = True`, `needs_probs`,
-`needs_token_probs`, `needs_confidence`. `num_forwards` is the number of model calls it makes itself each time it is
+`needs_token_probs`, `needs_confidence`; `needs_shadows = True` hides each token from itself for `token_probs`.
+`fill_threshold` and `verify_threshold` make it decode in parallel: they stand for `confidence_threshold` and, over the
+score that it returns, for `quality_threshold`. It may then remask fewer tokens than the step before has filled, however
+many, and takes no `num_remask`. `num_forwards` is the number of model calls it makes itself each time it is
 asked. `check_config(config)` may raise ValueError where the settings of a call do not fit it. The built-in ones are
 frozen dataclasses, registered under the name that users write.
 """
@@ -134,6 +137,32 @@ class PrismLoopRemasking:
 
     def __call__(self, state: StepState) -> torch.Tensor:
         return state.quality
+
+
+@register_strategy("wino")
+@dataclass(frozen=True)
+class WinoRemasking:
+    """Fill generously, then remask what the model would not say again (WINO, arXiv 2507.18578). Free of training.
+
+    Each step fills all masks whose likeliest token has a probability over `fill_threshold`, at least one, and remasks
+    the tokens of the block whose probability, with the token hidden from itself, is below `verify_threshold`: the least
+    likely ones, fewer than the step before has filled. Ends when a forward has found nothing to remask in the full
+    block; `steps` is a maximum. To verify, a forward reads as many tokens more as the block has positions, which see
+    all others but not one another (in the published code they do).
+    """
+
+    fill_threshold: float = 0.6
+    verify_threshold: float = 0.9
+    needs_token_probs: ClassVar[bool] = True
+    needs_shadows: ClassVar[bool] = True
+
+    def __post_init__(self):
+        for name, value in vars(self).items():
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+                raise ValueError(f"{name} of WinoRemasking must be a number from 0 to 1, got {value!r}.")
+
+    def __call__(self, state: StepState) -> torch.Tensor:
+        return state.token_probs
 
 
 def resolve_strategy(value: Any) -> RemaskStrategy | None:

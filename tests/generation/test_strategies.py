@@ -23,15 +23,18 @@ class Hashed(nn.Module):
     def __init__(self, length=12, vocabulary=7):
         super().__init__()
         generator = torch.Generator().manual_seed(0)
-        self.config = SimpleNamespace(mask_token_id=MASK)
+        self.config, self.dtype = SimpleNamespace(mask_token_id=MASK, model_type="llada"), torch.float32
         self.logits = 2 * torch.randn(61, length, vocabulary, generator=generator)
         self.quality = torch.randn(61, length, generator=generator)
         self.calls = 0
 
-    def forward(self, input_ids, attention_mask=None, return_quality=True):
+    def forward(self, input_ids, attention_mask=None, return_quality=True, position_ids=None):
         self.calls += 1
         bucket = (input_ids * torch.arange(3, 3 + input_ids.shape[1])).sum(-1) % 61
-        return SimpleNamespace(logits=self.logits[bucket], quality_logits=self.quality[bucket])
+        logits = self.logits[bucket]
+        if position_ids is not None:
+            logits = logits.gather(1, position_ids[..., None].expand(-1, -1, logits.shape[-1]))
+        return SimpleNamespace(logits=logits, quality_logits=self.quality[bucket])
 
 
 def canvases():

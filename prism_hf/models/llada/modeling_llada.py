@@ -165,7 +165,8 @@ class LladaModel(LladaPreTrainedModel):
 
         Args:
             input_ids: (B, L) token ids, masks included.
-            attention_mask: (B, L), 1 where a token is real and 0 where it is padding, on either side.
+            attention_mask: (B, L), 1 where a token is real and 0 where it is padding, on either side; or (B, 1, L, L),
+                what each query sees of the keys, as the attention implementation takes it.
             position_ids: (B, L); 0 to L - 1 if not given. Positions are relative, so padding on the left needs none.
             inputs_embeds: (B, L, D), in place of `input_ids`.
             cache: is filled, or says at which W positions of the canvas the tokens (B, W) stand; `attention_mask` is

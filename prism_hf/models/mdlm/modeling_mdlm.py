@@ -310,17 +310,20 @@ class MdlmModel(MdlmPreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         sigma: torch.Tensor | None = None,
         cache: CanvasCache | None = None,
+        position_ids: torch.LongTensor | None = None,
         **kwargs,
     ) -> MdlmModelOutput:
         """Run the transformer.
 
         Args:
             input_ids: (B, L) token ids, masks included.
-            attention_mask: (B, L), 1 where a token is real and 0 where it is padding.
+            attention_mask: (B, L), 1 where a token is real and 0 where it is padding; or (B, 1, L, L), what each query
+                sees of the keys, as the attention implementation takes it.
             sigma: (B,) total noise, `-log(1 - t)` for the linear schedule. Ignored, as 0, unless
                 `config.time_conditioning`.
             cache: is filled, or says at which W positions of the canvas the tokens (B, W) stand; `attention_mask` is
                 that of the canvas in either case.
+            position_ids: (B, L); 0 to L - 1 if not given.
 
         Raises:
             ValueError: if the model is time-conditioned and `sigma` is missing or not of shape (B,).
@@ -328,7 +331,9 @@ class MdlmModel(MdlmPreTrainedModel):
         conditioning = self.condition(input_ids, sigma)
         hidden_states = self.vocab_embed(input_ids)
         mask = padding_mask(self, hidden_states, attention_mask)
-        position_embeddings = self.rotary_emb(canvas_positions(hidden_states, cache))
+        if position_ids is None:
+            position_ids = canvas_positions(hidden_states, cache)
+        position_embeddings = self.rotary_emb(position_ids)
         for block in self.blocks:
             hidden_states = block(hidden_states, conditioning, position_embeddings, mask, cache)
         return MdlmModelOutput(last_hidden_state=hidden_states, conditioning=conditioning)
@@ -378,7 +383,7 @@ class MdlmForMaskedDiffusion(MdlmPreTrainedModel):
         Args:
             input_ids: (B, L) token ids, masks included.
             attention_mask: (B, L), 1 where a token is real and 0 where it is padding.
-            sigma, cache: see `MdlmModel.forward`.
+            sigma, cache, position_ids: see `MdlmModel.forward`.
             logits_to_keep: boolean (B, L); logits are then built for those N positions only.
             logits_at: (B, W) columns of `input_ids`; logits are then built for those only.
 
@@ -412,18 +417,21 @@ class MdlmQualityHead(nn.Module):
         conditioning: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         cache: CanvasCache | None = None,
+        position_ids: torch.LongTensor | None = None,
     ) -> torch.Tensor:
         """Return quality logits (B, L).
 
         `hidden_states` (B, L, D) and `conditioning` (B, cond_dim) are those of `MdlmModelOutput`; `attention_mask`
-        is the (B, L) padding mask that the backbone was given, `cache` its cache, which keeps the head's blocks too.
+        and `position_ids` are those that the backbone was given, `cache` its cache, which keeps the head's blocks too.
         """
         # The backbone may be in half precision, while a head on top of it stays in float32.
         dtype = self.output_layer.linear.weight.dtype
         hidden_states, conditioning = hidden_states.to(dtype), conditioning.to(dtype)
         if self.blocks:
             mask = padding_mask(self, hidden_states, attention_mask)
-            position_embeddings = self.rotary_emb(canvas_positions(hidden_states, cache))
+            if position_ids is None:
+                position_ids = canvas_positions(hidden_states, cache)
+            position_embeddings = self.rotary_emb(position_ids)
             for block in self.blocks:
                 hidden_states = block(hidden_states, conditioning, position_embeddings, mask, cache)
         return self.output_layer(hidden_states, conditioning).squeeze(-1)

@@ -58,7 +58,7 @@ class PrismLinearHead(nn.Module):
         self.norm = nn.LayerNorm(config.hidden_size)
         self.linear = nn.Linear(config.hidden_size, 1)
 
-    def forward(self, hidden_states: torch.Tensor, conditioning=None, attention_mask=None, cache=None) -> torch.Tensor:
+    def forward(self, hidden_states: torch.Tensor, conditioning=None, attention_mask=None, **kwargs) -> torch.Tensor:
         """(B, L, D) -> (B, L)."""
         return self.linear(self.norm(hidden_states.to(self.linear.weight.dtype))).squeeze(-1)
 
@@ -72,7 +72,7 @@ class PrismMlpHead(nn.Module):
         self.dense = nn.Linear(config.hidden_size, config.hidden_size)
         self.linear = nn.Linear(config.hidden_size, 1)
 
-    def forward(self, hidden_states: torch.Tensor, conditioning=None, attention_mask=None, cache=None) -> torch.Tensor:
+    def forward(self, hidden_states: torch.Tensor, conditioning=None, attention_mask=None, **kwargs) -> torch.Tensor:
         """(B, L, D) -> (B, L)."""
         hidden_states = self.norm(hidden_states.to(self.linear.weight.dtype))
         return self.linear(nn.functional.gelu(self.dense(hidden_states))).squeeze(-1)
@@ -207,13 +207,14 @@ class PrismForMaskedDiffusion(RemaskGenerationMixin, HubMixin, WholeCheckpointMi
         return_quality: bool = True,
         logits_at: torch.LongTensor | None = None,
         cache: CanvasCache | None = None,
+        position_ids: torch.LongTensor | None = None,
         **kwargs,
     ) -> PrismOutput:
         """One pass of the backbone for posteriors and qualities.
 
         Args:
             input_ids: (B, L), masks included.
-            attention_mask: (B, L), 0 at padding.
+            attention_mask: (B, L), 0 at padding; or what else the backbone takes.
             logits_to_keep: (B, L) bool; the LM head runs at these N positions only, in row-major order.
             return_logits: False never maps to the vocabulary; without `logits_to_keep` it runs no LM head at all.
             return_quality: False runs no quality head.
@@ -221,6 +222,7 @@ class PrismForMaskedDiffusion(RemaskGenerationMixin, HubMixin, WholeCheckpointMi
                 number without asking the device.
             cache: of keys and values, for a backbone that takes one. Where it says at which W positions of the canvas
                 the tokens (B, W) stand, quality is (B, W); `attention_mask` is always that of the canvas.
+            position_ids: (B, L), for a backbone that takes them.
 
         Raises:
             ValueError: if `logits_to_keep` is not a boolean mask of the canvas, or `logits_at` comes with it.
@@ -237,8 +239,9 @@ class PrismForMaskedDiffusion(RemaskGenerationMixin, HubMixin, WholeCheckpointMi
         if logits_to_keep is not None and logits_at is not None:
             raise ValueError("logits_to_keep and logits_at both say where logits are wanted: pass one of them.")
         kwargs["return_dict"] = True
-        reused = {} if cache is None else {"cache": cache}
-        outputs = self.adapter.body(self.backbone)(input_ids, attention_mask=attention_mask, **reused, **kwargs)
+        placed = {"cache": cache, "position_ids": position_ids}
+        placed = {name: value for name, value in placed.items() if value is not None}
+        outputs = self.adapter.body(self.backbone)(input_ids, attention_mask=attention_mask, **placed, **kwargs)
         hidden_states = outputs.last_hidden_state
 
         logits = quality_logits = states = None
@@ -255,7 +258,7 @@ class PrismForMaskedDiffusion(RemaskGenerationMixin, HubMixin, WholeCheckpointMi
             if logits_to_keep is None:
                 logits = logits.unflatten(0, predictive.shape[:2])
         if return_quality:
-            quality_logits = self.quality_head(hidden_states, outputs.get("conditioning"), attention_mask, **reused)
+            quality_logits = self.quality_head(hidden_states, outputs.get("conditioning"), attention_mask, **placed)
         return PrismOutput(
             logits=logits,
             quality_logits=quality_logits,

@@ -64,6 +64,7 @@ STRATEGIES = {
     "dfm": {"remask_strategy": "dfm"},
     "p2": {"remask_strategy": "p2"},
     "token_critic": {"remask_strategy": "token_critic"},
+    "wino": {"remask_strategy": "wino", "fill_threshold": 1.0},
 }
 # What is varied in the tables of growth, one thing at a time; prompts of 64 to 960 and 64 new tokens are 128 to 1024.
 GROWTH = {
@@ -121,7 +122,7 @@ def generate(model: PrismForMaskedDiffusion, prompts: torch.Tensor, shape: Shape
 def strategies(name: str, rounds: int) -> None:
     """Let every strategy take turns in this process, and print the seconds that a forward takes."""
     shape = SHAPES[name]
-    shape = replace(shape, steps=8 * shape.new // shape.block)
+    shape = replace(shape, steps=4 * shape.new // shape.block)
     model, seconds = build_model(shape), {name: [] for name in STRATEGIES}
     prompts = torch.randint(shape.vocabulary - 1, (shape.batch, shape.prompt))
     print(f"{name}, every strategy: {describe(shape)}, float32, {torch.get_num_threads()} threads\n", flush=True)
@@ -203,14 +204,23 @@ def compare(name: str, rounds: int) -> None:
 
 
 def growth(name: str) -> None:
-    """Print seconds a step where one thing of the shape grows."""
-    base = replace(SHAPES[name], new=64, steps=16, block=32)
+    """Print seconds a step where one thing of the shape grows, all in this process."""
+    base = replace(SHAPES[name], new=64, steps=8, block=32)
     sides = [side for side in SETTINGS if "PRISM" not in side]
     print(f"{name}, growth from {describe(base)}\n", flush=True)
     shapes = [(field, replace(base, **{field: value})) for field, values in GROWTH.items() for value in values]
-    rows = {field: [] for field in GROWTH}
+    rows, model = {field: [] for field in GROWTH}, None
     for field, shape in tqdm(shapes, unit="shape"):
-        rows[field].append([getattr(shape, field), *(run(shape, side)["seconds"] for side in sides)])
+        if model is None or model.config.backbone_config.vocab_size != shape.vocabulary:
+            model = build_model(shape)
+        prompts = torch.randint(shape.vocabulary - 1, (shape.batch, shape.prompt))
+        seconds = []
+        for side in sides:
+            generate(model, prompts, replace(shape, steps=shape.new // shape.block), side)
+            began = time.perf_counter()
+            generate(model, prompts, shape, side)
+            seconds.append((time.perf_counter() - began) / shape.steps)
+        rows[field].append([getattr(shape, field), *seconds])
     for field, measured in rows.items():
         print(f"| {field} | {' | '.join(sides)} |")
         print("|---" * (len(sides) + 1) + "|")

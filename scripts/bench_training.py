@@ -227,6 +227,8 @@ def train(shape: Shape, processes: int, checkpointing: bool) -> dict:
             activation_checkpointing=checkpointing, logging_steps=1, save_strategy="no", disable_tqdm=True,
         )  # fmt: skip
         trainer.add_callback(times)
+        gc.collect()
+        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew, as building the model has one of its own
         trainer.train()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     return {"seconds": times.seconds[1:], "loss": losses[-1]}
@@ -238,7 +240,6 @@ def measure_scale(shape: Shape, processes: int, checkpointing: bool) -> None:
     train(SHAPES["tiny"], processes, checkpointing)
     gc.collect()
     before = memory("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     result = train(shape, processes, checkpointing)
     if os.environ["RANK"] == "0":
         print(json.dumps(result | {"peak": memory("VmHWM") - before}))

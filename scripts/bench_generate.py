@@ -122,16 +122,21 @@ def generate(model: PrismForMaskedDiffusion, prompts: torch.Tensor, shape: Shape
 def strategies(name: str, rounds: int) -> None:
     """Let every strategy take turns in this process, and print the seconds that a forward takes."""
     shape = SHAPES[name]
-    shape = replace(shape, steps=4 * shape.new // shape.block)
+    # The last block alone, in as many steps as it has when all are generated.
+    shape = replace(
+        shape, prompt=shape.prompt + shape.new - shape.block, new=shape.block,
+        steps=shape.steps * shape.block // shape.new,
+    )  # fmt: skip
     model, seconds = build_model(shape), {name: [] for name in STRATEGIES}
     prompts = torch.randint(shape.vocabulary - 1, (shape.batch, shape.prompt))
     print(f"{name}, every strategy: {describe(shape)}, float32, {torch.get_num_threads()} threads\n", flush=True)
-    turns = [strategy for _ in range(1 + rounds) for strategy in STRATEGIES]  # the first round is a warm-up
-    for strategy in tqdm(turns, unit="run"):
+    turns = [(strategy, 2) for strategy in STRATEGIES]  # a warm-up
+    turns += [(strategy, shape.steps) for _ in range(rounds) for strategy in STRATEGIES]
+    for strategy, steps in tqdm(turns, unit="run"):
         critic = {"critic": model} if strategy == "token_critic" else {}
         began = time.perf_counter()
         output = model.generate(
-            prompts, max_new_tokens=shape.new, block_length=shape.block, steps=shape.steps,
+            prompts, max_new_tokens=shape.new, block_length=shape.block, steps=steps,
             return_dict_in_generate=True, **STRATEGIES[strategy], **critic,
         )  # fmt: skip
         seconds[strategy].append((time.perf_counter() - began) / output.num_forwards)

@@ -102,7 +102,7 @@ class RemdmConf:
 
     psi_i is the probability with which token i was drawn, so tokens that were a surprise are remasked first. Masks have
     sigma = 0: nothing makes up for what is remasked, so there are more masks than alpha says, until the last step fills
-    them; and that rare tokens are remasked more often biases the samples towards likely ones. For text with many steps.
+    them all at once. So it needs many steps.
     """
 
     selection: ClassVar[str] = "probability"

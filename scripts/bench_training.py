@@ -215,6 +215,10 @@ class StepTimes(TrainerCallback):
 
     def on_step_end(self, *args, **kwargs):
         self.seconds.append(time.perf_counter() - self.began)
+        if len(self.seconds) == 1:
+            # The peak starts anew: to build a model, and to share it among processes, takes memory of its own.
+            gc.collect()
+            Path("/proc/self/clear_refs").write_text("5")
 
 
 def train(shape: Shape, processes: int, checkpointing: bool) -> dict:
@@ -227,8 +231,6 @@ def train(shape: Shape, processes: int, checkpointing: bool) -> dict:
             activation_checkpointing=checkpointing, logging_steps=1, save_strategy="no", disable_tqdm=True,
         )  # fmt: skip
         trainer.add_callback(times)
-        gc.collect()
-        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew, as building the model has one of its own
         trainer.train()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     return {"seconds": times.seconds[1:], "loss": losses[-1]}
@@ -265,7 +267,8 @@ def compare_scales(name: str, rounds: int) -> None:
             f"| {processes} | {'yes' if checkpointing else 'no'} | {seconds:.2f} | "
             f"{shape.batch * shape.length / seconds:.0f} | {peak:.0f} MiB | {runs[0]['loss']:.6f} |"
         )
-    print("The peak counts weights, gradients, optimiser and DDP's buckets; the loss is that of the last step.\n")
+    print("The peak, from the second step on, counts weights, gradients, optimiser and DDP's buckets.")
+    print("The loss is that of the last step.\n")
 
 
 def main() -> None:

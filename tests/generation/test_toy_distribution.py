@@ -123,6 +123,7 @@ def settings_of(name, eta):
     return {"remask_strategy": name} | ({} if eta is None else {"eta": eta})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, eta, steps",
     [

@@ -12,9 +12,10 @@ import yaml
 from accelerate import DeepSpeedPlugin, DistributedType
 from accelerate.commands.config.config_args import load_config_from_file
 from safetensors.torch import load_file
+from transformers import GPT2Config, GPT2LMHeadModel
 
 import prism_hf
-from prism_hf import LladaConfig, LladaForMaskedDiffusion, remask_generate
+from prism_hf import LladaConfig, LladaForMaskedDiffusion, PrismForMaskedDiffusion, remask_generate
 from prism_hf.data import DataArguments, train_byte_level_bpe
 from prism_hf.training import (
     MaskedDiffusionTrainingArguments,
@@ -158,6 +159,36 @@ def test_a_comparison_goes_on_and_two_processes_give_that_of_one(tmp_path):
     assert continued[:11] == rows[:11]
     assert [row | {"seconds": 0} for row in continued] == [row | {"seconds": 0} for row in rows]
     assert again.splitlines()[:5] == printed.splitlines()[:5]
+
+
+def test_text_is_compared_by_its_likelihood_once(tmp_path):
+    tokenizer = tiny_chat_model(tmp_path / "backbone")
+    PrismForMaskedDiffusion.from_pretrained(tmp_path / "backbone").save_pretrained(tmp_path / "model")
+    scorer = GPT2Config(vocab_size=300, n_positions=32, n_embd=32, n_layer=1, n_head=2, eos_token_id=1, bos_token_id=0)
+    GPT2LMHeadModel(scorer).save_pretrained(tmp_path / "scorer")
+    for name in ("model", "scorer"):
+        tokenizer.save_pretrained(tmp_path / name)
+    (tmp_path / "prompts.txt").write_text("".join(f"x{n} = {n}\n" for n in range(8)))
+    config = yaml.safe_load((RECIPES / "configs" / "text_compare.yaml").read_text()) | {
+        "model_name_or_path": str(tmp_path / "model"), "budgets": [4, 6], "batch_size": 2, "use_cpu": True,
+        "attn_implementation": "eager", "bf16": False,
+        "task": {
+            "name": "text", "length": 12, "num_samples": 5, "num_tuning_samples": 3, "scorer": str(tmp_path / "scorer"),
+            "prompts_file": str(tmp_path / "prompts.txt"),
+        },
+        "strategies": [{"name": "none"}, {"name": "remdm_cap", "eta": [0.04, 0.2]}, {"name": "prism", "num_remask": 1}],
+    }  # fmt: skip
+    printed = launch("compare.py", config, tmp_path / "out")
+    report = (tmp_path / "out" / "comparison.md").read_text()
+    assert printed.strip() == report.strip() and "5 samples of 12 tokens from prompts of prompts.txt" in report
+    assert "| log-likelihood | 95% interval | generative perplexity | entropy | seconds | against prism |" in report
+    assert "in brackets" not in report and "p-values" not in report
+    assert (tmp_path / "out" / "comparison.png").read_bytes().startswith(b"\x89PNG")
+    results = (tmp_path / "out" / "results.jsonl").read_text()
+    assert [json.loads(line)["split"] for line in results.splitlines()] == ["tuning"] * 4 + ["reported"] * 6
+    launch("compare.py", config, tmp_path / "out")
+    assert (tmp_path / "out" / "results.jsonl").read_text() == results  # nothing was computed again
+    assert (tmp_path / "out" / "comparison.md").read_text() == report
 
 
 def test_lora_under_ddp_and_fsdp2_is_that_of_one_process(tmp_path):

@@ -1,0 +1,175 @@
+"""The task text on tiny models, as the recipe loads it."""
+
+import json
+import math
+
+import pytest
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel
+
+import prism_hf
+from prism_hf import LladaConfig, LladaForMaskedDiffusion, PrismConfig, PrismForMaskedDiffusion
+from prism_hf.data import python_files, train_byte_level_bpe
+from prism_hf.evaluation import compare, comparison_table, expand_grid, load_task, negative_log_likelihood
+from prism_hf.evaluation.text_task import decode
+
+PROMPTS = ["def f(x):", "import torch", "return", "for row in rows", "x = 1", "y", "class Head:"]
+STRATEGIES = [{"name": "none"}, {"name": "prism", "num_remask": [1, 2]}]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_byte_level_bpe(python_files(prism_hf.__path__[0] + "/diffusion", held_out=0)[0], 300)
+
+
+@pytest.fixture(scope="module")
+def folder(tokenizer, tmp_path_factory):
+    """A model and a scorer with their tokenizers, each without in `*_bare`, and prompts."""
+    folder = tmp_path_factory.mktemp("text")
+    torch.manual_seed(0)
+    backbone = LladaConfig(
+        d_model=32, n_layers=1, n_heads=2, mlp_hidden_size=32, vocab_size=300, mask_token_id=tokenizer.mask_token_id,
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, init_std=0.3,
+    )  # fmt: skip
+    backbone = LladaForMaskedDiffusion(backbone)
+    model = PrismForMaskedDiffusion(PrismConfig(backbone_config=backbone.config), backbone)
+    shape = {"vocab_size": 300, "n_positions": 32, "n_embd": 32, "n_layer": 1, "n_head": 2, "initializer_range": 0.4}
+    scorer = GPT2LMHeadModel(GPT2Config(**shape, bos_token_id=0, eos_token_id=tokenizer.eos_token_id))
+    for name, saved in (("model", model), ("scorer", scorer)):
+        saved.save_pretrained(folder / name)
+        saved.save_pretrained(folder / f"{name}_bare")
+        tokenizer.save_pretrained(folder / name)
+    (folder / "prompts.txt").write_text("\n".join(PROMPTS), encoding="utf-8")
+    return folder
+
+
+def load_model(folder, name="model"):
+    return PrismForMaskedDiffusion.from_pretrained(folder / name).eval()
+
+
+def test_samples_from_nothing_are_all_masks_and_tuned_with_other_random_numbers(folder, tmp_path):
+    model = load_model(folder)
+    task = load_task("text", model, length=10, num_samples=5, num_tuning_samples=5, scorer=str(folder / "scorer"))
+    assert task.examples.shape == task.tuning_examples.shape == (5, 10)
+    assert (torch.cat([task.examples, task.tuning_examples]) == model.config.mask_token_id).all()
+    points = expand_grid([{"name": "random", "num_remask": [1, 2]}], ["random"], [1.0], [4])
+    compare(model, task, points, tmp_path / "rows.jsonl", seed=3)
+    rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    assert [row["split"] for row in rows] == ["tuning", "tuning", "reported"]
+    assert rows[2]["seed"] == 3 and rows[0]["seed"] != 3
+    tuned = [row for row in rows[:2] if row["setting"] == rows[2]["setting"]]
+    assert set(tuned[0]["scores"]).isdisjoint(rows[2]["scores"])
+
+
+def test_prompts_are_given_and_those_to_tune_on_follow(folder, tokenizer):
+    (folder / "twice.txt").write_text("\n".join([*PROMPTS[:2], *PROMPTS]), encoding="utf-8")
+    task = load_task(
+        "text", load_model(folder), length=16, num_samples=4, num_tuning_samples=3, scorer=str(folder / "scorer"),
+        prompts_file=str(folder / "twice.txt"),
+    )  # fmt: skip
+    for row, prompt in zip(torch.cat([task.examples, task.tuning_examples]).tolist(), PROMPTS, strict=True):
+        ids = tokenizer(prompt).input_ids
+        assert row == ids + [tokenizer.mask_token_id] * (16 - len(ids))
+
+
+def test_scores_and_measures_are_those_of_the_texts_without_their_prompts(folder, tokenizer):
+    task = load_task(
+        "text", load_model(folder), length=16, num_samples=7, scorer=str(folder / "scorer"), scorer_batch_size=3,
+        prompts_file=str(folder / "prompts.txt"),
+    )  # fmt: skip
+    generator = torch.Generator().manual_seed(0)
+    masked = task.examples == tokenizer.mask_token_id
+    drawn = torch.randint(6, 300, task.examples.shape, generator=generator)
+    sequences = task.examples.where(~masked, drawn)
+    scorer = GPT2LMHeadModel.from_pretrained(folder / "scorer").eval()
+    totals, numbers, entropies = [], [], []
+    for row, hidden, prompt in zip(sequences, masked, PROMPTS, strict=True):
+        text = tokenizer.decode(row[hidden])
+        total, number = negative_log_likelihood([text], scorer, tokenizer, prompts=[prompt])
+        totals.append(total.item())
+        numbers.append(number.item())
+        entropies.append(torch.special.entr(torch.bincount(row[hidden]) / hidden.sum()).sum().item())
+    scores = task.score(sequences, task.examples)
+    expected = [-total / number for total, number in zip(totals, numbers, strict=True)]
+    assert scores.tolist() == pytest.approx(expected, rel=1e-4)
+    measured = {head: measure(scores, sequences, task.examples) for head, measure in task.measures.items()}
+    assert measured == pytest.approx(
+        {"generative perplexity": math.exp(sum(totals) / sum(numbers)), "entropy": sum(entropies) / 7}, rel=1e-4
+    )
+
+
+def test_a_sample_without_tokens_is_scored_as_a_guess_and_weighs_nothing(folder, tokenizer):
+    task = load_task("text", load_model(folder), length=8, num_samples=2, scorer=str(folder / "scorer"))
+    sequences = torch.full((2, 8), tokenizer.eos_token_id)
+    sequences[1, :3] = torch.tensor([70, 71, 72])
+    scores = task.score(sequences, task.examples)
+    assert scores[0].item() == pytest.approx(-math.log(300))
+    perplexity = task.measures["generative perplexity"](scores, sequences, task.examples)
+    assert perplexity == pytest.approx(math.exp(-scores[1].item()))
+
+
+def test_an_end_of_text_becomes_that_of_the_scorer(tokenizer):
+    ids = [tokenizer.bos_token_id, *tokenizer("a b").input_ids, tokenizer.eos_token_id, *tokenizer("c").input_ids]
+    assert decode([*ids, tokenizer.eos_token_id], tokenizer, "</s>") == "a b</s>c</s>"
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"length": 1}, "length=1 .* at least 2"),
+        ({"num_samples": 0}, "num_samples=0 .* at least 1"),
+        ({"length": 33}, "reads 32 tokens, fewer than length=33"),
+        ({"length": 3, "prompts_file": "prompts.txt"}, "Prompt 1 has .* leaves none of length=3"),
+        ({"num_samples": 8, "prompts_file": "prompts.txt"}, "7 different prompts, fewer .* = 8"),
+        ({"prompts_file": "prompt.txt"}, "Did you mean .*prompts.txt"),
+        ({"scorer": "scorer_bare"}, "scorer_bare has no tokenizer: name a scorer that has one"),
+        ({"tokenizer": "model_bare"}, "model_bare has no tokenizer: set the task's tokenizer"),
+        ({"tokenizer": "larger"}, "larger has 301 tokens, the model 300"),
+        ({"tokenizer": "other"}, "The tokenizer has mask 299, the model 5"),
+        ({"scorers": "scorer"}, "Did you mean 'scorer'"),
+    ],
+)
+def test_what_cannot_be_scored_is_refused(folder, tokenizer, arguments, message):
+    for name, mask in (("larger", None), ("other", 299)):
+        other = train_byte_level_bpe(python_files(prism_hf.__path__[0] + "/diffusion", held_out=0)[0], 300)
+        if mask is None:
+            other.add_tokens(["neverseen"])
+        else:
+            other.mask_token = other.convert_ids_to_tokens(mask)
+        other.save_pretrained(folder / name)
+    paths = ("prompts_file", "scorer", "tokenizer")
+    arguments = {name: str(folder / value) if name in paths else value for name, value in arguments.items()}
+    defaults = {"length": 16, "num_samples": 4, "scorer": str(folder / "scorer")}
+    with pytest.raises(ValueError, match=message):
+        load_task("text", load_model(folder), **(defaults | arguments))
+
+
+def test_another_scorer_is_not_taken_for_the_same(folder, tokenizer, tmp_path):
+    model, points = load_model(folder), expand_grid([{"name": "none"}], ["random"], [1.0], [4])
+    other = GPT2LMHeadModel.from_pretrained(folder / "scorer")
+    other.transformer.wte.weight.data *= 1.1
+    other.save_pretrained(tmp_path / "scorer")
+    tokenizer.save_pretrained(tmp_path / "scorer")
+    rows = []
+    for place in (folder, tmp_path, folder):
+        task = load_task("text", model, length=8, num_samples=3, scorer=str(place / "scorer"))
+        rows += compare(model, task, points, tmp_path / "rows.jsonl")
+    assert len((tmp_path / "rows.jsonl").read_text().splitlines()) == 2
+    assert torch.equal(rows[0]["scores"], rows[2]["scores"]) and not torch.equal(rows[0]["scores"], rows[1]["scores"])
+
+
+def test_measures_are_columns_beside_the_score(folder, tmp_path):
+    model = load_model(folder)
+    task = load_task("text", model, length=8, num_samples=4, num_tuning_samples=2, scorer=str(folder / "scorer"))
+    rows = compare(model, task, expand_grid(STRATEGIES, ["random"], [1.0], [4]), tmp_path / "rows.jsonl")
+    lines = comparison_table(rows, task.measured).splitlines()
+    heads = [cell.strip() for cell in lines[2].split("|")[1:-1]]
+    assert heads[5:10] == ["log-likelihood", "95% interval", "generative perplexity", "entropy", "seconds"]
+    for row in rows:
+        (line,) = (line for line in lines[4:6] if line.startswith(f"| {row['label']} "))
+        shown = dict(zip(heads, (cell.strip() for cell in line.split("|")[1:-1]), strict=True))
+        assert float(shown["log-likelihood"]) == pytest.approx(row["scores"].mean().item(), abs=1e-3)
+        for head in ("generative perplexity", "entropy"):
+            assert float(shown[head]) == pytest.approx(row["measures"][head], rel=1e-3)
+    tried = rows[1]["candidates"][0]["measures"]
+    assert f"(generative perplexity {tried['generative perplexity']:.4g}, entropy {tried['entropy']:.4g})" in lines[-1]

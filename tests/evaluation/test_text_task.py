@@ -2,17 +2,30 @@
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel
+import yaml
+from tokenizers import Tokenizer, decoders, models
+from tokenizers.pre_tokenizers import ByteLevel
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 import prism_hf
-from prism_hf import LladaConfig, LladaForMaskedDiffusion, PrismConfig, PrismForMaskedDiffusion
+from prism_hf import (
+    LladaConfig,
+    LladaForMaskedDiffusion,
+    MdlmConfig,
+    MdlmForMaskedDiffusion,
+    PrismConfig,
+    PrismForMaskedDiffusion,
+)
 from prism_hf.data import python_files, train_byte_level_bpe
 from prism_hf.evaluation import compare, comparison_table, expand_grid, load_task, negative_log_likelihood
+from prism_hf.evaluation.evaluate_settings import check_settings
 from prism_hf.evaluation.text_task import decode
 
+CONFIGS = Path(__file__).parents[2] / "recipes" / "configs"
 PROMPTS = ["def f(x):", "import torch", "return", "for row in rows", "x = 1", "y", "class Head:"]
 STRATEGIES = [{"name": "none"}, {"name": "prism", "num_remask": [1, 2]}]
 
@@ -156,6 +169,39 @@ def test_another_scorer_is_not_taken_for_the_same(folder, tokenizer, tmp_path):
         rows += compare(model, task, points, tmp_path / "rows.jsonl")
     assert len((tmp_path / "rows.jsonl").read_text().splitlines()) == 2
     assert torch.equal(rows[0]["scores"], rows[2]["scores"]) and not torch.equal(rows[0]["scores"], rows[1]["scores"])
+
+
+def test_a_model_may_have_a_mask_that_its_tokenizer_lacks(folder, tmp_path):
+    """As MDLM's: GPT-2's vocabulary and one more, and no tokenizer beside the weights."""
+    torch.manual_seed(0)
+    config = MdlmConfig(
+        vocab_size=257, hidden_dim=32, cond_dim=8, n_blocks=1, n_heads=2, model_length=16, initializer_range=0.3
+    )
+    backbone = MdlmForMaskedDiffusion(config)
+    PrismForMaskedDiffusion(PrismConfig(backbone_config=config, head_type="dit"), backbone).save_pretrained(
+        tmp_path / "mdlm"
+    )
+    letters = Tokenizer(models.BPE({letter: n for n, letter in enumerate(sorted(ByteLevel.alphabet()))}, []))
+    letters.pre_tokenizer, letters.decoder = ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    PreTrainedTokenizerFast(tokenizer_object=letters).save_pretrained(tmp_path / "letters")
+    model = load_model(tmp_path, "mdlm")
+    task = load_task(
+        "text", model, length=16, num_samples=3, scorer=str(folder / "scorer"), tokenizer=str(tmp_path / "letters"),
+        prompts_file=str(folder / "prompts.txt"),
+    )  # fmt: skip
+    assert (task.examples[:, -1] == 256).all()
+    rows = compare(
+        model, task, expand_grid([{"name": "prism", "num_remask": 1}], ["random"], [1.0], [4]), tmp_path / "r"
+    )
+    assert rows[0]["scores"].isfinite().all() and 0 < rows[0]["measures"]["entropy"] < math.log(16)
+
+
+def test_the_config_holds_settings_that_run(folder):
+    config = yaml.safe_load((CONFIGS / "text_compare.yaml").read_text())
+    points = expand_grid(config["strategies"], config["orders"], config["temperatures"], config["budgets"])
+    check_settings(load_model(folder), [point.setting for point in points])
+    rows = {point.row for point in points}
+    assert len(points) == len(rows) == 6 * 4
 
 
 def test_measures_are_columns_beside_the_score(folder, tmp_path):

@@ -46,18 +46,15 @@ def main() -> None:
 def run(program: str, tests: str, secret: bytes, report: int) -> None:
     """Run a program and then tests in its module, report the secret if nothing was raised, end the process."""
     # Names that the program cannot bind anew.
-    write, leave, print_exception, stderr = (
-        os.write,
-        os._exit,
-        traceback.print_exception,
-        os.fdopen(2, "w", closefd=False),
-    )
+    execute, write, leave, print_exception = exec, os.write, os._exit, traceback.print_exception
+    stderr = os.fdopen(2, "w", closefd=False)
     try:
         module = types.ModuleType("program")  # not __main__, so that what a script does for a user is left out
         sys.modules["program"] = module
         for name, source in (("<program>", program), ("<tests>", tests)):
             linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)
-            exec(compile(source, name, "exec"), module.__dict__)
+        for code in [compile(program, "<program>", "exec"), compile(tests, "<tests>", "exec")]:
+            execute(code, module.__dict__)
         write(report, secret)
         leave(0)
     except BaseException as error:  # SystemExit too: the tests have not been run through

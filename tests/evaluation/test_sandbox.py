@@ -1,5 +1,6 @@
 """Programs that do harm, or would rather not be tested."""
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from prism_hf.evaluation import sandbox
 from prism_hf.evaluation.sandbox import (
     ISOLATIONS,
     check_isolation,
@@ -67,8 +69,9 @@ def test_ending_early_is_not_passing(program, reason, isolation):
         "import atexit, os\natexit.register(os._exit, 0)\ndef double(x): return 0",
         "import os, traceback\nos._exit = traceback.print_exception = print\ndef double(x): return 0",
         # Every descriptor is told what might be the word for it.
-        "import os\nfor fd in range(64):\n    try: os.write(fd, b'ready\\npassed\\n')\n    except OSError: pass\nos._exit(0)",
-        "class double(Exception):\n    def __str__(self): raise SystemExit(0)\n__builtins__['compile'] = lambda *a: ''",
+        "import os\nfor fd in range(64):\n try: os.write(fd, b'ready\\n' * 2)\n except OSError: pass\nos._exit(0)",
+        "import builtins\nbuiltins.compile = lambda *a: ''\nbuiltins.exec = print\ndef double(x): return 0",
+        "class Odd(Exception):\n    def __str__(self): raise SystemExit(0)\ndef double(x): raise Odd",
     ],
 )
 def test_meddling_with_what_tells_failure_is_not_passing(program, isolation):
@@ -193,8 +196,18 @@ def test_what_a_program_started_ends_with_it(isolation, tmp_path):
     if isolation == "namespaces":
         start = start.replace("])", "], start_new_session=True)")
     assert run_program(start, isolation=isolation).passed
-    commands = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if os.access(path, os.R_OK)]
-    assert not any(name.encode() in command for command in commands)
+    deadline = time.monotonic() + 20
+    while (running := is_running(name)) and time.monotonic() < deadline:  # a killed process takes a moment to go
+        time.sleep(0.05)
+    assert not running
+
+
+def is_running(argument):
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if argument.encode() in path.read_bytes():
+                return True
+    return False
 
 
 def test_order_is_kept_and_workers_may_be_many():
@@ -225,7 +238,7 @@ def test_a_kernel_that_refuses_namespaces_is_told(monkeypatch, tmp_path):
 
 
 def test_a_user_who_is_not_root_has_the_same_walls():
-    probe = "from prism_hf.evaluation.sandbox import run_program as run\n" + "\n".join(
+    probe = "from sandbox import run_program as run\n" + "\n".join(
         f"assert run({program!r}).passed is {passed}"
         for program, passed in (
             ("1", True),
@@ -236,9 +249,7 @@ def test_a_user_who_is_not_root_has_the_same_walls():
         )
     )
     as_user = ["unshare", "--user", "--map-user=1000", "--map-group=1000"]
-    package = str(Path(__file__).parents[2])
-    run = subprocess.run(
-        [*as_user, sys.executable, "-c", probe], capture_output=True, text=True, cwd=package,
-        env=os.environ | {"PYTHONPATH": package},
-    )  # fmt: skip
+    # By itself, since the package would import PyTorch first.
+    folder = str(Path(sandbox.__file__).parent)
+    run = subprocess.run([*as_user, sys.executable, "-c", probe], capture_output=True, text=True, cwd=folder)
     assert run.returncode == 0, run.stderr

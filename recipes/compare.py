@@ -59,22 +59,24 @@ def main() -> None:
     points = expand_grid(args.strategies or [], args.orders, args.temperatures, args.budgets, critic_name)
     if args.reference not in {point.label for point in points}:
         raise ValueError(f"reference={args.reference!r} is not among the strategies compared: name one that is.")
-    task = load_task(**args.task)
     model_name = args.model_name_or_path or "sudoku_prism"
     model = load(args.model_name_or_path or resource_path("sudoku_prism"))
+    task = load_task(**args.task, model=model)
 
     folder = Path(args.output_dir)
     rows = compare(
         model, task, points, folder / "results.jsonl", model_name, args.batch_size, args.seed, args.bf16, critic
     )
     if state.is_main_process:
+        binary = rows[0]["scores"].dtype == torch.bool
+        paired = "; in brackets, how many only the row gets right : how many only the reference" if binary else ""
         heading = (
             f"# {args.task['name']}: remasking strategies at equal forward passes\n\n"
             f"Model: {model_name}. {task.origin} Seed {args.seed}, batches of {args.batch_size}. A forward pass of a "
             "second network counts as one. Seconds are those of the whole setting on this machine. Each row is tested "
             f"against {args.reference} with the same tokens and order (where it has none of that order, with its best, "
-            "which is named) on the same examples; in brackets, how many only the row gets right : how many only the "
-            "reference. p-values are not adjusted for the number of tests.\n\n"
+            f"which is named) on the same examples{paired}. {'p-values' if binary else 'Intervals'} are not adjusted "
+            "for the number of tests.\n\n"
         )
         report = heading + comparison_table(rows, task.measured, args.reference)
         (folder / "comparison.md").write_text(report, encoding="utf-8")

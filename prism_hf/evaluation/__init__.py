@@ -1,13 +1,16 @@
 """How good the samples are, and whether the quality head knows it."""
 
 from .calibration import auroc, expected_calibration_error, plot_reliability, reliability_bins
-from .comparison import GridPoint, compare, expand_grid, weights_digest
+from .comparison import GridPoint, compare, expand_grid
 from .comparison_report import comparison_table, plot_comparison
+from .digests import weights_digest
 from .evaluate_settings import evaluate_settings
 from .statistics import bootstrap_interval, mcnemar_test, paired_bootstrap, wilson_interval
 from .sudoku import evaluate_sudoku, is_solved, markdown_table, sudoku_metrics
 from .sudoku_plots import plot_corrections, plot_success, quality_samples
-from .tasks import TASKS, Task, load_task
+from .task import Task
+from .tasks import TASKS, load_task
+from .text import count_scored_tokens, generative_perplexity, mauve, negative_log_likelihood, unigram_entropy
 
 __all__ = [
     "TASKS",
@@ -17,14 +20,18 @@ __all__ = [
     "bootstrap_interval",
     "compare",
     "comparison_table",
+    "count_scored_tokens",
     "evaluate_settings",
     "evaluate_sudoku",
     "expand_grid",
     "expected_calibration_error",
+    "generative_perplexity",
     "is_solved",
     "load_task",
     "markdown_table",
+    "mauve",
     "mcnemar_test",
+    "negative_log_likelihood",
     "paired_bootstrap",
     "plot_comparison",
     "plot_corrections",
@@ -33,6 +40,7 @@ __all__ = [
     "quality_samples",
     "reliability_bins",
     "sudoku_metrics",
+    "unigram_entropy",
     "weights_digest",
     "wilson_interval",
 ]

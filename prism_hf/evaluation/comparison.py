@@ -1,6 +1,5 @@
 """Remasking strategies on the same examples with the same number of forward passes, each with its best arguments."""
 
-import hashlib
 from dataclasses import dataclass, fields
 from itertools import product
 from pathlib import Path
@@ -11,8 +10,10 @@ from torch import Tensor
 
 from prism_hf.generation import STRATEGIES, RemaskGenerationConfig
 
+from .digests import digest, weights_digest
 from .evaluate_settings import check_settings, evaluate_settings
-from .tasks import Task, check_name
+from .task import Task
+from .tasks import check_name
 
 AXES = ("orders", "temperatures", "budgets")
 # Keys of a strategy in a grid that the grid itself gives, with what to write instead.
@@ -127,8 +128,8 @@ def compare(
     for the same weights, examples, batch size, seed and precision is not computed again.
 
     Returns one dict a row, in the order of the grid: the finished setting, `label`, `order`, `temperature`, `budget`,
-    `arguments`, `scores` (N,), and `candidates`: where there were several, the arguments, the mean score on tuning
-    examples and the forward passes of each.
+    `arguments`, `scores` (N,), `measures`, and `candidates`: where there were several, the arguments, the mean score
+    and the measures on tuning examples and the forward passes of each.
 
     Raises:
         ValueError: before anything is computed, if a setting is wrong, or there are candidates and nothing to tune on.
@@ -140,19 +141,26 @@ def compare(
     rivals = [point for group in groups.values() if len(group) > 1 for point in group]
     if rivals and len(task.tuning_examples) == 0:
         raise ValueError(
-            f"{rivals[0].label} has several candidates and there is nothing to choose one on: set num_tuning_puzzles, "
-            "or give one value for each argument."
+            f"{rivals[0].label} has several candidates and there is nothing to choose one on: set the task's "
+            "num_tuning_puzzles or num_tuning_samples, or give one value for each argument."
         )
+
+    seeds = {"tuning": seed + task.tuning_seed, "reported": seed}
 
     def run(split: str, examples: Tensor, chosen: list[GridPoint]) -> list[dict[str, Any]]:
         made_with = {
             "split": split, "examples": digest(examples), "num_examples": len(examples), "model": model_name,
-            "weights": weights_digest(model), "batch_size": batch_size, "seed": seed, "bf16": bf16,
-        }  # fmt: skip
+            "weights": weights_digest(model), "batch_size": batch_size, "seed": seeds[split], "bf16": bf16,
+        } | task.made_with  # fmt: skip
+
+        def measure(sequences: Tensor) -> dict[str, Any]:
+            scores = task.score(sequences, examples)
+            columns = {head: column(scores, sequences, examples) for head, column in task.measures.items()}
+            return {"scores": pack_scores(scores), "measures": columns}
+
         rows = evaluate_settings(
-            model, examples, [point.setting for point in chosen], path,
-            lambda sequences: {"scores": pack_scores(task.score(sequences, examples))},
-            made_with, batch_size, seed, bf16, critic,
+            model, examples, [point.setting for point in chosen], path, measure, made_with, batch_size, seeds[split],
+            bf16, critic,
         )  # fmt: skip
         return [row | {"scores": unpack_scores(row["scores"])} for row in rows]
 
@@ -173,6 +181,7 @@ def compare(
                 {
                     "arguments": candidate.arguments,
                     "score": result["scores"].double().mean().item(),
+                    "measures": result.get("measures", {}),
                     "forward_passes": result["forward_passes"],
                 }
                 for candidate, result in tuned.get(point.row, [])
@@ -200,17 +209,3 @@ def unpack_scores(packed: str | list[float]) -> Tensor:
     if isinstance(packed, str):
         return torch.tensor([character == "1" for character in packed], dtype=torch.bool)
     return torch.tensor(packed, dtype=torch.float64)
-
-
-def digest(*tensors: Tensor) -> str:
-    """Sixteen digits that tell these tensors from others."""
-    sha = hashlib.sha256()
-    for tensor in tensors:
-        sha.update(str(tuple(tensor.shape)).encode())
-        sha.update(tensor.detach().double().cpu().contiguous().numpy().tobytes())
-    return sha.hexdigest()[:16]
-
-
-def weights_digest(model) -> str:
-    """The same for a model, from the first entries of each weight: another training changes them all."""
-    return digest(*(parameter.flatten()[:64] for parameter in model.parameters()))

@@ -15,7 +15,7 @@ def comparison_table(rows: list[dict[str, Any]], measured: str = "score", refere
     """The rows of `compare` as Markdown: for each budget a table, best first, and what does not keep to it apart.
 
     Each row is set against one of the strategy `reference`, see `find_reference`: by McNemar's exact test where scores
-    are bool, else by a paired bootstrap. `measured` heads the column of scores.
+    are bool, else by a paired bootstrap. `measured` heads the column of scores, which the task's `measures` follow.
     """
     parts = []
     for budget in sorted({row["budget"] for row in rows}):
@@ -41,7 +41,9 @@ def one_table(rows: list[dict[str, Any]], measured: str, reference: str | None) 
     if not rows:
         return "None.\n"
     binary = rows[0]["scores"].dtype == torch.bool
-    heads = ["strategy", "arguments", "order", "tokens", "forward passes", measured, "95% interval", "seconds"]
+    measures = list(rows[0].get("measures", {}))
+    heads = ["strategy", "arguments", "order", "tokens", "forward passes", measured, "95% interval"]
+    heads += [*measures, "seconds"]
     if reference is not None:
         heads += [f"against {reference}", "McNemar p" if binary else "95% interval of the difference"]
     lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
@@ -50,7 +52,7 @@ def one_table(rows: list[dict[str, Any]], measured: str, reference: str | None) 
         cells = [
             row["label"], describe_arguments(row["arguments"]), order_of(row), tokens_of(row), row["forward_passes"],
             shown(mean(row["scores"]), binary), f"{shown(low, binary)} to {shown(high, binary)}",
-            f"{row['seconds']:.0f}",
+            *(f"{row['measures'][head]:.4g}" for head in measures), f"{row['seconds']:.0f}",
         ]  # fmt: skip
         if reference is not None:
             cells += against(row, find_reference(rows, row, reference))
@@ -96,7 +98,8 @@ def candidates_table(rows: list[dict[str, Any]], measured: str) -> str:
             continue
         binary = row["scores"].dtype == torch.bool
         tried = "; ".join(
-            f"{describe_arguments(each['arguments'])}: {shown(each['score'], binary)}" for each in row["candidates"]
+            f"{describe_arguments(each['arguments'])}: {shown(each['score'], binary)}{in_brackets(each)}"
+            for each in row["candidates"]
         )
         chosen = describe_arguments(row["arguments"])
         lines.append(f"| {row['budget']} | {row['label']} | {order_of(row)} | {tokens_of(row)} | {chosen} | {tried} |")
@@ -106,6 +109,11 @@ def candidates_table(rows: list[dict[str, Any]], measured: str) -> str:
         f"| budget | strategy | order | tokens | chosen | {measured} on other examples |\n|---|---|---|---|---|---|\n"
     )
     return heads + "\n".join(lines) + "\n"
+
+
+def in_brackets(candidate: dict[str, Any]) -> str:
+    measures = ", ".join(f"{head} {value:.4g}" for head, value in candidate.get("measures", {}).items())
+    return f" ({measures})" if measures else ""
 
 
 def plot_comparison(

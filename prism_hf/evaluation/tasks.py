@@ -1,36 +1,19 @@
-"""What samplers are compared on: examples to complete, others to tune on, and a score for each."""
+"""The tasks that samplers are compared on, by name."""
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from prism_hf.resources import resource_path
 
 from ..data.sudoku import BLANK, MAX_BLANKS, generate_puzzles, read_sudoku_csv, to_grid, to_sequence
 from .sudoku import is_solved
-
-
-@dataclass(frozen=True)
-class Task:
-    """Examples and how to score them.
-
-    examples (N, L) and tuning_examples (M, L) are token ids with masks; M may be 0. score takes completed examples and
-    what they were, and returns one score each: (N,) bool where it is success or failure, else numbers of which higher
-    is better. measured: what the score is, as the head of a column. origin: a sentence on where both kinds of examples
-    come from and why none is in both.
-    """
-
-    examples: Tensor
-    tuning_examples: Tensor
-    score: Callable[[Tensor, Tensor], Tensor]
-    measured: str
-    origin: str
+from .task import Task
+from .text_task import load_text
 
 
 def load_sudoku(
@@ -68,15 +51,19 @@ def load_sudoku(
     return Task(to_sequence(puzzles, layout), to_sequence(tuning_puzzles, layout), is_solved, "solved", origin)
 
 
-TASKS: dict[str, Callable[..., Task]] = {"sudoku": load_sudoku}
+TASKS: dict[str, Callable[..., Task]] = {"sudoku": load_sudoku, "text": load_text}
 
 
-def load_task(name: str | None = None, **arguments: Any) -> Task:
-    """The task `name` of `TASKS`, loaded with its own arguments. Raises ValueError on an unknown name of either."""
+def load_task(name: str | None = None, model=None, **arguments: Any) -> Task:
+    """The task `name` of `TASKS`, loaded with its own arguments, and with the `model` compared where it asks for one.
+
+    Raises ValueError on an unknown name of either.
+    """
     check_name("task", name, TASKS)
+    known = set(inspect.signature(TASKS[name]).parameters)
     for argument in arguments:
-        check_name(f"argument of the task {name}", argument, inspect.signature(TASKS[name]).parameters)
-    return TASKS[name](**arguments)
+        check_name(f"argument of the task {name}", argument, known - {"model"})
+    return TASKS[name](**arguments, **({"model": model} if "model" in known else {}))
 
 
 def check_name(kind: str, name: Any, known) -> None:

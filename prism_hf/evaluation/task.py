@@ -1,0 +1,31 @@
+"""What samplers are compared on: examples to complete, others to tune on, and a score for each."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Task:
+    """Examples and how to score them.
+
+    examples (N, L) and tuning_examples (M, L) are token ids with masks; M may be 0. score takes completed examples and
+    what they were, and returns one score each: (N,) bool where it is success or failure, else numbers of which higher
+    is better. measured: what the score is, as the head of a column. origin: a sentence on where both kinds of examples
+    come from and why none is in both.
+
+    measures: further columns, by their heads: each takes scores, completed examples and what they were, and returns a
+    number. made_with: what results depend on beside the examples, kept with them. tuning_seed: added to the sampler's
+    seed for the examples to tune on, where it is not the examples but their random numbers that differ.
+    """
+
+    examples: Tensor
+    tuning_examples: Tensor
+    score: Callable[[Tensor, Tensor], Tensor]
+    measured: str
+    origin: str
+    measures: dict[str, Callable[[Tensor, Tensor, Tensor], float]] = field(default_factory=dict)
+    made_with: dict[str, Any] = field(default_factory=dict)
+    tuning_seed: int = 0

@@ -1,0 +1,196 @@
+"""The task of writing text, from nothing or from prompts, that another language model finds likely."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from ..data.jsonl import read_prompts
+from .digests import weights_digest
+from .task import Task
+from .text import (
+    context_length,
+    count_scored_tokens,
+    generative_perplexity,
+    negative_log_likelihood,
+    unigram_entropy,
+)
+
+# Text from nothing is told from that to tune on by its random numbers alone. PyTorch reads 32 bits of a seed.
+TUNING_SEED = 2**30
+
+
+def load_text(
+    model,
+    length: int = 128,
+    num_samples: int = 64,
+    num_tuning_samples: int = 0,
+    prompts_file: str | None = None,
+    scorer: str = "gpt2-large",
+    tokenizer: str | None = None,
+    scorer_batch_size: int = 8,
+) -> Task:
+    """Samples of `length` tokens. Score: mean log-likelihood of a sample's tokens under `scorer`, in nats.
+
+    Beside it the generative perplexity of all samples and the mean entropy of the tokens within a sample: where the one
+    falls with the other, the text repeats itself.
+
+    Args:
+        model: the model compared.
+        length: tokens of the model, those of a prompt included. Prompts may differ in length.
+        num_samples, num_tuning_samples: with prompts, one sample a prompt: the first of the file, and those that follow
+            to tune on.
+        prompts_file: text or JSONL, see `read_prompts`; nothing is given if None. Of equal prompts one counts.
+        scorer: a causal language model, from the Hub or a folder, with its tokenizer.
+        tokenizer: of the model, from the Hub or a folder; that saved with it if None.
+        scorer_batch_size: samples that the scorer reads at once.
+
+    Raises:
+        ValueError: if a number is too small, a tokenizer is missing or of another model, the scorer cannot read
+            `length` tokens, or there are too few prompts or one that is too long.
+    """
+    for name, value, least in (
+        ("length", length, 2),  # the first token of a text is not scored
+        ("num_samples", num_samples, 1),
+        ("num_tuning_samples", num_tuning_samples, 0),
+        ("scorer_batch_size", scorer_batch_size, 1),
+    ):
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise ValueError(f"{name}={value!r} of the task text must be an integer of at least {least}.")
+    number, mask_token_id = num_samples + num_tuning_samples, model.config.mask_token_id
+    prompts = None if prompts_file is None else distinct_prompts(prompts_file, number)
+    named = f"set the task's tokenizer to what {model.name_or_path} was trained with, such as gpt2"
+    own_tokenizer = load_tokenizer(tokenizer or model.name_or_path, model.config.vocab_size, named)
+    if own_tokenizer.mask_token_id not in (None, mask_token_id):
+        raise ValueError(f"The tokenizer has mask {own_tokenizer.mask_token_id}, the model {mask_token_id}: {named}.")
+    scoring_model, scoring_tokenizer = load_scorer(scorer, length, model.device)
+    examples = torch.full((number, length), mask_token_id)
+    if prompts is not None:
+        examples = encode_prompts(prompts, own_tokenizer, length, mask_token_id)
+
+    source = "from nothing" if prompts is None else f"from prompts of {Path(prompts_file).name}"
+    origin = f"{num_samples} samples of {length} tokens {source}, scored by {scorer} in nats a token."
+    if num_tuning_samples:
+        others = "with other random numbers" if prompts is None else "from the prompts that follow"
+        origin += f" Arguments were chosen on {num_tuning_samples} others, {others}."
+    score, measures = make_measures(
+        own_tokenizer, mask_token_id, scoring_model, scoring_tokenizer, scorer_batch_size, examples
+    )
+    return Task(
+        examples=examples[:num_samples],
+        tuning_examples=examples[num_samples:],
+        score=score,
+        measured="log-likelihood",
+        origin=origin,
+        measures=measures,
+        made_with={
+            "scorer": f"{scorer} {weights_digest(scoring_model)}",
+            "tokenizer": tokenizer or model.name_or_path,
+        },
+        tuning_seed=TUNING_SEED,
+    )
+
+
+def make_measures(
+    own_tokenizer: PreTrainedTokenizerBase,
+    mask_token_id: int,
+    scorer,
+    scoring_tokenizer: PreTrainedTokenizerBase,
+    batch_size: int,
+    examples: Tensor,
+) -> tuple[Callable[[Tensor, Tensor], Tensor], dict[str, Callable[[Tensor, Tensor, Tensor], float]]]:
+    """The score and the measures of a `Task` whose completed examples are text.
+
+    Raises ValueError if the scorer cannot read a prompt of `examples`.
+    """
+    end_of_text = scoring_tokenizer.eos_token or ""
+
+    def texts_of(sequences: Tensor, examples: Tensor) -> tuple[list[str], list[str]]:
+        """What was generated, and what was given before it."""
+        whole = [decode(row, own_tokenizer, end_of_text) for row in sequences.tolist()]
+        given = [
+            decode([token for token in row if token != mask_token_id], own_tokenizer, end_of_text)
+            for row in examples.tolist()
+        ]
+        return [text[len(prompt) :] for text, prompt in zip(whole, given, strict=True)], given
+
+    def score(sequences: Tensor, examples: Tensor) -> Tensor:
+        texts, given = texts_of(sequences, examples)
+        totals, numbers = negative_log_likelihood(texts, scorer, scoring_tokenizer, batch_size, prompts=given)
+        # A sample without a token to score is as bad as a scorer that knows nothing would find it.
+        return torch.where(numbers > 0, -totals / numbers.clamp(min=1), -math.log(scorer.config.vocab_size))
+
+    def perplexity(scores: Tensor, sequences: Tensor, examples: Tensor) -> float:
+        texts, given = texts_of(sequences, examples)
+        numbers = count_scored_tokens(texts, scorer, scoring_tokenizer, prompts=given)
+        return generative_perplexity(-scores * numbers, numbers)
+
+    def entropy(scores: Tensor, sequences: Tensor, examples: Tensor) -> float:
+        return unigram_entropy(sequences, examples == mask_token_id).mean().item()
+
+    perplexity(torch.zeros(len(examples)), examples, examples)  # reads the prompts alone
+    return score, {"generative perplexity": perplexity, "entropy": entropy}
+
+
+def load_scorer(name: str, length: int, device: torch.device) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A causal language model and its tokenizer. Raises ValueError if it cannot score texts of `length` tokens."""
+    scorer = AutoModelForCausalLM.from_pretrained(name).to(device).eval()
+    tokenizer = load_tokenizer(name, scorer.config.vocab_size, "name a scorer that has one, such as gpt2-large")
+    limit = context_length(scorer)
+    if limit is not None and limit < length:
+        raise ValueError(
+            f"The scorer {name} reads {limit} tokens, fewer than length={length}: lower length, or name another."
+        )
+    return scorer, tokenizer
+
+
+def load_tokenizer(name: str, vocab_size: int, remedy: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model with a vocabulary of that size. Raises ValueError, with a remedy, if none is there."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{name} has no tokenizer: {remedy}.") from error
+    # Where its files are missing, transformers may build one without a vocabulary.
+    if not tokenizer("a", add_special_tokens=False).input_ids:
+        raise ValueError(f"{name} has no tokenizer: {remedy}.")
+    if len(tokenizer) > vocab_size:
+        raise ValueError(
+            f"The tokenizer of {name} has {len(tokenizer)} tokens, the model {vocab_size}: it is of another; {remedy}."
+        )
+    return tokenizer
+
+
+def distinct_prompts(path: str, number: int) -> list[str]:
+    """The first `number` prompts of a file that differ. Raises ValueError if there are fewer."""
+    prompts = list(dict.fromkeys(row["prompt"] for row in read_prompts(path)))
+    if len(prompts) < number:
+        raise ValueError(
+            f"{path} has {len(prompts)} different prompts, fewer than num_samples + num_tuning_samples = {number}."
+        )
+    return prompts[:number]
+
+
+def encode_prompts(prompts: list[str], tokenizer: PreTrainedTokenizerBase, length: int, mask_token_id: int) -> Tensor:
+    """Each prompt and masks after it, (N, length). Raises ValueError for one that leaves none or holds some."""
+    examples = torch.full((len(prompts), length), mask_token_id)
+    for number, (row, ids) in enumerate(zip(examples, tokenizer(prompts).input_ids, strict=True), start=1):
+        if len(ids) >= length:
+            raise ValueError(f"Prompt {number} has {len(ids)} tokens, which leaves none of length={length}: raise it.")
+        if mask_token_id in ids:
+            raise ValueError(f"Prompt {number} holds the mask token, which follows it: {prompts[number - 1]!r}.")
+        row[: len(ids)] = torch.tensor(ids, dtype=row.dtype)
+    return examples
+
+
+def decode(ids: list[int], tokenizer: PreTrainedTokenizerBase, end_of_text: str) -> str:
+    """The text of tokens, in which `end_of_text` stands where it ends, and no other special token."""
+    parts = [[]]
+    for token in ids:
+        if token == tokenizer.eos_token_id:
+            parts.append([])
+        else:
+            parts[-1].append(token)
+    return end_of_text.join(tokenizer.batch_decode(parts, skip_special_tokens=True))

@@ -125,7 +125,9 @@ def encode_problems(
     texts = [problem.prompt for problem in problems]
     if apply_chat_template:
         if tokenizer.chat_template is None:
-            raise ValueError(f"The tokenizer {tokenizer.name_or_path!r} has no chat template: leave it off.")
+            raise ValueError(
+                f"The tokenizer {tokenizer.name_or_path!r} has no chat template: leave apply_chat_template off."
+            )
         chats = [[{"role": "user", "content": text}] for text in texts]
         texts = [tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True) for chat in chats]
     rows = []

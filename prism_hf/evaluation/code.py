@@ -97,6 +97,7 @@ def read_problem(line: str, where: str) -> CodeProblem:
 
 
 def from_mbpp(row: dict[str, Any], where: str) -> CodeProblem:
+    # As published, though the tests of 19 of the 500 problems of the test split call another function of the reference.
     name = first_function_name(row["code"])
     if name is None:
         raise ValueError(f"{where}: 'code' defines no top-level function, whose name the answer is to have.")

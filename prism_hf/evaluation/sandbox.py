@@ -128,7 +128,7 @@ def run_programs(
     """`run_program` for pairs of a program and its tests, `num_workers` at a time (by default one a CPU), in order."""
     with ThreadPoolExecutor(num_workers or os.cpu_count()) as pool:
         results = pool.map(lambda pair: run_program(*pair, **kwargs), programs)
-        return list(tqdm(results, total=len(programs), unit="program", disable=not progress))
+        return list(tqdm(results, total=len(programs), unit="program", leave=False, disable=not progress))
 
 
 def isolation_problem(isolation: str = "namespaces") -> str | None:

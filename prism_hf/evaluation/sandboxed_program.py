@@ -26,7 +26,9 @@ WORKING_DIRECTORY = "/program"
 def main() -> None:
     job = json.load(sys.stdin)
     if job["isolation"] == "namespaces":
-        enter_new_root(job["folder"], {*SYSTEM_PATHS, sys.prefix, sys.base_prefix}, job["limits"]["disk"])
+        prefixes = (sys.prefix, sys.base_prefix)
+        paths = {*SYSTEM_PATHS, *prefixes, *map(os.path.realpath, prefixes)}
+        enter_new_root(job["folder"], paths, job["limits"]["disk"])
     else:
         os.chdir(job["folder"])
     report, nowhere = os.dup(1), os.open(os.devnull, os.O_RDWR)

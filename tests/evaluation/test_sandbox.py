@@ -1,6 +1,7 @@
 """Programs that do harm, or would rather not be tested."""
 
 import contextlib
+import functools
 import os
 import socket
 import subprocess
@@ -25,10 +26,13 @@ RIGHT = "def double(x):\n    return 2 * x\n"
 TEST = "assert double(3) == 6, 'not the double'"
 
 
+namespaces_problem = functools.cache(isolation_problem)
+
+
 @pytest.fixture(autouse=True)
 def isolated(request):
     isolation = request.node.callspec.params.get("isolation") if hasattr(request.node, "callspec") else "namespaces"
-    if isolation != "limits" and (problem := isolation_problem()):
+    if isolation != "limits" and (problem := namespaces_problem()):
         pytest.skip(problem)
 
 

@@ -12,9 +12,8 @@ from pathlib import Path
 
 import torch
 from accelerate import PartialState
-from transformers import AutoModelForMaskedLM
 
-import prism_hf.models  # noqa: F401  (registers PRISM and MDLM)
+from prism_hf import load_model
 from prism_hf.evaluation import compare, comparison_table, expand_grid, load_task, plot_comparison, weights_digest
 from prism_hf.resources import resource_path
 from prism_hf.training import parse_arguments
@@ -34,7 +33,7 @@ class ComparisonArguments:
     budgets: list[int] = field(default_factory=lambda: [51], metadata={"help": "Numbers of forward passes."})
     reference: str = field(default="prism", metadata={"help": "The strategy that the others are tested against."})
     model_name_or_path: str | None = field(
-        default=None, metadata={"help": "The model; the shipped PRISM if not given."}
+        default=None, metadata={"help": "A whole model or an adapter; the shipped PRISM if not given."}
     )
     critic_name_or_path: str | None = field(default=None, metadata={"help": "The network that token_critic asks."})
     batch_size: int = field(default=250, metadata={"help": "Examples in a batch."})
@@ -49,8 +48,7 @@ def main() -> None:
     state = PartialState(cpu=args.use_cpu)
 
     def load(name: str):
-        model = AutoModelForMaskedLM.from_pretrained(name, attn_implementation=args.attn_implementation)
-        return model.to(state.device).eval()
+        return load_model(name, attn_implementation=args.attn_implementation).to(state.device)
 
     critic = critic_name = None
     if args.critic_name_or_path is not None:

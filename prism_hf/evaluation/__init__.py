@@ -1,10 +1,12 @@
 """How good the samples are, and whether the quality head knows it."""
 
 from .calibration import auroc, expected_calibration_error, plot_reliability, reliability_bins
+from .code import CodeProblem, extract_code, pass_at_k, read_problems, run_answers
 from .comparison import GridPoint, compare, expand_grid
 from .comparison_report import comparison_table, plot_comparison
 from .digests import weights_digest
 from .evaluate_settings import evaluate_settings
+from .sandbox import ProgramResult, check_isolation, isolation_problem, run_program, run_programs
 from .statistics import bootstrap_interval, mcnemar_test, paired_bootstrap, wilson_interval
 from .sudoku import evaluate_sudoku, is_solved, markdown_table, sudoku_metrics
 from .sudoku_plots import plot_corrections, plot_success, quality_samples
@@ -14,10 +16,13 @@ from .text import count_scored_tokens, generative_perplexity, mauve, negative_lo
 
 __all__ = [
     "TASKS",
+    "CodeProblem",
     "GridPoint",
+    "ProgramResult",
     "Task",
     "auroc",
     "bootstrap_interval",
+    "check_isolation",
     "compare",
     "comparison_table",
     "count_scored_tokens",
@@ -25,20 +30,27 @@ __all__ = [
     "evaluate_sudoku",
     "expand_grid",
     "expected_calibration_error",
+    "extract_code",
     "generative_perplexity",
     "is_solved",
+    "isolation_problem",
     "load_task",
     "markdown_table",
     "mauve",
     "mcnemar_test",
     "negative_log_likelihood",
     "paired_bootstrap",
+    "pass_at_k",
     "plot_comparison",
     "plot_corrections",
     "plot_reliability",
     "plot_success",
     "quality_samples",
+    "read_problems",
     "reliability_bins",
+    "run_answers",
+    "run_program",
+    "run_programs",
     "sudoku_metrics",
     "unigram_entropy",
     "weights_digest",

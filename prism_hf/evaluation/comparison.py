@@ -142,7 +142,7 @@ def compare(
     if rivals and len(task.tuning_examples) == 0:
         raise ValueError(
             f"{rivals[0].label} has several candidates and there is nothing to choose one on: set the task's "
-            "num_tuning_puzzles or num_tuning_samples, or give one value for each argument."
+            "number of tuning puzzles, samples or problems, or give one value for each argument."
         )
 
     seeds = {"tuning": seed + task.tuning_seed, "reported": seed}

@@ -24,6 +24,9 @@ from prism_hf.generation.strategies import resolve_strategy
 
 from ..data.jsonl import append_line, cut_torn_line, whole_lines
 
+# Stands in examples where they are shorter than others. It is attended by nothing, and 0 in what `measure` gets.
+PADDING = -1
+
 
 def evaluate_settings(
     model,
@@ -37,16 +40,17 @@ def evaluate_settings(
     bf16: bool = False,
     critic=None,
 ) -> list[dict[str, Any]]:
-    """Complete examples (N, L) once for each of `settings`: the keyword arguments of `remask_generate`, or, if
-    `retries` is among them, of `generate_with_retries`. What a setting leaves open takes its default, whatever the
-    model's own generation config says.
+    """Complete examples (N, L), which may hold `PADDING`, once for each of `settings`.
+
+    A setting is the keyword arguments of `remask_generate`, or, if `retries` is among them, of `generate_with_retries`.
+    What it leaves open takes its default, whatever the model's own generation config says.
 
     A finished setting is appended to the JSONL file `path`; one that is there already, with the same `made_with`, is
     not computed again. Under `accelerate launch` the batches are shared among the processes; the results do not depend
     on how many there are.
 
     Args:
-        measure: what to keep of the completed examples (N, L'), such as scores.
+        measure: what to keep of the completed examples (N, L'), such as scores. Called in the main process only.
         made_with: what else the result depends on, kept in each row.
         seed: of the first batch's random numbers.
         critic: the network for the settings that have an entry `critic`, which is its name.
@@ -88,13 +92,18 @@ def evaluate_settings(
                 parts.append((start, output.sequences.cpu(), output.num_forwards, passes_of(output, batch, model)))
                 progress.update(output.num_forwards)
             parts = sorted(gather_object(parts), key=lambda part: part[0])
+            # What it measures need not be the same twice, such as whether a program ends in time.
+            measured = [None]
+            if state.is_main_process:
+                measured = [measure(torch.cat([sequences for _, sequences, *_ in parts]))]
+            broadcast_object_list(measured)
             row = {
                 "setting": setting,
                 **made_with,
                 "forward_passes": max(num_forwards for _, _, num_forwards, _ in parts),
                 "mean_forward_passes": round(sum(sum(passes) for *_, passes in parts) / len(examples), 2),
                 "seconds": round(time.perf_counter() - began, 2),
-                **measure(torch.cat([sequences for _, sequences, *_ in parts])),
+                **measured[0],
             }
             if state.is_main_process:
                 append_line(path, row)
@@ -120,7 +129,10 @@ def generate(
     """Examples (B, L) completed as a setting says."""
     call = generate_with_retries if "retries" in setting else remask_generate
     arguments = keyword_arguments(setting, critic) | {"return_dict_in_generate": True}
-    return call(model, examples, generator=generator, **arguments)
+    padding = examples == PADDING
+    if padding.any():
+        arguments["attention_mask"] = (~padding).long()
+    return call(model, examples.masked_fill(padding, 0), generator=generator, **arguments)
 
 
 def passes_of(output: RemaskGenerationOutput, examples: Tensor, model) -> list[float]:

@@ -11,10 +11,10 @@ from torch import Tensor
 class Task:
     """Examples and how to score them.
 
-    examples (N, L) and tuning_examples (M, L) are token ids with masks; M may be 0. score takes completed examples and
-    what they were, and returns one score each: (N,) bool where it is success or failure, else numbers of which higher
-    is better. measured: what the score is, as the head of a column. origin: a sentence on where both kinds of examples
-    come from and why none is in both.
+    examples (N, L) and tuning_examples (M, L) are token ids with masks, and `PADDING` where one is shorter; M may be 0.
+    score takes completed examples and what they were, and returns one score each: (N,) bool where it is success or
+    failure, else numbers of which higher is better. measured: what the score is, as the head of a column. origin: a
+    sentence on where both kinds of examples come from and why none is in both.
 
     measures: further columns, by their heads: each takes scores, completed examples and what they were, and returns a
     number. made_with: what results depend on beside the examples, kept with them. tuning_seed: added to the sampler's

@@ -11,6 +11,7 @@ import torch
 from prism_hf.resources import resource_path
 
 from ..data.sudoku import BLANK, MAX_BLANKS, generate_puzzles, read_sudoku_csv, to_grid, to_sequence
+from .code_task import load_code
 from .sudoku import is_solved
 from .task import Task
 from .text_task import load_text
@@ -51,7 +52,7 @@ def load_sudoku(
     return Task(to_sequence(puzzles, layout), to_sequence(tuning_puzzles, layout), is_solved, "solved", origin)
 
 
-TASKS: dict[str, Callable[..., Task]] = {"sudoku": load_sudoku, "text": load_text}
+TASKS: dict[str, Callable[..., Task]] = {"code": load_code, "sudoku": load_sudoku, "text": load_text}
 
 
 def load_task(name: str | None = None, model=None, **arguments: Any) -> Task:

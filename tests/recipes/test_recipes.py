@@ -17,6 +17,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 import prism_hf
 from prism_hf import LladaConfig, LladaForMaskedDiffusion, PrismForMaskedDiffusion, remask_generate
 from prism_hf.data import DataArguments, train_byte_level_bpe
+from prism_hf.evaluation import isolation_problem
 from prism_hf.training import (
     MaskedDiffusionTrainingArguments,
     PrismTrainingArguments,
@@ -189,6 +190,43 @@ def test_text_is_compared_by_its_likelihood_once(tmp_path):
     launch("compare.py", config, tmp_path / "out")
     assert (tmp_path / "out" / "results.jsonl").read_text() == results  # nothing was computed again
     assert (tmp_path / "out" / "comparison.md").read_text() == report
+
+
+def test_code_is_compared_by_its_tests_once(tmp_path):
+    tokenizer = tiny_chat_model(tmp_path / "backbone")
+    PrismForMaskedDiffusion.from_pretrained(tmp_path / "backbone").save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    problems = [
+        {
+            "task_id": task_id, "text": text, "code": f"def {name}(x):\n    return {result}", "test_setup_code": "",
+            "test_list": [f"x = 3\nassert {name}(x) == {result}"],
+        }
+        for task_id, text, name, result in (
+            (11, "Double a number.", "double", "2 * x"), (12, "Negate a number given to you.", "negate", "-x"),
+            (13, "Square.", "square", "x * x"), (511, "Halve.", "halve", "x / 2"), (512, "Add one.", "add", "x + 1"),
+        )
+    ]  # fmt: skip
+    (tmp_path / "mbpp.jsonl").write_text("".join(json.dumps(problem) + "\n" for problem in problems))
+    config = yaml.safe_load((RECIPES / "configs" / "code_compare.yaml").read_text())
+    config |= {
+        "model_name_or_path": str(tmp_path / "model"), "budgets": [4], "batch_size": 2, "use_cpu": True,
+        "attn_implementation": "eager",
+        "task": config["task"] | {
+            "problems_file": str(tmp_path / "mbpp.jsonl"), "num_tuning_problems": 2, "max_new_tokens": 16,
+            "isolation": "limits" if isolation_problem() else "namespaces",
+        },
+        "strategies": [strategy | {"block_length": 8} for strategy in config["strategies"]],
+    }  # fmt: skip
+    printed = launch("compare.py", config, tmp_path / "one")
+    report = (tmp_path / "one" / "comparison.md").read_text()
+    assert printed.strip() == report.strip() and "3 problems of mbpp.jsonl, 16 tokens for each answer" in report
+    assert "| pass@1 | 95% interval |" in report and "Arguments were chosen on 2 others" in report
+    results = (tmp_path / "one" / "results.jsonl").read_text()
+    rows = [json.loads(line) for line in results.splitlines()]
+    assert {row["scores"] for row in rows if row["split"] == "reported"} == {"000"}
+    launch("compare.py", config, tmp_path / "one")
+    assert (tmp_path / "one" / "results.jsonl").read_text() == results  # nothing was computed again
+    assert (tmp_path / "one" / "comparison.md").read_text() == report
 
 
 def test_lora_under_ddp_and_fsdp2_is_that_of_one_process(tmp_path):

@@ -1,0 +1,156 @@
+"""The task of writing functions that pass tests, those of MBPP or HumanEval."""
+
+import hashlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedTokenizerBase
+
+from .code import MBPP_SPLITS, CodeProblem, extract_code, read_problems, run_answers
+from .evaluate_settings import PADDING
+from .sandbox import check_isolation
+from .task import Task
+from .text_task import load_tokenizer
+
+
+def load_code(
+    model,
+    problems_file: str,
+    num_problems: int | None = None,
+    num_tuning_problems: int = 0,
+    tuning_file: str | None = None,
+    max_new_tokens: int = 512,
+    apply_chat_template: bool = False,
+    tokenizer: str | None = None,
+    isolation: str = "namespaces",
+    timeout: float = 10.0,
+    num_workers: int | None = None,
+) -> Task:
+    """Functions to write in `max_new_tokens` tokens. Score: whether all tests pass, so that its mean is pass@1.
+
+    Of an MBPP file, the problems of the test split are reported; of a HumanEval file, all.
+
+    Args:
+        model: the model compared.
+        problems_file: mbpp.jsonl or HumanEval.jsonl.gz, or a file in the layout of either.
+        num_problems: the first of them, all if None.
+        num_tuning_problems: the first of MBPP's validation split, of which there are 90.
+        tuning_file: the MBPP file that holds it, `problems_file` if None.
+        apply_chat_template: the prompt becomes a user's turn in the tokenizer's template.
+        tokenizer: of the model, from the Hub or a folder; that saved with it if None.
+        isolation, timeout, num_workers: of the programs, see `run_programs`.
+
+    Raises:
+        ValueError: if programs cannot be run in this isolation, a number is too small or larger than there are
+            problems, or the tokenizer does not fit.
+    """
+    for name, value, least in (
+        ("num_problems", num_problems, 1),
+        ("num_tuning_problems", num_tuning_problems, 0),
+        ("max_new_tokens", max_new_tokens, 1),
+    ):
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
+            raise ValueError(f"{name}={value!r} of the task code must be an integer of at least {least}.")
+    check_isolation(isolation)
+    problems = take(reported_problems(problems_file), num_problems, "num_problems", problems_file)
+    tuning_file = tuning_file or problems_file
+    tuning_problems = take(
+        of_split(read_problems(tuning_file), "validation") if num_tuning_problems else [],
+        num_tuning_problems, "num_tuning_problems", f"the validation split of MBPP in {tuning_file}",
+    )  # fmt: skip
+    remedy = f"set the task's tokenizer to what {model.name_or_path} was trained with"
+    own_tokenizer = load_tokenizer(tokenizer or model.name_or_path, model.config.vocab_size, remedy)
+    mask_token_id = model.config.mask_token_id
+    examples, tuning_examples = (
+        encode_problems(each, own_tokenizer, max_new_tokens, mask_token_id, apply_chat_template)
+        for each in (problems, tuning_problems)
+    )
+
+    def score(sequences: Tensor, asked_for: Tensor) -> Tensor:
+        asked = tuning_problems if torch.equal(asked_for, tuning_examples) else problems
+        answers = [extract_code(text) for text in completions(sequences[:, -max_new_tokens:], own_tokenizer)]
+        results = run_answers(asked, answers, isolation=isolation, timeout=timeout, num_workers=num_workers)
+        return torch.tensor([result.passed for result in results])
+
+    origin = f"{len(problems)} problems of {Path(problems_file).name}, {max_new_tokens} tokens for each answer."
+    if tuning_problems:
+        origin += f" Arguments were chosen on {len(tuning_problems)} others, of MBPP's validation split."
+    return Task(
+        examples=examples,
+        tuning_examples=tuning_examples,
+        score=score,
+        measured="pass@1",
+        origin=origin,
+        made_with={
+            "problems": problems_digest([*problems, *tuning_problems]),
+            "tokenizer": tokenizer or model.name_or_path,
+            "isolation": isolation,
+            "timeout": timeout,
+        },
+    )
+
+
+def reported_problems(path: str) -> list[CodeProblem]:
+    """All problems of HumanEval, or the test split of MBPP, whose task ids are numbers."""
+    problems = read_problems(path)
+    return of_split(problems, "test") if any(isinstance(problem.task_id, int) for problem in problems) else problems
+
+
+def of_split(problems: list[CodeProblem], split: str) -> list[CodeProblem]:
+    return [problem for problem in problems if problem.task_id in MBPP_SPLITS[split]]
+
+
+def take(problems: list[CodeProblem], number: int | None, name: str, source: str) -> list[CodeProblem]:
+    """The first `number` problems, all if None. Raises ValueError if there are fewer, or none."""
+    if len(problems) < (1 if number is None else number):
+        raise ValueError(f"{name}={number} is more than the {len(problems)} problems of {source}: lower it.")
+    return problems[:number]
+
+
+def encode_problems(
+    problems: list[CodeProblem],
+    tokenizer: PreTrainedTokenizerBase,
+    max_new_tokens: int,
+    mask_token_id: int,
+    apply_chat_template: bool,
+) -> Tensor:
+    """Prompts and the masks after them, (N, L), with `PADDING` to the left of shorter ones.
+
+    Raises ValueError if the tokenizer lacks the template, or a prompt holds the mask token.
+    """
+    texts = [problem.prompt for problem in problems]
+    if apply_chat_template:
+        if tokenizer.chat_template is None:
+            raise ValueError(
+                f"The tokenizer {tokenizer.name_or_path!r} has no chat template: leave apply_chat_template off."
+            )
+        chats = [[{"role": "user", "content": text}] for text in texts]
+        texts = [tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True) for chat in chats]
+    rows = []
+    for problem, text in zip(problems, texts, strict=True):
+        ids = tokenizer(text, add_special_tokens=not apply_chat_template).input_ids
+        if mask_token_id in ids:
+            raise ValueError(
+                f"The prompt of problem {problem.task_id} holds the mask token, which follows it: {text!r}."
+            )
+        rows.append(torch.tensor(ids + [mask_token_id] * max_new_tokens))
+    if not rows:
+        return torch.empty(0, max_new_tokens, dtype=torch.long)
+    return pad_sequence(rows, batch_first=True, padding_value=PADDING, padding_side="left")
+
+
+def completions(new: Tensor, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """The texts of appended tokens (N, K), each up to its first end-of-sequence token."""
+    end = PADDING if tokenizer.eos_token_id is None else tokenizer.eos_token_id
+    kept = (new != end).cumprod(-1).sum(-1).tolist()
+    ids = [row[:length] for row, length in zip(new.tolist(), kept, strict=True)]
+    return tokenizer.batch_decode(ids, skip_special_tokens=True)
+
+
+def problems_digest(problems: list[CodeProblem]) -> str:
+    """Sixteen digits that tell problems, with their tests, from others."""
+    return hashlib.sha256(json.dumps([asdict(problem) for problem in problems]).encode()).hexdigest()[:16]

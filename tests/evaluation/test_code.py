@@ -1,0 +1,161 @@
+"""Problems in the layouts of MBPP and HumanEval, answered by hand."""
+
+import gzip
+import json
+from itertools import combinations
+
+import pytest
+
+from prism_hf.evaluation import extract_code, isolation_problem, pass_at_k, read_problems, run_answers
+
+MBPP = [
+    {
+        "text": "Write a function to add two numbers.", "task_id": 11, "test_setup_code": "",
+        "code": "def add(a, b):\r\n  return a + b", "test_list": ["assert add(1, 2) == 3", "assert add(-1, 1) == 0"],
+        "challenge_test_list": [],
+    },
+    {
+        "text": "Write a function to count the pairs that are in order.", "task_id": 12, "test_setup_code": "",
+        "code": "class Pair(object):\n\tdef __init__(self, a, b):\n\t\tself.a = a\n\t\tself.b = b\n"
+        "def ordered(pairs):\n\treturn sum(pair.a < pair.b for pair in pairs)",
+        "test_list": ["assert ordered([Pair(1, 2), Pair(3, 2)]) == 1"], "challenge_test_list": [],
+    },
+    {
+        "text": "Write a function to read the root of a tree.", "task_id": 511, "challenge_test_list": [],
+        "test_setup_code": "root = Node(4)\nroot.data += 1", "test_list": ["assert read_root(root) == 5"],
+        "code": "def read_root(root):\n  return root.data\nclass Node:\n  def __init__(self, data): self.data = data",
+    },
+]  # fmt: skip
+HUMANEVAL = [
+    {
+        "task_id": "HumanEval/0", "entry_point": "largest",
+        "prompt": 'from typing import List\n\n\ndef largest(numbers: List[int]) -> int:\n    """ The largest.\n'
+        "    >>> largest([1, 3, 2])\n    3\n    \"\"\"\n",
+        "canonical_solution": "    best = numbers[0]\n    for number in numbers:\n        best = max(best, number)\n"
+        "    return best\n",
+        "test": "METADATA = {}\n\n\ndef check(candidate):\n    assert candidate([1, 3, 2]) == 3\n"
+        "    assert candidate([-1]) == -1\n",
+    },
+    {
+        "task_id": "HumanEval/1", "entry_point": "decode",
+        "prompt": 'def encode(text: str):\n    """ Text backwards. """\n    return text[::-1]\n\n\n'
+        'def decode(text: str):\n    """ The inverse of encode. """\n',
+        "canonical_solution": "    return encode(text)\n",
+        "test": "def check(candidate):\n    assert candidate(encode('ab c')) == 'ab c'\n",
+    },
+]  # fmt: skip
+
+
+def write(path, rows):
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    if path.suffix == ".gz":
+        path.write_bytes(gzip.compress(text.encode()))
+    else:
+        path.write_text(text)
+    return path
+
+
+@pytest.fixture
+def isolation():
+    return "namespaces" if isolation_problem() is None else "limits"
+
+
+def test_references_pass_and_others_fail(tmp_path, isolation):
+    mbpp = read_problems(write(tmp_path / "mbpp.jsonl", MBPP))
+    humaneval = read_problems(write(tmp_path / "HumanEval.jsonl.gz", HUMANEVAL))
+    assert [problem.entry_point for problem in mbpp + humaneval] == ["add", "ordered", "read_root", "largest", "decode"]
+    references = [problem.reference for problem in mbpp + humaneval]
+    run = {"isolation": isolation, "progress": False}
+    assert all(result.passed for result in run_answers(mbpp + humaneval, references, **run))
+    wrong = [
+        "def add(a, b): return 3",
+        "def ordered(pairs): return 0",
+        "",
+        "    return numbers[1]\n",
+        "def decode(text):\n    return text\n",
+    ]
+    results = run_answers(mbpp + humaneval, wrong, **run)
+    assert [result.reason for result in results] == ["failed"] * 5
+    # The whole function, too, answers a HumanEval problem; Pair need not be defined for one of MBPP.
+    others = [
+        "def add(a, b): return sum((a, b))",
+        "def ordered(pairs):\n    return len([0 for pair in pairs if pair.a < pair.b])",
+        "def largest(numbers: List[int]) -> int:\n    return max(numbers)",
+        "def decode(text):\n    return encode(text)",
+    ]
+    assert all(result.passed for result in run_answers(mbpp[:2] + humaneval, others, **run))
+
+
+def test_prompts_name_what_to_write(tmp_path):
+    problems = read_problems(write(tmp_path / "a.jsonl", [MBPP[0], HUMANEVAL[0]]))
+    ends = (
+        "Answer with Python code only, between <py> and </py>. The code must define one top-level function with the "
+        "name"
+    )
+    assert problems[0].prompt == f"{MBPP[0]['text']}\n\n{ends} `add`."
+    assert problems[1].prompt.endswith(f'\n    3\n    """\n\n{ends} `largest`.')
+    assert "def largest(numbers: List[int]) -> int:" in problems[1].prompt
+
+
+@pytest.mark.parametrize(
+    "completion, code",
+    [
+        ("\n<py>\ndef f():\n    return 1\n</py>", "def f():\n    return 1"),
+        ("Here: <py>    return 1</py> and <py>more</py>", "    return 1"),
+        ("<py>\nx = '<py>'\ncut", "x = '<py>'\ncut"),
+        ("def f(): return 1", ""),
+        ("</py> x <py>y", "y"),
+        ("", ""),
+    ],
+)
+def test_code_is_what_is_between_the_tags(completion, code):
+    assert extract_code(completion) == code
+
+
+def test_pass_at_k_is_the_share_of_subsets_with_a_right_answer():
+    for n in range(1, 8):
+        for c in range(n + 1):
+            for k in range(1, n + 1):
+                subsets = list(combinations([True] * c + [False] * (n - c), k))
+                assert pass_at_k(n, c, k) == pytest.approx(sum(map(any, subsets)) / len(subsets), abs=1e-12)
+    for wrong in ((3, 4, 1), (3, -1, 1), (3, 1, 0), (3, 1, 4)):
+        with pytest.raises(ValueError, match=r"0 <= c <= n and 1 <= k <= n, got n=3"):
+            pass_at_k(*wrong)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"code": None}, r"a\.jsonl, line 2: 'code' must be str, got None"),
+        ({"test_list": "assert True"}, r"line 2: 'test_list' must be list, got 'assert True'"),
+        ({"test_list": []}, "line 2: 'test_list' must be a list of at least one line"),
+        ({"code": "x = 1"}, "line 2: 'code' defines no top-level function"),
+        ({"task_id": 11}, "line 2 has the task_id 11 of line 1: keep one"),
+        ({"task_id": "12"}, "line 2: 'task_id' must be int"),
+    ],
+)
+def test_a_bad_row_is_told_with_its_line(change, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        read_problems(write(tmp_path / "a.jsonl", [MBPP[0], MBPP[1] | change]))
+
+
+def test_a_bad_file_is_told(tmp_path):
+    path = tmp_path / "problems.jsonl"
+    for content, message in (
+        (b"", "problems.jsonl has no problems"),
+        (b"\n{", "line 2 is no JSON"),
+        (b"[1]", r"line 1 must be a JSON object, got '\[1\]'"),
+        (b'{"text": "x"}', "line 1 has no field 'task_id' of the layout of MBPP, only"),
+        (b'{"prompt": "x", "test": "x"}', "line 1 has no field 'task_id' of the layout of HumanEval"),
+        (b"\xff\xfe", "cannot be read as text"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=message):
+            read_problems(path)
+    (tmp_path / "problems.jsonl.gz").write_bytes(b"no gzip")
+    with pytest.raises(ValueError, match="cannot be read as gzipped text"):
+        read_problems(tmp_path / "problems.jsonl.gz")
+    with pytest.raises(ValueError, match=r"There is no file .* Did you mean .*problems.jsonl"):
+        read_problems(tmp_path / "problem.jsonl")
+    with pytest.raises(ValueError, match="does not define the 'entry_point' 'other'"):
+        read_problems(write(path, [HUMANEVAL[0] | {"entry_point": "other"}]))

@@ -127,6 +127,18 @@ def limit_remasked(planned: PlannedStep, most: torch.Tensor) -> PlannedStep:
     return replace(planned, rows=planned.rows._replace(num_remask=planned.rows.num_remask.minimum(most)))
 
 
+def fit_step(planned: PlannedStep, masked: torch.Tensor, window: torch.Tensor) -> PlannedStep:
+    """The step no wider than the canvas needs, which the host waits to hear from the device.
+
+    masked, window (B, L) bool: before the forward, and the block. Where no row may remask, the strategy is not asked.
+    """
+    unfilled, generated = (masked & window).sum(-1), (window & ~masked).sum(-1)
+    judges = (generated * planned.rows.num_remask > 0).any()
+    num_open, num_held = torch.stack([unfilled.amax(), generated.amax() * judges]).tolist()
+    width = min(planned.width, num_open)
+    return replace(planned, num_open=num_open, width=width, num_held=num_held, asks=planned.asks and num_held > 0)
+
+
 def most_remasked_next(filled: torch.Tensor, unfilled: torch.Tensor, config: RemaskGenerationConfig) -> torch.Tensor:
     """How many tokens a row may remask after a step with a threshold, (B,): none when nothing is left to be judged.
 

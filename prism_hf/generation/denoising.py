@@ -248,7 +248,7 @@ def fill(sampler: Sampler, planned: PlannedStep, progress: Progress, positions, 
         contexts = left_contexts(tokens, positions, config.mask_token_id)
         left = sampler.steps - planned.index
         scores = sampler.logits_processor(contexts.flatten(0, 1), posterior.allowed().flatten(0, 1), cur_step=left)
-        posterior = posterior_of(scores.view(*positions.shape, -1), posterior.excluded[:1])
+        posterior = posterior_of(scores.unflatten(0, positions.shape), posterior.excluded[:1])
     words = [word for word in config.bad_words_ids or () if len(word) > 1]
     if words:
         logits = ban_words(posterior.allowed(), positions, tokens, filled, words)

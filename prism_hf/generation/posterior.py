@@ -26,8 +26,9 @@ class Posterior:
 
     def allowed(self, index: torch.Tensor | None = None) -> torch.Tensor:
         """New float32 logits (B, W, V), minus infinity at excluded tokens; or (n, V) of the rows `index` (n,)."""
-        logits = self.logits[self.index if index is None else index].float()
-        return logits.index_fill_(-1, self.excluded, -torch.inf)
+        index = self.index if index is None else index
+        logits = self.logits.index_select(0, index.flatten()).float()
+        return logits.index_fill_(-1, self.excluded, -torch.inf).unflatten(0, index.shape)
 
     def map(self, function: Callable[..., torch.Tensor], *values: torch.Tensor) -> torch.Tensor:
         """`function` (n, V), (n,)... -> (n,) of the allowed logits and of `values` (B, W) at all positions: (B, W)."""

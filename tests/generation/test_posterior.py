@@ -51,7 +51,7 @@ def test_parts_are_the_whole(at_once, dtype):
 
 def test_no_positions():
     posterior = posterior_of(torch.empty(2, 0, 10), torch.tensor(EXCLUDED))
-    assert posterior.map(lambda logits: logits.amax(-1)).shape == (2, 0)
+    assert posterior.allowed().shape == (2, 0, 10) and posterior.map(lambda logits: logits.amax(-1)).shape == (2, 0)
 
 
 class Table(nn.Module):

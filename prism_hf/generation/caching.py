@@ -27,9 +27,9 @@ class CanvasCache:
         if self.positions is None:
             self.layers[layer] = key.contiguous(), value.contiguous()
         else:
-            index = self.positions[:, None, :, None].expand_as(key)
+            rows = torch.arange(len(key), device=key.device)[:, None]
             for kept, computed in zip(self.layers[layer], (key, value), strict=True):
-                kept.scatter_(2, index, computed)
+                kept[rows, :, self.positions] = computed.transpose(1, 2)
         return self.layers[layer]
 
 

@@ -3,17 +3,19 @@
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import NamedTuple
 
 import torch
 
-from prism_hf.diffusion.drafting import exclude_token, lowest_first, select_lowest, take_positions
+from prism_hf.diffusion.drafting import lowest_first, select_lowest, take_positions
 
 from .caching import CanvasCache
 from .canvas import Canvas
 from .configuration_remask import RemaskGenerationConfig
 from .orders import BLIND_ORDERS, POSTERIOR_ORDERS
 from .plans import PlannedStep, adapts, fill_threshold, sets_own_budget, verifies, verify_threshold
+from .posterior import posterior_of
 from .remdm import AncestralSampling
 from .sampling import ban_words, draw_tokens, left_contexts, probability_of, uniform, warp
 from .shadows import add_shadows
@@ -44,14 +46,20 @@ def check_quality(model) -> None:
         raise ValueError(no_quality(model))
 
 
+def numbers_in(columns: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """Where each position of `tokens` (B, L) stands in `columns` (B, W): (B, L) int64, 0 if it does not."""
+    number = torch.arange(columns.shape[1], device=tokens.device).expand_as(columns)
+    return torch.zeros_like(tokens).scatter(1, columns, number)
+
+
 def make_reader(model, canvas: Canvas, config: RemaskGenerationConfig, needs_quality: bool):
     """A function for one forward: (tokens (B, L), positions (B, W), recomputed (B, R), shadowed (B, S)), all but the
     tokens or None.
 
-    It returns logits and quality. Logits are float32, (B, W, V) at the positions or (B, L, V) everywhere, with guidance
-    applied and the mask token and suppressed tokens excluded; quality is (B, L) in [0, 1], or None. With a cache only
-    the `recomputed` positions are computed, among which the others must be, and quality is NaN elsewhere. The logits of
-    the shadows of the `shadowed` positions follow those at the positions: (B, W + S, V).
+    It returns a `Posterior` and quality. The posterior is at the positions, or everywhere, with guidance applied and
+    the mask token and suppressed tokens excluded; quality is (B, L) in [0, 1], or None. With a cache only the
+    `recomputed` positions are computed, among which the others must be, and quality is NaN elsewhere. The shadow of
+    `shadowed[:, k]` is at position L + k.
     """
     parameters = forward_parameters(model)
     kwargs = {"return_quality": needs_quality} if needs_quality or "return_quality" in parameters else {}
@@ -59,8 +67,9 @@ def make_reader(model, canvas: Canvas, config: RemaskGenerationConfig, needs_qua
     cache = CanvasCache() if config.cache else None
     if cache is not None:
         kwargs["cache"] = cache
-    suppressed = list(config.suppress_tokens or ()) + [word[0] for word in config.bad_words_ids or () if len(word) == 1]
-    suppressed = torch.tensor(suppressed, dtype=torch.long, device=canvas.tokens.device)
+    excluded = [config.mask_token_id, *(config.suppress_tokens or ())]
+    excluded += [word[0] for word in config.bad_words_ids or () if len(word) == 1]
+    excluded = torch.tensor(excluded, device=canvas.tokens.device)
     attention_mask = canvas.attention_mask
     if config.cfg_scale and attention_mask is not None:
         attention_mask = attention_mask.repeat(2, 1)
@@ -73,10 +82,7 @@ def make_reader(model, canvas: Canvas, config: RemaskGenerationConfig, needs_qua
     ):
         (batch, length), at, computed = tokens.shape, positions, recomputed
         if computed is not None:
-            order = torch.arange(computed.shape[1], device=tokens.device).expand_as(computed)
-            at = torch.zeros_like(tokens).scatter(1, computed, order).gather(1, positions)
-        if shadowed is not None:
-            at = torch.cat([at, length + torch.arange(shadowed.shape[1], device=tokens.device).expand_as(shadowed)], 1)
+            at = numbers_in(computed, tokens).gather(1, positions)
         if config.cfg_scale:
             tokens = torch.cat([tokens, tokens.masked_fill(canvas.given, config.mask_token_id)])
             at, computed, shadowed = (None if each is None else each.repeat(2, 1) for each in (at, computed, shadowed))
@@ -89,22 +95,19 @@ def make_reader(model, canvas: Canvas, config: RemaskGenerationConfig, needs_qua
             inputs = add_shadows(tokens, shadowed, attention_mask, config.mask_token_id, model.dtype)
         output = model(**inputs, **({"logits_at": at} if takes_positions else {}), **kwargs)
         logits = output.logits if takes_positions or at is None else take_positions(output.logits, at)
-        logits = logits.float()
         if config.cfg_scale:
-            conditional, unconditional = logits.chunk(2)
+            conditional, unconditional = logits.float().chunk(2)
             logits = unconditional + (config.cfg_scale + 1) * (conditional - unconditional)
-        logits = exclude_token(logits, config.mask_token_id)
-        if suppressed.numel():
-            logits = logits.index_fill(-1, suppressed, -torch.inf)
+        posterior = posterior_of(logits, excluded)
         if not needs_quality:
-            return logits, None
+            return posterior, None
         quality_logits = getattr(output, "quality_logits", None)
         if quality_logits is None:
             raise ValueError(no_quality(model))
         quality = quality_logits[:batch, :length].float().sigmoid()
         if recomputed is not None:
             quality = quality.new_full((batch, length), torch.nan).scatter(1, recomputed, quality)
-        return logits, quality
+        return posterior, quality
 
     return read
 
@@ -122,6 +125,18 @@ def count_remasked(generated: torch.Tensor, planned: PlannedStep, config: Remask
 def limit_remasked(planned: PlannedStep, most: torch.Tensor) -> PlannedStep:
     """The step with no more than `most` (B,) tokens remasked in each row."""
     return replace(planned, rows=planned.rows._replace(num_remask=planned.rows.num_remask.minimum(most)))
+
+
+def fit_step(planned: PlannedStep, masked: torch.Tensor, window: torch.Tensor) -> PlannedStep:
+    """The step no wider than the canvas needs, which the host waits to hear from the device.
+
+    masked, window (B, L) bool: before the forward, and the block. Where no row may remask, the strategy is not asked.
+    """
+    unfilled, generated = (masked & window).sum(-1), (window & ~masked).sum(-1)
+    judges = (generated * planned.rows.num_remask > 0).any()
+    num_open, num_held = torch.stack([unfilled.amax(), generated.amax() * judges]).tolist()
+    width = min(planned.width, num_open)
+    return replace(planned, num_open=num_open, width=width, num_held=num_held, asks=planned.asks and num_held > 0)
 
 
 def most_remasked_next(filled: torch.Tensor, unfilled: torch.Tensor, config: RemaskGenerationConfig) -> torch.Tensor:
@@ -176,34 +191,33 @@ def first_columns(chosen: torch.Tensor, width: int) -> torch.Tensor:
     return (~chosen).to(torch.uint8).argsort(dim=-1, stable=True)[:, :width]
 
 
-def read_for(sampler: Sampler, tokens, positions, window, planned: PlannedStep):
-    """Logits (B, W, V) at `positions`, quality, and two things that the strategy may ask for, else None.
+def read_for(sampler: Sampler, tokens, positions, window, generated, planned: PlannedStep):
+    """The `Posterior` at `positions` (B, W), quality, and two things that the strategy may ask for, else None.
 
     They are the posterior at all positions (B, L, V), and a function from tokens (B, L) to their probabilities (B, L),
     NaN outside the block.
     """
     asked = planned.asks
     if asked and sampler.needs("probs"):
-        logits, quality = sampler.read(tokens, None, planned.recomputed)
-        return take_positions(logits, positions), quality, logits.softmax(-1), None
+        everywhere, quality = sampler.read(tokens, None, planned.recomputed)
+        return everywhere.take(positions), quality, everywhere.allowed().softmax(-1), None
     if not (asked and sampler.needs("token_probs")):
         return *sampler.read(tokens, positions, planned.recomputed), None, None
     block = first_columns(window, planned.size)
+    at, shadowed = block, None
     if sampler.needs("shadows"):
-        logits, quality = sampler.read(tokens, positions, planned.recomputed, block)
-        logits, of_block = logits[:, : positions.shape[1]], logits[:, positions.shape[1] :]
-    else:
-        of_block, quality = sampler.read(tokens, block, planned.recomputed)
-        order = torch.arange(planned.size, device=tokens.device).expand_as(block)
-        index = torch.zeros_like(tokens).scatter(1, block, order).gather(1, positions)
-        logits = take_positions(of_block, index)
+        shadowed = first_columns(generated, planned.num_held)
+        # A mask is its own shadow, so that one row of logits is enough for each position of the block.
+        place = tokens.shape[1] + numbers_in(shadowed, tokens)
+        at = torch.where(generated.gather(1, block), place.gather(1, block), block)
+    of_block, quality = sampler.read(tokens, at, planned.recomputed, shadowed)
 
     def token_probs(canvas: torch.Tensor) -> torch.Tensor:
-        probs = probability_of(canvas.gather(1, block), of_block)
+        probs = of_block.map(probability_of, canvas.gather(1, block))
         probs = torch.full(tokens.shape, torch.nan, device=tokens.device).scatter(1, block, probs)
         return probs.masked_fill(~window, torch.nan)
 
-    return logits, quality, None, token_probs
+    return of_block.take(numbers_in(block, tokens).gather(1, positions)), quality, None, token_probs
 
 
 def observe(sampler: Sampler, planned: PlannedStep, progress: Progress, generated, **seen) -> StepState:
@@ -225,24 +239,27 @@ def observe(sampler: Sampler, planned: PlannedStep, progress: Progress, generate
     )
 
 
-def fill(sampler: Sampler, planned: PlannedStep, progress: Progress, positions, logits, takes) -> Progress:
-    """Draw tokens from `logits` (B, W, V) at those of `positions` (B, W) that the step `takes` (B, W) bool."""
+def fill(sampler: Sampler, planned: PlannedStep, progress: Progress, positions, posterior, takes) -> Progress:
+    """Draw tokens from the posterior at those of `positions` (B, W) that the step `takes` (B, W) bool."""
     tokens, masked, confidence = progress
     config = sampler.config
     filled = torch.zeros_like(masked).scatter(1, positions, takes)
     if sampler.logits_processor and positions.shape[1]:
         contexts = left_contexts(tokens, positions, config.mask_token_id)
         left = sampler.steps - planned.index
-        scores = sampler.logits_processor(contexts.flatten(0, 1), logits.flatten(0, 1), cur_step=left)
-        logits = exclude_token(scores.view_as(logits), config.mask_token_id)
+        scores = sampler.logits_processor(contexts.flatten(0, 1), posterior.allowed().flatten(0, 1), cur_step=left)
+        posterior = posterior_of(scores.unflatten(0, positions.shape), posterior.excluded[:1])
     words = [word for word in config.bad_words_ids or () if len(word) > 1]
     if words:
-        logits = ban_words(logits, positions, tokens, filled, words)
+        logits = ban_words(posterior.allowed(), positions, tokens, filled, words)
+        posterior = posterior_of(logits, posterior.excluded[:1])
+
     temperature = config.temperature if config.do_sample else 0.0
-    drawn = draw_tokens(logits, temperature, config.top_p, sampler.generator, config.top_k)
+    warped = partial(warp, temperature=temperature, top_p=config.top_p, top_k=config.top_k)
+    drawn = posterior.map(lambda logits: draw_tokens(warped(logits), temperature, sampler.generator))
     tokens = tokens.scatter(1, positions, torch.where(takes, drawn, tokens.gather(1, positions)))
     if confidence is not None:
-        sure = probability_of(drawn, warp(logits, temperature, config.top_p, config.top_k)).to(confidence.dtype)
+        sure = posterior.map(lambda logits, token: probability_of(warped(logits), token), drawn).to(confidence.dtype)
         confidence = confidence.scatter(1, positions, torch.where(takes, sure, confidence.gather(1, positions)))
     return Progress(tokens, masked & ~filled, confidence)
 
@@ -263,7 +280,7 @@ def step_by_score(progress: Progress, window, planned: PlannedStep, sampler: Sam
         positions = lowest_first(-score, unfilled)[:, : planned.width]
     else:
         positions = first_columns(unfilled, planned.num_open)
-    logits, quality, probs, token_probs = read_for(sampler, tokens, positions, window, planned)
+    posterior, quality, probs, token_probs = read_for(sampler, tokens, positions, window, generated, planned)
 
     remasked = nothing
     if planned.asks:
@@ -279,17 +296,18 @@ def step_by_score(progress: Progress, window, planned: PlannedStep, sampler: Sam
     due = planned.rows.target - generated.sum(-1) + remasked.sum(-1)
     due = torch.maximum(due, planned.rows.num_fill)
     if not blind:
-        score = POSTERIOR_ORDERS[config.order](logits.softmax(-1))
+        order = POSTERIOR_ORDERS[config.order]
+        score = posterior.map(lambda logits: order(logits.softmax(-1)))
         candidates = torch.arange(planned.num_open, device=device) < num_unfilled[:, None]
         if adapts(config):
             sure = candidates & (score > fill_threshold(config))
             due = torch.maximum(due, sure.sum(-1).clamp(min=1))
         best = lowest_first(-score, candidates)[:, : planned.width]
-        positions, logits = positions.gather(1, best), take_positions(logits, best)
+        positions, posterior = positions.gather(1, best), posterior.take(best)
     takes = torch.arange(planned.width, device=device) < due.minimum(num_unfilled)[:, None]
 
     progress = Progress(tokens.masked_fill(remasked, config.mask_token_id), masked | remasked, confidence)
-    progress = fill(sampler, planned, progress, positions, logits, takes)
+    progress = fill(sampler, planned, progress, positions, posterior, takes)
     return progress, Changes(nothing.scatter(1, positions, takes), remasked, quality)
 
 
@@ -311,7 +329,7 @@ def step_by_probability(progress: Progress, window, planned: PlannedStep, sample
     # Drawn before the forward where that is possible: the LM head then runs only where a token is drawn.
     changes = unfilled if reads else changing()
     positions = first_columns(changes & unfilled, planned.width)
-    logits, quality, probs, token_probs = read_for(sampler, tokens, positions, window, planned)
+    posterior, quality, probs, token_probs = read_for(sampler, tokens, positions, window, generated, planned)
     if reads:
         if token_probs is not None:
             token_probs = token_probs(tokens).masked_fill(~generated, torch.nan)
@@ -319,7 +337,7 @@ def step_by_probability(progress: Progress, window, planned: PlannedStep, sample
     takes, remasked = (changes & unfilled).gather(1, positions), changes & generated
 
     progress = Progress(tokens.masked_fill(remasked, sampler.config.mask_token_id), masked | remasked, confidence)
-    progress = fill(sampler, planned, progress, positions, logits, takes)
+    progress = fill(sampler, planned, progress, positions, posterior, takes)
     return progress, Changes(torch.zeros_like(masked).scatter(1, positions, takes), remasked, quality)
 
 
@@ -328,8 +346,8 @@ def step_by_ranking(progress: Progress, window, planned: PlannedStep, sampler: S
     tokens, masked, confidence = progress
     unfilled, generated = masked & window, window & ~masked
     positions = first_columns(unfilled, planned.width)
-    logits, quality, probs, token_probs = read_for(sampler, tokens, positions, window, planned)
-    drafted = fill(sampler, planned, progress, positions, logits, unfilled.gather(1, positions))
+    posterior, quality, probs, token_probs = read_for(sampler, tokens, positions, window, generated, planned)
+    drafted = fill(sampler, planned, progress, positions, posterior, unfilled.gather(1, positions))
     if not planned.asks:
         score = uniform(tokens.shape, tokens.device, sampler.generator)
     else:

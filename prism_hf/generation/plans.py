@@ -46,9 +46,10 @@ class PlannedStep:
 
     index: base step (a loop step has that of the base step it precedes). asks: the strategy is asked for some row.
     sigma: probability that `eta` remasks a token. num_loop: random tokens remasked first. rows: a `RowStep` of (B,)
-    tensors. num_open, width, size: the largest of any row, `size` that of the block. opens, closes: some row begins or
-    ends a block. first, stop: the blocks of all rows lie in ranks first to stop - 1, counted from the first appended
-    mask. recomputed: with a cache, the positions (B, W) that the forward computes anew, or None for all.
+    tensors. num_open, width, size: the largest of any row, `size` that of the block. num_held: no block holds more
+    tokens than this before the forward. opens, closes: some row begins or ends a block. first, stop: the blocks of all
+    rows lie in ranks first to stop - 1, counted from the first appended mask. recomputed: with a cache, the positions
+    (B, W) that the forward computes anew, or None for all.
     """
 
     index: int
@@ -59,6 +60,7 @@ class PlannedStep:
     num_open: int
     width: int
     size: int
+    num_held: int
     opens: bool
     closes: bool
     first: int
@@ -320,6 +322,7 @@ def plan_steps(
                 num_open=max(rows.num_open),
                 width=max(rows.width),
                 size=max(map(int.__sub__, rows.end, rows.start)),
+                num_held=max(map(int.__sub__, rows.end, rows.start)),
                 opens=rows.start != previous,
                 closes=any(rows.last),
                 first=max(min(map(int.__sub__, rows.start, in_place)), 0),

@@ -22,7 +22,16 @@ from transformers.utils import ModelOutput, logging
 from .caching import check_cache, plan_cache
 from .canvas import Canvas, prepare_canvas
 from .configuration_remask import RemaskGenerationConfig, prepare_generation_config
-from .denoising import Progress, Sampler, check_quality, denoise, limit_remasked, make_reader, most_remasked_next
+from .denoising import (
+    Progress,
+    Sampler,
+    check_quality,
+    denoise,
+    fit_step,
+    limit_remasked,
+    make_reader,
+    most_remasked_next,
+)
 from .plans import adapts, plan_steps
 from .shadows import check_shadows
 from .stopping import as_ids, check_endings, end_rows
@@ -190,8 +199,9 @@ def remask_generate(
         if adapts(config):
             planned = limit_remasked(planned, most_remasked)
             reads = (progress.masked & window).any(-1) | (reads & (planned.rows.num_remask > 0))
+            planned = fit_step(planned, progress.masked, window)
             # What has been filled waits, without a forward, for the next step that may remask it.
-            if not planned.opens and not bool(reads.any()):
+            if not planned.opens and planned.num_open == planned.num_held == 0:
                 continue
         forwards += reads.long()
         num_forwards += 1

@@ -28,18 +28,13 @@ def warp(logits: torch.Tensor, temperature: float = 0.0, top_p: float = 1.0, top
 
 
 def draw_tokens(
-    logits: torch.Tensor,
-    temperature: float = 0.0,
-    top_p: float = 1.0,
-    generator: torch.Generator | None = None,
-    top_k: int = 0,
+    logits: torch.Tensor, temperature: float = 0.0, generator: torch.Generator | None = None
 ) -> torch.Tensor:
-    """One token a row from `logits` (..., V) -> (...) int64.
+    """One token a row from warped `logits` (..., V) -> (...) int64.
 
-    `temperature` 0 takes the argmax. Otherwise the draw is from the warped logits, a Gumbel argmax in float64: float32
-    noise truncates the tails and quietly lowers the temperature (arXiv 2503.00307).
+    `temperature` 0 takes the argmax. Otherwise it is a Gumbel argmax in float64: float32 noise truncates the tails and
+    quietly lowers the temperature (arXiv 2503.00307).
     """
-    logits = warp(logits, temperature, top_p, top_k)
     if temperature == 0:
         return logits.argmax(-1)
     noise = uniform(logits.shape, logits.device, generator, torch.float64)
@@ -48,9 +43,9 @@ def draw_tokens(
     return (logits - exponential.log()).argmax(-1)
 
 
-def probability_of(tokens: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-    """The probability of `tokens` (...) under `logits` (..., V), in [0, 1]; the other probabilities are not made."""
-    return (logits.gather(-1, tokens[..., None])[..., 0] - logits.logsumexp(-1)).exp()
+def probability_of(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """The probability of `tokens` (...) under `logits` (..., V), in [0, 1]."""
+    return logits.softmax(-1).gather(-1, tokens[..., None])[..., 0]
 
 
 def left_contexts(canvas: torch.Tensor, positions: torch.Tensor, filler: int) -> torch.Tensor:

@@ -147,8 +147,8 @@ class WinoRemasking:
     Each step fills all masks whose likeliest token has a probability over `fill_threshold`, at least one, and remasks
     the tokens of the block whose probability, with the token hidden from itself, is below `verify_threshold`: the least
     likely ones, fewer than the step before has filled. Ends when a forward has found nothing to remask in the full
-    block; `steps` is a maximum. To verify, a forward reads as many tokens more as the block has positions, which see
-    all others but not one another (in the published code they do).
+    block; `steps` is a maximum. To verify, a forward reads as many tokens more as there are to verify, which see all
+    others but not one another (in the published code they do).
     """
 
     fill_threshold: float = 0.6

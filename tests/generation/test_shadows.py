@@ -5,7 +5,16 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch import nn
-from transformers import BertConfig, BertForMaskedLM, RobertaConfig, RobertaForMaskedLM
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    DistilBertConfig,
+    DistilBertForMaskedLM,
+    ElectraConfig,
+    ElectraForMaskedLM,
+    RobertaConfig,
+    RobertaForMaskedLM,
+)
 
 from prism_hf.generation import RemaskGenerationConfig, WinoRemasking, remask_generate
 from prism_hf.generation.shadows import add_shadows
@@ -15,7 +24,11 @@ from prism_hf.models.prism import PrismConfig, PrismForMaskedDiffusion
 
 MASK, VOCAB, LENGTH = 19, 20, 9
 RECORD = {"return_dict_in_generate": True, "output_trajectory": True}
-MODELS = ("llada", "mdlm", "bert", "prism")
+MODELS = ("llada", "mdlm", "bert", "distilbert", "electra", "prism")
+BERT = {
+    "vocab_size": VOCAB, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24,
+    "max_position_embeddings": LENGTH,
+}  # fmt: skip
 
 
 def build(name, attention="sdpa"):
@@ -31,11 +44,15 @@ def build(name, attention="sdpa"):
     elif name == "mdlm":
         model = MdlmForMaskedDiffusion._from_config(mdlm, attn_implementation=attention)
     elif name == "bert":
-        config = BertConfig(
-            vocab_size=VOCAB, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24,
-            max_position_embeddings=LENGTH,
-        )  # fmt: skip
-        model = BertForMaskedLM._from_config(config, attn_implementation=attention)
+        model = BertForMaskedLM._from_config(BertConfig(**BERT), attn_implementation=attention)
+    elif name == "electra":
+        config = ElectraConfig(**BERT, embedding_size=8)
+        model = ElectraForMaskedLM._from_config(config, attn_implementation=attention)
+    elif name == "distilbert":
+        config = DistilBertConfig(
+            vocab_size=VOCAB, dim=16, n_layers=2, n_heads=2, hidden_dim=24, max_position_embeddings=LENGTH
+        )
+        model = DistilBertForMaskedLM._from_config(config, attn_implementation=attention)
     else:
         config = PrismConfig(backbone_config=mdlm, head_type="dit", head_num_blocks=1, mask_token_id=MASK)
         model = PrismForMaskedDiffusion._from_config(config, attn_implementation=attention)

@@ -143,8 +143,14 @@ def draft(
     sample: bool = True,
     top_p: float = 1.0,
     window: int = 512,
+    num_steps: int = 1,
+    reread: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Fill K masked positions of `z` from the model's posterior; no gradient flows through (PRISM, algorithm 1).
+
+    With `num_steps` above 1 a draft is made as a generation is: some positions at a time, in random order, each step
+    reading what those before it wrote, so that it has the mistakes that follow from a mistake. As a draft still depends
+    on `z` alone, its quality is defined as before.
 
     Args:
         z: (B, L) masked sequences.
@@ -153,6 +159,8 @@ def draft(
         uniform: (D, 2, B, L) float64 draws in [0, 1): which positions, which tokens, for each of D drafts of each `z`.
         confidence: (N,) largest probability at each masked position; only `semi_autoregressive` reads it.
         sample: draw from the posterior, or take its argmax.
+        num_steps: forwards that a draft takes, the one behind `logits_at` included.
+        reread: given a draft (B, L) and N of its positions, (B, L) bool, their logits (N, V).
 
     Returns:
         `y` (D * B, L) and `filled` of the same shape, bool; draft d of row b is row `d * B + b`.
@@ -161,7 +169,12 @@ def draft(
     drafts, fills = [], []
     for for_position, for_token in uniform:
         filled = select_positions(masked, confidence, num_positions, for_position, selection, window)
-        numbers = number_of[filled]
-        drafts.append(fill(z, filled, lambda i, n=numbers: logits_at(n[i]), mask_token_id, for_token, sample, top_p))
+        step_of = lowest_first(for_position, filled).argsort(dim=-1) * num_steps // num_positions
+        y = z
+        for step in range(num_steps):
+            now = filled & (step_of == step)
+            logits = logits_at(number_of[now]) if step == 0 else reread(y, now)
+            y = fill(y, now, logits.__getitem__, mask_token_id, for_token, sample, top_p)
+        drafts.append(y)
         fills.append(filled)
     return torch.cat(drafts), torch.cat(fills)

@@ -100,6 +100,12 @@ class PrismTrainer(QualityTrainer):
                 unmasking, confidence = linear_unmasking_loss(
                     states, decoder, noised.targets, noised.weights, noised.denominator, self.mask_token_id
                 )
+                if backpropagates:
+                    # The scaling that Trainer.training_step gives to the loss that compute_loss returns.
+                    kwargs = {"scale_wrt_gas": False} if self.is_deepspeed_enabled else {}
+                    loss = args.unmasking_weight * unmasking / self.current_gradient_accumulation_steps
+                    self.accelerator.backward(loss, **kwargs)
+                    unmasking = unmasking.detach()
                 kept = states.detach()
                 y, filled = draft(
                     noised.z,
@@ -113,13 +119,16 @@ class PrismTrainer(QualityTrainer):
                     sample=args.draft_do_sample,
                     top_p=args.draft_top_p,
                     window=args.draft_window,
+                    num_steps=args.draft_steps,
+                    reread=lambda y, positions: (
+                        model(
+                            input_ids=y,
+                            attention_mask=noised.attention_mask,
+                            logits_to_keep=positions,
+                            return_quality=False,
+                        ).logits
+                    ),
                 )
-                if backpropagates:
-                    # The scaling that Trainer.training_step gives to the loss that compute_loss returns.
-                    kwargs = {"scale_wrt_gas": False} if self.is_deepspeed_enabled else {}
-                    loss = args.unmasking_weight * unmasking / self.current_gradient_accumulation_steps
-                    self.accelerator.backward(loss, **kwargs)
-                    unmasking = unmasking.detach()
         return unmasking, y, filled
 
     @contextmanager

@@ -86,6 +86,13 @@ class PrismTrainingArguments(QualityTrainingArguments):
 
     num_draft_tokens: int = field(default=8, metadata={"help": "K, masked positions that a draft fills."})
     num_drafts: int = field(default=1, metadata={"help": "Drafts made from one masked sequence."})
+    draft_steps: int = field(
+        default=1,
+        metadata={
+            "help": "Forwards in which a draft is filled. More than one makes the mistakes of a generation, where one "
+            "wrong token leads to others, at the price of a forward each."
+        },
+    )
     draft_selection: str = field(
         default="random",
         metadata={
@@ -115,9 +122,14 @@ class PrismTrainingArguments(QualityTrainingArguments):
         super().__post_init__()
         check_choice("draft_selection", self.draft_selection, DRAFT_SELECTIONS)
         check_choice("quality_normalizer", self.quality_normalizer, QUALITY_NORMALIZERS)
-        for name in ("num_draft_tokens", "num_drafts", "draft_window"):
+        for name in ("num_draft_tokens", "num_drafts", "draft_steps", "draft_window"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
+        if self.draft_steps > self.num_draft_tokens:
+            raise ValueError(
+                f"draft_steps={self.draft_steps} is more than num_draft_tokens={self.num_draft_tokens}: "
+                "a step fills a token at least."
+            )
         if self.unmasking_weight < 0:
             raise ValueError(f"unmasking_weight={self.unmasking_weight} must not be negative.")
 

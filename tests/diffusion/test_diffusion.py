@@ -119,6 +119,28 @@ def test_draft_leaves_unfilled_positions_masked():
     assert torch.equal(alone, y[[5, 69]])  # a row's draft does not depend on its batch
 
 
+def test_draft_in_steps_reads_what_earlier_steps_wrote():
+    masked = torch.tensor([[True] * 7, [True] * 3 + [False] * 4])
+    z = torch.full((2, 7), 8).masked_fill(masked, 0)
+
+    def count_tokens(y, positions):
+        """A model that is sure of one token: how many of its row are not masked."""
+        logits = torch.nn.functional.one_hot((y != 0).sum(1), 9).float()
+        return logits[:, None].expand(2, 7, 9)[positions]
+
+    seen = []
+    y, filled = draft(
+        z, masked, lambda index: count_tokens(z, masked)[index], 0, num_positions=6, sample=False, num_steps=3,
+        uniform=torch.rand(1, 2, 2, 7, generator=seeded(), dtype=torch.float64),
+        reread=lambda y, positions: seen.append(y.clone()) or count_tokens(y, positions),
+    )  # fmt: skip
+    assert [(canvas == 0).sum(1).tolist() for canvas in seen] == [[5, 1], [3, 0]]
+    # Of seven masks, six are filled: two while there is no token, which cannot be the mask's 0, then two by two.
+    assert y[0].sort().values.tolist() == [0, 1, 1, 2, 2, 4, 4]
+    assert y[1].sort().values.tolist() == [4, 4, 6, 8, 8, 8, 8]
+    assert (filled == (masked & (y != 0))).all()
+
+
 def test_losses_against_the_written_out_sums():
     logits = torch.randn(6, 5, generator=seeded())
     targets = torch.randint(0, 5, (6,), generator=seeded(1))

@@ -160,7 +160,8 @@ def strategy_fields(strategy: str | dict[str, Any]) -> dict[str, Any]:
 
 def attempts_of(setting: dict[str, Any]) -> list[dict[str, Any]]:
     """The settings of the one or more generations that a setting stands for."""
-    first = {name: value for name, value in setting.items() if name not in ("retries", "retry_below")}
+    of_retries = ("retries", "retry_below", "hide", "keep", "keep_above")
+    first = {name: value for name, value in setting.items() if name not in of_retries}
     return [first, *(first | retry for retry in setting.get("retries", []))]
 
 

@@ -160,7 +160,7 @@ def strategy_fields(strategy: str | dict[str, Any]) -> dict[str, Any]:
 
 def attempts_of(setting: dict[str, Any]) -> list[dict[str, Any]]:
     """The settings of the one or more generations that a setting stands for."""
-    of_retries = ("retries", "retry_below", "hide", "keep", "keep_above")
+    of_retries = ("retries", "retry_below", "hide")
     first = {name: value for name, value in setting.items() if name not in of_retries}
     return [first, *(first | retry for retry in setting.get("retries", []))]
 

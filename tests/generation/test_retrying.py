@@ -81,7 +81,8 @@ def test_rows_are_judged_with_a_part_hidden_before_each_retry(model, canvases):
     hide, written = 0.3, canvases == MASK
     with torch.no_grad():
         first = model(input_ids=remask_generate(model, canvases, **settings)).quality_logits.sigmoid()
-    retry_below = first.masked_fill(~written, 1).amin(-1).median().item()
+    lowest = first.masked_fill(~written, 1).amin(-1).sort().values
+    retry_below = lowest[3:5].mean().item()  # between two rows, as a batch rounds otherwise than a row alone
     output = generate_with_retries(
         model, canvases, [again, again], retry_below, hide, generator=torch.Generator().manual_seed(3), **settings
     )

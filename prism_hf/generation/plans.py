@@ -311,6 +311,7 @@ def plan_steps(
     plan, previous = [], None
     for (index, is_loop), values, column in zip(step_indices(config, steps), on_device, columns, strict=True):
         rows = RowStep(*zip(*column, strict=True))
+        size = max(map(int.__sub__, rows.end, rows.start))
         alpha_t, alpha_s = index / steps, (index if is_loop else index + 1) / steps
         plan.append(
             PlannedStep(
@@ -321,8 +322,8 @@ def plan_steps(
                 rows=RowStep(*values),
                 num_open=max(rows.num_open),
                 width=max(rows.width),
-                size=max(map(int.__sub__, rows.end, rows.start)),
-                num_held=max(map(int.__sub__, rows.end, rows.start)),
+                size=size,
+                num_held=size,
                 opens=rows.start != previous,
                 closes=any(rows.last),
                 first=max(min(map(int.__sub__, rows.start, in_place)), 0),

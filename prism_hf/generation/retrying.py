@@ -64,10 +64,16 @@ def generate_with_retries(
     if "return_logits" in forward_parameters(model):
         wanted["return_logits"] = False
 
-    output = remask_generate(
-        model, input_ids, attention_mask=attention_mask, generator=generator,
-        **{**kwargs, "return_dict_in_generate": True},
-    )  # fmt: skip
+    def write(rows: slice | torch.Tensor, settings: dict[str, Any]) -> RemaskGenerationOutput:
+        return remask_generate(
+            model,
+            input_ids[rows],
+            attention_mask=None if attention_mask is None else attention_mask[rows],
+            generator=generator,
+            **{**settings, "return_dict_in_generate": True},
+        )
+
+    output = write(slice(None), kwargs)
     sequences, num_forwards = output.sequences, output.num_forwards
     for settings in attempts[1:]:
         judged = written & (uniform(written.shape, written.device, generator) >= hide)
@@ -77,13 +83,7 @@ def generate_with_retries(
         rows = (quality.masked_fill(~judged, 1.0).amin(-1) < retry_below).nonzero()[:, 0]
         if len(rows) == 0:
             break
-        output = remask_generate(
-            model,
-            input_ids[rows],
-            attention_mask=None if attention_mask is None else attention_mask[rows],
-            generator=generator,
-            **{**settings, "return_dict_in_generate": True},
-        )
+        output = write(rows, settings)
         num_forwards += output.num_forwards
         sequences = sequences.index_copy(0, rows, output.sequences)
     return RemaskGenerationOutput(sequences=sequences, num_forwards=num_forwards)

@@ -59,13 +59,19 @@ def is_object(line: str) -> bool:
         return False
 
 
-def read_row(line: str, where: str) -> dict[str, Any]:
+def read_object(line: str, where: str, promised: str = "", holding: str = "") -> dict[str, Any]:
+    """The JSON object of a line. Raises ValueError if it is none; `promised` and `holding` are words of its message."""
     try:
         row = json.loads(line)
     except ValueError as error:
-        raise ValueError(f"{where} is no JSON, as the file's name or first line promises: {error}.") from error
+        raise ValueError(f"{where} is no JSON{promised}: {error}.") from error
     if not isinstance(row, dict):
-        raise ValueError(f"{where} must be a JSON object with a field 'prompt', got {line[:80]!r}.")
+        raise ValueError(f"{where} must be a JSON object{holding}, got {line[:80]!r}.")
+    return row
+
+
+def read_row(line: str, where: str) -> dict[str, Any]:
+    row = read_object(line, where, ", as the file's name or first line promises", " with a field 'prompt'")
     if "prompt" not in row:
         near = get_close_matches("prompt", row, n=1)
         hint = f" Rename {near[0]!r}." if near else ""

@@ -6,7 +6,6 @@ Layouts as published, JSONL, gzipped where the name ends in .gz: mbpp.jsonl (arX
 """
 
 import gzip
-import json
 import math
 import re
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data.code import code_prompt, first_function_name
-from ..data.jsonl import existing_file
+from ..data.jsonl import existing_file, read_object
 from .sandbox import ProgramResult, run_programs
 
 MBPP = {"task_id": int, "text": str, "code": str, "test_setup_code": str, "test_list": list}
@@ -80,12 +79,7 @@ def read_problems(path: str | Path) -> list[CodeProblem]:
 
 
 def read_problem(line: str, where: str) -> CodeProblem:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise ValueError(f"{where} is no JSON: {error}.") from error
-    if not isinstance(row, dict):
-        raise ValueError(f"{where} must be a JSON object, got {line[:80]!r}.")
+    row = read_object(line, where)
     is_mbpp = len(MBPP.keys() & row.keys()) >= len(HUMANEVAL.keys() & row.keys())
     for name, kind in (MBPP if is_mbpp else HUMANEVAL).items():
         if name not in row:

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from .code import MBPP_SPLITS, CodeProblem, extract_code, read_problems, run_answers
 from .evaluate_settings import PADDING
 from .sandbox import check_isolation
-from .task import Task
+from .task import Task, check_integers
 from .text_task import load_tokenizer
 
 
@@ -48,13 +48,12 @@ def load_code(
         ValueError: if programs cannot be run in this isolation, a number is too small or larger than there are
             problems, or the tokenizer does not fit.
     """
-    for name, value, least in (
-        ("num_problems", num_problems, 1),
+    check_integers(
+        "code",
+        *([] if num_problems is None else [("num_problems", num_problems, 1)]),
         ("num_tuning_problems", num_tuning_problems, 0),
         ("max_new_tokens", max_new_tokens, 1),
-    ):
-        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
-            raise ValueError(f"{name}={value!r} of the task code must be an integer of at least {least}.")
+    )
     check_isolation(isolation)
     problems = take(reported_problems(problems_file), num_problems, "num_problems", problems_file)
     tuning_file = tuning_file or problems_file

@@ -40,6 +40,10 @@ from tqdm.auto import tqdm
 
 LAUNCHER = Path(__file__).with_name("sandboxed_program.py")
 ISOLATIONS = ("namespaces", "limits")
+RISK = (
+    "but leaves a program the network and your files: use it only in a container or virtual machine that holds nothing "
+    "else."
+)
 READY = "ready\n"
 OUTPUT_TAIL = 2000
 MIB = 2**20
@@ -112,8 +116,7 @@ def run_program(
             return ProgramResult(False, "timed out", stderr)
         raise ValueError(
             f"This machine cannot run programs with isolation={isolation!r}: {stderr.strip() or 'no reason given'}\n"
-            "isolation='limits' needs no namespaces, but leaves a program the network and your files: use it only in a "
-            "container or virtual machine that holds nothing else."
+            f"isolation='limits' needs no namespaces, {RISK}"
         )
     if report == (READY + secret).encode():
         return ProgramResult(True, None, stderr)
@@ -155,8 +158,7 @@ def command(isolation: str) -> list[str]:
     if unshare is None:
         raise ValueError(
             "isolation='namespaces' needs Linux and the command unshare (of util-linux). isolation='limits' does not, "
-            "but leaves a program the network and your files: use it only in a container or virtual machine that holds "
-            "nothing else."
+            f"{RISK}"
         )
     user = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
     return [unshare, *user, "--mount", "--pid", "--net", "--ipc", "--uts", "--fork", "--kill-child", *python]

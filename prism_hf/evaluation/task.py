@@ -29,3 +29,10 @@ class Task:
     measures: dict[str, Callable[[Tensor, Tensor, Tensor], float]] = field(default_factory=dict)
     made_with: dict[str, Any] = field(default_factory=dict)
     tuning_seed: int = 0
+
+
+def check_integers(task: str, *bounds: tuple[str, Any, int]) -> None:
+    """Raise ValueError for the first of a task's arguments, (name, value, least), that is no integer or too small."""
+    for name, value, least in bounds:
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise ValueError(f"{name}={value!r} of the task {task} must be an integer of at least {least}.")

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from ..data.jsonl import read_prompts
 from .digests import weights_digest
-from .task import Task
+from .task import Task, check_integers
 from .text import (
     context_length,
     count_scored_tokens,
@@ -52,14 +52,13 @@ def load_text(
         ValueError: if a number is too small, a tokenizer is missing or of another model, the scorer cannot read
             `length` tokens, or there are too few prompts or one that is too long.
     """
-    for name, value, least in (
+    check_integers(
+        "text",
         ("length", length, 2),  # the first token of a text is not scored
         ("num_samples", num_samples, 1),
         ("num_tuning_samples", num_tuning_samples, 0),
         ("scorer_batch_size", scorer_batch_size, 1),
-    ):
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise ValueError(f"{name}={value!r} of the task text must be an integer of at least {least}.")
+    )
     number, mask_token_id = num_samples + num_tuning_samples, model.config.mask_token_id
     prompts = None if prompts_file is None else distinct_prompts(prompts_file, number)
     named = f"set the task's tokenizer to what {model.name_or_path} was trained with, such as gpt2"

@@ -41,6 +41,7 @@ class ComparisonArguments:
     attn_implementation: str | None = field(default=None, metadata={"help": "eager, sdpa, flash_attention_2, ..."})
     use_cpu: bool = field(default=not torch.accelerator.is_available(), metadata={"help": "Run on the CPU."})
     bf16: bool = field(default=False, metadata={"help": "Run the model under bfloat16 autocast."})
+    torch_compile: bool = field(default=False, metadata={"help": "Compile the model and the critic."})
 
 
 def main() -> None:
@@ -48,7 +49,10 @@ def main() -> None:
     state = PartialState(cpu=args.use_cpu)
 
     def load(name: str):
-        return load_model(name, attn_implementation=args.attn_implementation).to(state.device)
+        network = load_model(name, attn_implementation=args.attn_implementation).to(state.device)
+        if args.torch_compile:
+            network.compile()
+        return network
 
     critic = critic_name = None
     if args.critic_name_or_path is not None:

@@ -1,7 +1,5 @@
 """The task of writing functions that pass tests, those of MBPP or HumanEval."""
 
-import hashlib
-import json
 from dataclasses import asdict
 from pathlib import Path
 
@@ -11,10 +9,10 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
 from .code import MBPP_SPLITS, CodeProblem, extract_code, read_problems, run_answers
+from .digests import json_digest
 from .evaluate_settings import PADDING
 from .sandbox import check_isolation
-from .task import Task, check_integers
-from .text_task import load_tokenizer
+from .task import Task, check_integers, load_tokenizer
 
 
 def load_code(
@@ -85,7 +83,7 @@ def load_code(
         measured="pass@1",
         origin=origin,
         made_with={
-            "problems": problems_digest([*problems, *tuning_problems]),
+            "problems": json_digest([asdict(problem) for problem in [*problems, *tuning_problems]]),
             "tokenizer": tokenizer or model.name_or_path,
             "isolation": isolation,
             "timeout": timeout,
@@ -148,8 +146,3 @@ def completions(new: Tensor, tokenizer: PreTrainedTokenizerBase) -> list[str]:
     kept = (new != end).cumprod(-1).sum(-1).tolist()
     ids = [row[:length] for row, length in zip(new.tolist(), kept, strict=True)]
     return tokenizer.batch_decode(ids, skip_special_tokens=True)
-
-
-def problems_digest(problems: list[CodeProblem]) -> str:
-    """Sixteen digits that tell problems, with their tests, from others."""
-    return hashlib.sha256(json.dumps([asdict(problem) for problem in problems]).encode()).hexdigest()[:16]

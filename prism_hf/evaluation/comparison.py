@@ -10,7 +10,6 @@ from torch import Tensor
 
 from prism_hf.generation import STRATEGIES, RemaskGenerationConfig
 
-from .digests import digest, weights_digest
 from .evaluate_settings import check_settings, evaluate_settings
 from .task import Task
 from .tasks import check_name
@@ -50,17 +49,18 @@ def expand_grid(
 
     Args:
         strategies: dicts with the `name` of a strategy and its arguments, be they fields of the strategy or of
-            `RemaskGenerationConfig`. A list is one of candidate values, so an argument that is a list is a list in a
-            list. `label` is what the report calls it, by default the name; entries with one label are candidates for
-            one row. `orders`, `temperatures` and `budgets` stand in for those of the grid.
+            `RemaskGenerationConfig`, or `retries` and what else `generate_with_retries` takes. A list is one of
+            candidate values, so an argument that is a list is a list in a list. `label` is what the report calls it, by
+            default the name; entries with one label are candidates for one row. `orders`, `temperatures` and `budgets`
+            stand in for those of the grid.
         orders: unmasking orders; None for a strategy that has one of its own.
         temperatures: of the tokens drawn; 0 takes the likeliest.
         budgets: numbers of forward passes.
         critic: name of the network that `token_critic` asks.
 
     Raises:
-        ValueError: if an entry has no name, or a key that the grid gives; if nothing is to be compared; if
-            `token_critic` has no critic.
+        ValueError: if an entry has no name, or a key that the grid gives; if a budget leaves no step or retries have no
+            steps; if nothing is to be compared; if `token_critic` has no critic.
     """
     points = []
     for entry in strategies:
@@ -91,7 +91,11 @@ def make_setting(
     name: str, order: str | None, temperature: float, budget: int, arguments: dict[str, Any], critic: str | None
 ) -> dict[str, Any]:
     """The setting, as `evaluate_settings` takes it, that makes no more than `budget` forward passes."""
-    steps = budget - arguments.get("loop_steps", 0)
+    retries = arguments.get("retries", [])
+    if any("steps" not in retry for retry in retries):
+        raise ValueError(f"Each of the retries of {name} needs steps, to be counted in the budget, got {retries}.")
+    # Before each retry one more forward judges what is there.
+    steps = budget - arguments.get("loop_steps", 0) - sum(retry["steps"] + 1 for retry in retries)
     if name == "token_critic":
         steps = (budget + 1) // 2  # the critic, too, has a forward in each step but the last
     if steps < 1:
@@ -148,10 +152,7 @@ def compare(
     seeds = {"tuning": seed + task.tuning_seed, "reported": seed}
 
     def run(split: str, examples: Tensor, chosen: list[GridPoint]) -> list[dict[str, Any]]:
-        made_with = {
-            "split": split, "examples": digest(examples), "num_examples": len(examples), "model": model_name,
-            "weights": weights_digest(model), "batch_size": batch_size, "seed": seeds[split], "bf16": bf16,
-        } | task.made_with  # fmt: skip
+        made_with = {"split": split, "num_examples": len(examples), "model": model_name} | task.made_with
 
         def measure(sequences: Tensor) -> dict[str, Any]:
             scores = task.score(sequences, examples)

@@ -1,6 +1,8 @@
-"""Short digests by which a file of results tells examples and trained weights from others."""
+"""Short digests by which a file of results tells examples, trained weights and settings from others."""
 
 import hashlib
+import json
+from typing import Any
 
 from torch import Tensor
 
@@ -17,3 +19,8 @@ def digest(*tensors: Tensor) -> str:
 def weights_digest(model) -> str:
     """The same for a model, from the first entries of each weight: another training changes them all."""
     return digest(*(parameter.flatten()[:64] for parameter in model.parameters()))
+
+
+def json_digest(value: Any) -> str:
+    """The same for what JSON can hold; the order of a dict's entries does not matter."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]

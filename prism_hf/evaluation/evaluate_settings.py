@@ -3,6 +3,7 @@
 import contextlib
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,16 @@ from prism_hf.generation import (
 from prism_hf.generation.denoising import check_quality
 from prism_hf.generation.strategies import resolve_strategy
 
-from ..data.jsonl import append_line, cut_torn_line, whole_lines
+from ..data.jsonl import (
+    append_line,
+    append_part,
+    cut_torn_line,
+    drop_shards,
+    read_parts,
+    shard_path,
+    whole_lines,
+)
+from .digests import digest, json_digest, weights_digest
 
 # Stands in examples where they are shorter than others. It is attended by nothing, and 0 in what `measure` gets.
 PADDING = -1
@@ -45,13 +55,15 @@ def evaluate_settings(
     A setting is the keyword arguments of `remask_generate`, or, if `retries` is among them, of `generate_with_retries`.
     What it leaves open takes its default, whatever the model's own generation config says.
 
-    A finished setting is appended to the JSONL file `path`; one that is there already, with the same `made_with`, is
-    not computed again. Under `accelerate launch` the batches are shared among the processes; the results do not depend
-    on how many there are.
+    A finished setting is appended to the JSONL file `path`; one that is there already, made with the same, is not
+    computed again. Of one that was interrupted, the finished batches are kept beside `path` until it is finished.
+    Under `accelerate launch` the batches are shared among the processes; the results do not depend on how many there
+    are.
 
     Args:
         measure: what to keep of the completed examples (N, L'), such as scores. Called in the main process only.
-        made_with: what else the result depends on, kept in each row.
+        made_with: what else the result depends on, kept in each row with digests of the examples and the weights,
+            `batch_size`, `seed` and `bf16`.
         seed: of the first batch's random numbers.
         critic: the network for the settings that have an entry `critic`, which is its name.
 
@@ -64,6 +76,10 @@ def evaluate_settings(
     """
     check_settings(model, settings, critic)
     settings = [{"remask_strategy": "none"} | setting for setting in settings]
+    made_with = made_with | {
+        "examples": digest(examples), "weights": weights_digest(model), "batch_size": batch_size, "seed": seed,
+        "bf16": bf16,
+    }  # fmt: skip
     state, path = PartialState(), Path(path)
     shared = [None]
     if state.is_main_process:
@@ -71,45 +87,77 @@ def evaluate_settings(
         cut_torn_line(path)
         shared = [whole_lines(path)]
     (done,) = broadcast_object_list(shared)
-    starts = range(0, len(examples), batch_size)[state.process_index :: state.num_processes]
+    starts = range(0, len(examples), batch_size)
     missing = [setting for setting in settings if find_row(done, setting, made_with) is None]
-    total = sum(len(starts) * (setting.get("steps") or 51) for setting in missing)  # without retries
+    total = sum(len(starts) * (setting.get("steps") or 51) for setting in missing) // state.num_processes  # no retries
     precision = torch.autocast(state.device.type, torch.bfloat16) if bf16 else contextlib.nullcontext()
+
+    def complete(setting: dict[str, Any], start: int) -> dict[str, Any]:
+        began = time.perf_counter()
+        batch = examples[start : start + batch_size].to(state.device)
+        generator = torch.Generator().manual_seed(seed + start)
+        with precision:
+            output = generate(model, batch, setting, generator, critic)
+        progress.update(output.num_forwards)
+        return {
+            "sequences": output.sequences.tolist(),
+            "num_forwards": output.num_forwards,
+            "passes": passes_of(output, batch, model),
+            "seconds": time.perf_counter() - began,
+        }
+
     rows = []
     with tqdm(total=total, unit="forward", disable=not state.is_main_process) as progress:
         for setting in settings:
+            unfinished = path.with_name(f"{path.stem}.{json_digest({'setting': setting} | made_with)}.jsonl")
             row = find_row(done, setting, made_with)
-            if row is not None:
-                rows.append(row)
-                continue
-            began, parts = time.perf_counter(), []
-            progress.set_description(describe(setting))
-            for start in starts:
-                batch = examples[start : start + batch_size].to(state.device)
-                generator = torch.Generator().manual_seed(seed + start)
-                with precision:
-                    output = generate(model, batch, setting, generator, critic)
-                parts.append((start, output.sequences.cpu(), output.num_forwards, passes_of(output, batch, model)))
-                progress.update(output.num_forwards)
-            parts = sorted(gather_object(parts), key=lambda part: part[0])
-            # What it measures need not be the same twice, such as whether a program ends in time.
-            measured = [None]
+            if row is None:
+                began = time.perf_counter()
+                progress.set_description(describe(setting))
+                parts, earlier = complete_parts(starts, unfinished, partial(complete, setting))
+                # What it measures need not be the same twice, such as whether a program ends in time.
+                measured = [None]
+                if state.is_main_process:
+                    measured = [measure(torch.tensor([tokens for part in parts for tokens in part["sequences"]]))]
+                broadcast_object_list(measured)
+                row = {
+                    "setting": setting,
+                    **made_with,
+                    "forward_passes": max(part["num_forwards"] for part in parts),
+                    "mean_forward_passes": round(sum(sum(part["passes"]) for part in parts) / len(examples), 2),
+                    "seconds": round(time.perf_counter() - began + earlier, 2),
+                    **measured[0],
+                }
+                if state.is_main_process:
+                    append_line(path, row)
+                done.append(row)
             if state.is_main_process:
-                measured = [measure(torch.cat([sequences for _, sequences, *_ in parts]))]
-            broadcast_object_list(measured)
-            row = {
-                "setting": setting,
-                **made_with,
-                "forward_passes": max(num_forwards for _, _, num_forwards, _ in parts),
-                "mean_forward_passes": round(sum(sum(passes) for *_, passes in parts) / len(examples), 2),
-                "seconds": round(time.perf_counter() - began, 2),
-                **measured[0],
-            }
-            if state.is_main_process:
-                append_line(path, row)
-            done.append(row)
+                drop_shards(unfinished)
             rows.append(row)
     return rows
+
+
+def complete_parts(
+    starts: range, unfinished: Path, complete: Callable[[int], dict[str, Any]]
+) -> tuple[list[dict[str, Any]], float]:
+    """What `complete` returns for each of `starts`, shared among the processes and kept in shards of `unfinished`.
+
+    What the shards hold from an earlier run is not computed again; the seconds that it took are returned too.
+    """
+    state = PartialState()
+    shard = shard_path(unfinished, state.process_index)
+    cut_torn_line(shard)
+    kept = [read_parts(unfinished) if state.is_main_process else None]
+    (kept,) = broadcast_object_list(kept)
+    missing = [start for start in starts if start not in kept]
+    completed = []
+    for start in missing[state.process_index :: state.num_processes]:
+        part = [complete(start)]
+        append_part(shard, start, part)
+        completed.append((start, part))
+    parts = kept | dict(gather_object(completed))
+    earlier = sum(part["seconds"] for (part,) in kept.values()) / state.num_processes
+    return [part for start in starts for part in parts[start]], earlier
 
 
 def check_settings(model, settings: list[dict[str, Any]], critic=None) -> None:
@@ -186,4 +234,6 @@ def describe(setting: dict[str, Any]) -> str:
 
 
 def describe_arguments(arguments: dict[str, Any]) -> str:
-    return ", ".join(f"{name}={value}" for name, value in arguments.items())
+    """Arguments in a few words; of retries how many they are."""
+    shown = arguments | ({"retries": len(arguments["retries"])} if "retries" in arguments else {})
+    return ", ".join(f"{name}={value}" for name, value in shown.items())

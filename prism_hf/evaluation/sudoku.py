@@ -56,9 +56,9 @@ def evaluate_sudoku(
 ) -> list[dict[str, Any]]:
     """Solve puzzles (N, 89 or 81) once for each of `settings`. `evaluate_settings` tells more.
 
-    A setting that is in the file `path`, for as many puzzles and the same seed, is not computed again.
+    A setting that is in the file `path`, for the same puzzles, weights and seed, is not computed again.
 
-    Returns one dict a setting: the setting, `num_puzzles`, `seed`, `forward_passes` (of the slowest batch),
+    Returns one dict a setting: the setting, what it was made with, `forward_passes` (of the slowest batch),
     `mean_forward_passes`, `seconds`, and what `sudoku_metrics` returns.
 
     Raises:
@@ -66,7 +66,7 @@ def evaluate_sudoku(
     """
     return evaluate_settings(
         model, puzzles, settings, path, lambda predictions: sudoku_metrics(predictions, puzzles, solutions),
-        made_with={"num_puzzles": len(puzzles), "seed": seed}, batch_size=batch_size, seed=seed, bf16=bf16,
+        made_with={"num_puzzles": len(puzzles)}, batch_size=batch_size, seed=seed, bf16=bf16,
     )  # fmt: skip
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -36,3 +37,19 @@ def check_integers(task: str, *bounds: tuple[str, Any, int]) -> None:
     for name, value, least in bounds:
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise ValueError(f"{name}={value!r} of the task {task} must be an integer of at least {least}.")
+
+
+def load_tokenizer(name: str, vocab_size: int, remedy: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model with a vocabulary of that size. Raises ValueError, with a remedy, if none is there."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{name} has no tokenizer: {remedy}.") from error
+    # Where its files are missing, transformers may build one without a vocabulary.
+    if not tokenizer("a", add_special_tokens=False).input_ids:
+        raise ValueError(f"{name} has no tokenizer: {remedy}.")
+    if len(tokenizer) > vocab_size:
+        raise ValueError(
+            f"The tokenizer of {name} has {len(tokenizer)} tokens, the model {vocab_size}: it is of another; {remedy}."
+        )
+    return tokenizer

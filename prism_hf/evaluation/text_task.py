@@ -6,11 +6,11 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.jsonl import read_prompts
 from .digests import weights_digest
-from .task import Task, check_integers
+from .task import Task, check_integers, load_tokenizer
 from .text import (
     context_length,
     count_scored_tokens,
@@ -144,22 +144,6 @@ def load_scorer(name: str, length: int, device: torch.device) -> tuple[PreTraine
             f"The scorer {name} reads {limit} tokens, fewer than length={length}: lower length, or name another."
         )
     return scorer, tokenizer
-
-
-def load_tokenizer(name: str, vocab_size: int, remedy: str) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model with a vocabulary of that size. Raises ValueError, with a remedy, if none is there."""
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{name} has no tokenizer: {remedy}.") from error
-    # Where its files are missing, transformers may build one without a vocabulary.
-    if not tokenizer("a", add_special_tokens=False).input_ids:
-        raise ValueError(f"{name} has no tokenizer: {remedy}.")
-    if len(tokenizer) > vocab_size:
-        raise ValueError(
-            f"The tokenizer of {name} has {len(tokenizer)} tokens, the model {vocab_size}: it is of another; {remedy}."
-        )
-    return tokenizer
 
 
 def distinct_prompts(path: str, number: int) -> list[str]:

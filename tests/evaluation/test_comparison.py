@@ -74,6 +74,21 @@ def test_steps_leave_room_for_all_forward_passes():
         expand_grid([loop], ["random"], [0], [8])
 
 
+def test_retries_and_their_judgements_count_in_the_budget(tmp_path):
+    retries = [{"steps": 16, "num_remask": 5}, {"steps": 12, "do_sample": True}]
+    entry = {"name": "prism", "num_remask": 1, "retry_below": 1.0, "retries": [retries]}
+    (point,) = expand_grid([entry], ["random"], [0], [51])
+    assert point.setting["steps"] == 51 - (16 + 1) - (12 + 1)
+    (row,) = compare(Solver(), TASK, [point], tmp_path / "rows.jsonl")
+    assert row["forward_passes"] == 51  # no quality is as high as 1: nothing ends early
+    table = comparison_table([row])
+    assert "retries=2" in table and "'steps'" not in table
+    with pytest.raises(ValueError, match="needs steps"):
+        expand_grid([entry | {"retries": [[{"num_remask": 5}]]}], ["random"], [0], [51])
+    with pytest.raises(ValueError, match="leaves 0 steps"):
+        expand_grid([entry], ["random"], [0], [30])
+
+
 @dataclass(frozen=True)
 class AskedCritic:
     critic: Any = None

@@ -62,7 +62,38 @@ def test_rows_hold_what_a_direct_run_gives_and_are_not_computed_twice(tmp_path):
     assert evaluate_sudoku(model, PUZZLES, SETTINGS, path, solutions=SOLUTIONS, batch_size=4) == rows
     assert model.calls == calls
     assert evaluate_sudoku(model, PUZZLES[:3], SETTINGS[:1], path)[0]["num_puzzles"] == 3
-    assert len([json.loads(line) for line in path.read_text().splitlines()]) == 3
+    # As many other puzzles, or another model: neither is taken for what is there.
+    evaluate_sudoku(model, PUZZLES[3:], SETTINGS[:1], path)
+    model.scale = nn.Parameter(torch.ones(1))
+    evaluate_sudoku(model, PUZZLES, SETTINGS[:1], path, solutions=SOLUTIONS, batch_size=4)
+    assert len([json.loads(line) for line in path.read_text().splitlines()]) == 5
+
+
+class Killed(Solver):
+    """Is interrupted in its 90th forward."""
+
+    def forward(self, input_ids, **kwargs):
+        if self.calls == 89:
+            raise KeyboardInterrupt
+        return super().forward(input_ids, **kwargs)
+
+
+def test_an_interrupted_setting_goes_on_with_the_batches_that_are_missing(tmp_path):
+    setting = {"order": "random", "remask_strategy": "random", "num_remask": 2, "do_sample": True}
+    path, whole = tmp_path / "rows.jsonl", tmp_path / "whole.jsonl"
+    (expected,) = evaluate_sudoku(Solver(), PUZZLES, [setting], whole, solutions=SOLUTIONS, batch_size=2)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_sudoku(Killed(), PUZZLES, [setting], path, solutions=SOLUTIONS, batch_size=2)
+    (kept,) = tmp_path.glob("rows.*shard*")
+    with open(kept, "a") as file:
+        file.write('{"part": 4, "rows": [{"seq')  # a line that a killed process did not finish
+    # Batches of another size are others.
+    evaluate_sudoku(other := Solver(), PUZZLES, [setting], path, solutions=SOLUTIONS, batch_size=3)
+    assert other.calls == 2 * 40
+    (row,) = evaluate_sudoku(last := Solver(), PUZZLES, [setting], path, solutions=SOLUTIONS, batch_size=2)
+    assert last.calls == 40  # two of three batches were there
+    assert row | {"seconds": 0} == expected | {"seconds": 0} and row["seconds"] > 0
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["rows.jsonl", "whole.jsonl"]
 
 
 def test_table_names_every_setting(tmp_path):

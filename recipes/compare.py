@@ -4,7 +4,7 @@
 
 Where a strategy lists several values of an argument, the best is chosen on other examples than those reported, anew for
 each order, temperature and budget. Each finished setting is a line of `results.jsonl` in the output folder; started
-again, it goes on with those that are missing. Then `comparison.md` and `comparison.png` are written.
+again, it goes on with the batches that are missing. Then `comparison.md` and `comparison.png` are written.
 """
 
 from dataclasses import dataclass, field

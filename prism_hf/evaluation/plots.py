@@ -27,7 +27,7 @@ def plot_against_passes(
 
     panels = list(dict.fromkeys(point["panel"] for point in points))
     labels = list(dict.fromkeys(point["label"] for point in points))
-    ticks = sorted({point["passes"] for point in points})
+    ticks = legible_ticks({point["passes"] for point in points})
     columns = min(2, max(len(panels), 1))
     rows = math.ceil(max(len(panels), 1) / columns)
     figure = Figure(figsize=(6.8 * columns, 5 * rows), layout="constrained")
@@ -77,6 +77,15 @@ def plot_against_passes(
                 arrowprops={"arrowstyle": "-", "color": color, "linewidth": 0.6, "alpha": 0.6},
             )  # fmt: skip
     figure.savefig(path, dpi=120)
+
+
+def legible_ticks(passes: set[float]) -> list[float]:
+    """Numbers of forward passes to write on a logarithmic axis: of those that nearly agree the largest."""
+    ticks = []
+    for number in sorted(passes, reverse=True):
+        if not ticks or number * 1.1 < ticks[-1]:
+            ticks.append(number)
+    return ticks[::-1]
 
 
 def spread(heights: list[float], gap: float, top: float) -> list[float]:

@@ -13,7 +13,7 @@ from torch import nn
 from prism_hf.data import generate_puzzles, to_sequence, write_sudoku_csv
 from prism_hf.evaluation import Task, compare, comparison_table, expand_grid, is_solved, load_task, plot_comparison
 from prism_hf.evaluation.comparison import pack_scores, unpack_scores
-from prism_hf.evaluation.plots import spread
+from prism_hf.evaluation.plots import legible_ticks, spread
 from prism_hf.generation import STRATEGIES, remask_generate
 
 PUZZLES, SOLUTIONS = (
@@ -291,3 +291,8 @@ def test_labels_are_kept_apart_and_below_the_top():
     assert spread([0.1, 0.2, 0.9], 0.05, 1.0) == [0.1, 0.2, 0.9]
     placed = spread([0.97, 0.98, 0.99], 0.05, 1.0)
     assert placed == pytest.approx([0.9, 0.95, 1.0])
+
+
+def test_numbers_of_passes_are_written_where_they_can_be_read():
+    assert legible_ticks({31, 51, 101, 102, 202, 204}) == [31, 51, 102, 204]
+    assert legible_ticks({7}) == [7]

@@ -304,10 +304,11 @@ def plan_steps(
                 f"steps={steps} are too few for {num_blocks} blocks of block_length={config.block_length}: "
                 f"raise steps to {num_blocks} or more, or make the blocks longer."
             )
-    schedules = {count: mark_later(schedule(count, config, steps)) for count in set(num_masks)}
-    columns = list(zip(*(schedules[count] for count in num_masks), strict=True))  # S of B row steps
-    on_device = torch.tensor(columns, device=device).transpose(1, 2)  # (S, fields, B)
-    in_place = [count - num_new for count in num_masks]
+    counts = {count: number for number, count in enumerate(sorted(set(num_masks)))}  # rows with as many are alike
+    columns = list(zip(*(mark_later(schedule(count, config, steps)) for count in counts), strict=True))
+    row_kind = torch.tensor([counts[count] for count in num_masks], device=device)
+    on_device = torch.tensor(columns, device=device).index_select(1, row_kind).transpose(1, 2)  # (S, fields, B)
+    in_place = [count - num_new for count in counts]
     plan, previous = [], None
     for (index, is_loop), values, column in zip(step_indices(config, steps), on_device, columns, strict=True):
         rows = RowStep(*zip(*column, strict=True))

@@ -1,22 +1,18 @@
 """Settings of the remasking sampler, saved with the model as `generation_config.json`."""
 
 import copy
-import math
 from dataclasses import replace
-from difflib import get_close_matches
-from typing import Any
+from typing import Annotated, Any
 
 from transformers import GenerationConfig
 from transformers.utils import logging
+
+from prism_hf.fields import Allowed, Count, Fraction, NotNegative, Positive, check_value, did_you_mean
 
 from .orders import ORDERS
 from .strategies import field_names, name_of, resolve_strategy, selection_of, strategy_to_saved
 
 logger = logging.get_logger(__name__)
-
-
-def is_integer(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 CACHES = ("prefix", "dual")
@@ -25,6 +21,42 @@ DETERMINISTIC = ("prism", "wino", "p2", "token_critic")
 ORDER_OF = {"lowest": "confidence", "probability": "random", "ranking": "confidence"}
 # Of `generate`, beside the fields of its config.
 ARGUMENTS = ("input_ids", "attention_mask", "generator", "logits_processor", "stopping_criteria", "streamer")
+
+
+# Of each field what it accepts beside None, and the default that None stands for.
+FIELDS: dict[str, tuple[Any, Any]] = {
+    "max_new_tokens": (Count, 0),
+    "max_length": (Positive, None),
+    "mask_token_id": (Count, None),
+    "steps": (Positive, None),
+    "block_length": (Positive, None),
+    "cache": (Annotated[str, Allowed(choices=CACHES)], None),
+    "cache_refresh_interval": (Positive, None),
+    "order": (Annotated[str, Allowed(choices=ORDERS)], None),
+    "confidence_threshold": (Fraction, None),
+    "do_sample": (bool, False),
+    "temperature": (NotNegative, 1.0),
+    "top_k": (Count, 0),
+    "top_p": (Annotated[float, Allowed(above=0, max=1, remedy="For the likeliest token use do_sample=False.")], 1.0),
+    "cfg_scale": (NotNegative, 0.0),
+    "suppress_tokens": (list[Count], None),
+    "bad_words_ids": (list[list[Count]], None),
+    "remask_strategy": (Any, None),
+    "num_remask": (Count, None),
+    "eta": (Fraction, None),
+    "remask_start": (Fraction, 0.0),
+    "remask_end": (Fraction, 1.0),
+    "quality_threshold": (Fraction, None),
+    "loop_start": (Count, None),
+    "loop_steps": (Count, 0),
+    "num_remask_loop": (Count, 0),
+    "num_return_sequences": (Positive, 1),
+    "return_dict_in_generate": (bool, False),
+    "output_trajectory": (bool, False),
+    "bos_token_id": (Count, None),
+    "eos_token_id": (Count | list[Count], None),
+    "pad_token_id": (Count, None),
+}
 
 
 def decided_by(strategy: Any) -> tuple[str, ...]:
@@ -107,39 +139,7 @@ class RemaskGenerationConfig(GenerationConfig):
         bos_token_id (`int`): not used; kept in step with the tokenizer by `Trainer`, as the other special tokens are.
     """
 
-    fields = (
-        "max_new_tokens",
-        "max_length",
-        "mask_token_id",
-        "steps",
-        "block_length",
-        "cache",
-        "cache_refresh_interval",
-        "order",
-        "confidence_threshold",
-        "do_sample",
-        "temperature",
-        "top_k",
-        "top_p",
-        "cfg_scale",
-        "suppress_tokens",
-        "bad_words_ids",
-        "remask_strategy",
-        "num_remask",
-        "eta",
-        "remask_start",
-        "remask_end",
-        "quality_threshold",
-        "loop_start",
-        "loop_steps",
-        "num_remask_loop",
-        "num_return_sequences",
-        "return_dict_in_generate",
-        "output_trajectory",
-        "bos_token_id",
-        "eos_token_id",
-        "pad_token_id",
-    )
+    fields = tuple(FIELDS)
 
     def __init__(self, **kwargs):
         # The parent's __init__ would add dozens of left-to-right settings, all silently without effect here.
@@ -157,27 +157,13 @@ class RemaskGenerationConfig(GenerationConfig):
     def reject_unknown(cls, names, also_known=()) -> None:
         """Raise ValueError for any of `names`, with the nearest field name or one of those `also_known`."""
         for name in names:
-            near = get_close_matches(name, (*cls.fields, *ARGUMENTS, *also_known), n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else f" The fields are {', '.join(cls.fields)}."
+            hint = did_you_mean(name, (*cls.fields, *ARGUMENTS, *also_known))
+            hint = hint or f" The fields are {', '.join(cls.fields)}."
             raise ValueError(f"{name!r} is not a generation parameter of {cls.__name__}.{hint}")
 
     @staticmethod
     def _get_default_generation_params() -> dict[str, Any]:
-        return {
-            "max_new_tokens": 0,
-            "do_sample": False,
-            "temperature": 1.0,
-            "top_k": 0,
-            "top_p": 1.0,
-            "cfg_scale": 0.0,
-            "remask_start": 0.0,
-            "remask_end": 1.0,
-            "loop_steps": 0,
-            "num_remask_loop": 0,
-            "num_return_sequences": 1,
-            "return_dict_in_generate": False,
-            "output_trajectory": False,
-        }
+        return {name: default for name, (_, default) in FIELDS.items() if default is not None}
 
     @classmethod
     def from_model_config(cls, model_config) -> "RemaskGenerationConfig":
@@ -192,54 +178,11 @@ class RemaskGenerationConfig(GenerationConfig):
 
     def validate(self, strict: bool = False, user_set_attributes=None) -> None:
         """Raise ValueError on the first field with an impossible value."""
-        for name, least in (
-            ("max_new_tokens", 0),
-            ("max_length", 1),
-            ("mask_token_id", 0),
-            ("steps", 1),
-            ("block_length", 1),
-            ("cache_refresh_interval", 1),
-            ("top_k", 0),
-            ("num_remask", 0),
-            ("loop_start", 0),
-            ("loop_steps", 0),
-            ("num_remask_loop", 0),
-            ("num_return_sequences", 1),
-        ):
-            value = getattr(self, name)
-            if value is not None and not (is_integer(value) and value >= least):
-                raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}.")
-        for name, most in (
-            ("temperature", math.inf),
-            ("top_p", 1),
-            ("cfg_scale", math.inf),
-            ("confidence_threshold", 1),
-            ("eta", 1),
-            ("remask_start", 1),
-            ("remask_end", 1),
-            ("quality_threshold", 1),
-        ):
-            value = getattr(self, name)
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            if value is not None and not (number and 0 <= value <= most and math.isfinite(value)):
-                raise ValueError(f"{name} must be a number from 0 to {most}, got {value!r}.")
-        if self.top_p == 0:
-            raise ValueError("top_p must be above 0, got 0: for the likeliest token use do_sample=False.")
-        eos_token_id = [self.eos_token_id] if is_integer(self.eos_token_id) else self.eos_token_id
-        for name, value in (("suppress_tokens", self.suppress_tokens), ("eos_token_id", eos_token_id)):
-            if value is not None and not (isinstance(value, list) and all(map(is_integer, value))):
-                raise ValueError(f"{name} must be a list of token ids, got {value!r}.")
-        words = self.bad_words_ids
-        if words is not None and not (
-            isinstance(words, list)
-            and all(isinstance(word, list) and word and all(map(is_integer, word)) for word in words)
-        ):
-            raise ValueError(f"bad_words_ids must be a list of non-empty lists of token ids, got {words!r}.")
-        for name, value, known in (("order", self.order, ORDERS), ("cache", self.cache, CACHES)):
-            if value is not None and value not in known:
-                near = get_close_matches(str(value), known, n=1)
-                hint = f" Did you mean {near[0]!r}?" if near else ""
-                raise ValueError(f"Unknown {name} {value!r}: choose one of {sorted(known)}.{hint}")
+        for name, (kind, _) in FIELDS.items():
+            if (value := getattr(self, name)) is not None:
+                setattr(self, name, check_value(name, value, kind))
+        if [] in (self.bad_words_ids or []):
+            raise ValueError(f"bad_words_ids={self.bad_words_ids} has a word without tokens: leave it out.")
         resolve_strategy(self.remask_strategy)
         if self.num_remask is not None and self.eta is not None:
             raise ValueError(

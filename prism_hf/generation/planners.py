@@ -6,6 +6,8 @@ from typing import Any, ClassVar
 
 import torch
 
+from prism_hf.fields import NotNegative, check_fields
+
 from .denoising import forward_parameters
 from .strategies import StepState, register_strategy
 
@@ -20,13 +22,11 @@ class PathPlanning:
     quality head, which was trained for it. The LM head runs at all positions of the block.
     """
 
-    eta: float = 1.0
+    eta: NotNegative = 1.0
     selection: ClassVar[str] = "ranking"
     needs_token_probs: ClassVar[bool] = True
 
-    def __post_init__(self):
-        if isinstance(self.eta, bool) or not isinstance(self.eta, int | float) or not 0 <= self.eta < float("inf"):
-            raise ValueError(f"eta of PathPlanning must be a number of at least 0, got {self.eta!r}.")
+    __post_init__ = check_fields
 
     def __call__(self, state: StepState) -> torch.Tensor:
         # Finite, so that a probability of 0 times an eta of 0 is 0.

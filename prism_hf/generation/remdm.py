@@ -8,14 +8,16 @@ otherwise, ``alpha_t = 1 - t``.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 
 from prism_hf.diffusion.schedules import linear_alpha
+from prism_hf.fields import Allowed, Fraction, NotNegative, check_fields
 
 from .strategies import StepState, register_strategy
 
+OpenFraction = Annotated[float, Allowed(above=0, below=1)]
 TINY = torch.finfo(torch.float32).tiny
 
 
@@ -34,14 +36,6 @@ def reverse_step(
     sigma = sigma.clamp(min=0).minimum(largest_sigma(alpha_t, alpha_s))
     fill = (alpha_s - (1 - sigma) * alpha_t) / (1 - alpha_t).clamp(min=TINY)
     return torch.where(generated, sigma, fill.clamp(0, 1))
-
-
-def check_fraction(strategy, *names: str) -> None:
-    """Raise ValueError where one of these fields is no number from 0 to 1."""
-    for name in names:
-        value = getattr(strategy, name)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-            raise ValueError(f"{name} of {type(strategy).__name__} must be a number from 0 to 1, got {value!r}.")
 
 
 @register_strategy("ancestral")
@@ -66,12 +60,11 @@ class RemdmCap:
     the variant of choice for few steps.
     """
 
-    eta: float = 0.04
+    eta: Fraction = 0.04
     selection: ClassVar[str] = "probability"
     fills_by_time: ClassVar[bool] = True
 
-    def __post_init__(self):
-        check_fraction(self, "eta")
+    __post_init__ = check_fields
 
     def __call__(self, state: StepState) -> torch.Tensor:
         alpha_t, alpha_s = linear_alpha(state.t), linear_alpha(state.s)
@@ -83,12 +76,11 @@ class RemdmCap:
 class RemdmRescale:
     """ReMDM-rescale (arXiv 2503.00307): sigma = eta sigma_max. Remasks more, the earlier it is."""
 
-    eta: float = 0.015
+    eta: Fraction = 0.015
     selection: ClassVar[str] = "probability"
     fills_by_time: ClassVar[bool] = True
 
-    def __post_init__(self):
-        check_fraction(self, "eta")
+    __post_init__ = check_fields
 
     def __call__(self, state: StepState) -> torch.Tensor:
         alpha_t, alpha_s = linear_alpha(state.t), linear_alpha(state.s)
@@ -126,20 +118,17 @@ class RemdmLoop:
     all of the context is there. It has a window of its own, so not with `remask_start` and `remask_end`.
     """
 
-    eta: float = 0.02
-    t_on: float = 0.55
-    t_off: float = 0.05
-    alpha_on: float = 0.9
+    eta: Fraction = 0.02
+    t_on: OpenFraction = 0.55
+    t_off: OpenFraction = 0.05
+    alpha_on: OpenFraction = 0.9
     selection: ClassVar[str] = "probability"
     fills_by_time: ClassVar[bool] = True
 
     def __post_init__(self):
-        check_fraction(self, "eta", "t_on", "t_off", "alpha_on")
-        if not (0 < self.t_off <= self.t_on < 1 and 0 < self.alpha_on < 1):
-            raise ValueError(
-                f"RemdmLoop needs 0 < t_off <= t_on < 1 and 0 < alpha_on < 1, got t_off={self.t_off}, "
-                f"t_on={self.t_on}, alpha_on={self.alpha_on}."
-            )
+        check_fields(self)
+        if self.t_off > self.t_on:
+            raise ValueError(f"RemdmLoop needs t_off <= t_on, got t_off={self.t_off} and t_on={self.t_on}.")
 
     def check_config(self, config) -> None:
         if (config.remask_start, config.remask_end) != (0, 1):
@@ -188,16 +177,12 @@ class FlowMatchingCorrector:
     alpha_s - alpha_t; those after it make up for that.
     """
 
-    strength: float = 10.0
-    exponent: float = 0.25
+    strength: NotNegative = 10.0
+    exponent: NotNegative = 0.25
     selection: ClassVar[str] = "probability"
     fills_by_time: ClassVar[bool] = True
 
-    def __post_init__(self):
-        for name in ("strength", "exponent"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
-                raise ValueError(f"{name} of FlowMatchingCorrector must be a number of at least 0, got {value!r}.")
+    __post_init__ = check_fields
 
     def __call__(self, state: StepState) -> torch.Tensor:
         alpha_t, alpha_s = linear_alpha(state.t), linear_alpha(state.s)

@@ -23,10 +23,11 @@ frozen dataclasses, registered under the name that users write.
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
-from difflib import get_close_matches
 from typing import Any, ClassVar
 
 import torch
+
+from prism_hf.fields import Fraction, check_fields, did_you_mean
 
 from .sampling import uniform
 
@@ -151,15 +152,12 @@ class WinoRemasking:
     others but not one another (in the published code they do).
     """
 
-    fill_threshold: float = 0.6
-    verify_threshold: float = 0.9
+    fill_threshold: Fraction = 0.6
+    verify_threshold: Fraction = 0.9
     needs_token_probs: ClassVar[bool] = True
     needs_shadows: ClassVar[bool] = True
 
-    def __post_init__(self):
-        for name, value in vars(self).items():
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-                raise ValueError(f"{name} of WinoRemasking must be a number from 0 to 1, got {value!r}.")
+    __post_init__ = check_fields
 
     def __call__(self, state: StepState) -> torch.Tensor:
         return state.token_probs
@@ -178,8 +176,7 @@ def resolve_strategy(value: Any) -> RemaskStrategy | None:
         value = value.get("name")
     if isinstance(value, str):
         if value not in STRATEGIES:
-            near = get_close_matches(value, STRATEGIES, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
+            hint = did_you_mean(value, STRATEGIES)
             raise ValueError(f"Unknown remask_strategy {value!r}: choose one of {sorted(STRATEGIES)}.{hint}")
         unknown = set(settings) - set(field_names(STRATEGIES[value]))
         if unknown:

@@ -239,7 +239,7 @@ def test_what_cannot_be_is_refused_before_the_first_forward():
     for settings in ({"num_remask": 2}, {"confidence_threshold": 0.5}, {"order": "margin"}):
         with pytest.raises(ValueError, match=f"{next(iter(settings))}=.* does not go with remask_strategy 'wino'"):
             remask_generate(model, ids, remask_strategy="wino", **settings)
-    with pytest.raises(ValueError, match="verify_threshold of WinoRemasking .* got 2"):
+    with pytest.raises(ValueError, match="verify_threshold=2 of WinoRemasking must be a number from 0 to 1"):
         WinoRemasking(verify_threshold=2)
     with pytest.raises(ValueError, match="Did you mean 'fill_threshold'"):
         remask_generate(model, ids, remask_strategy="wino", fil_threshold=0.5)

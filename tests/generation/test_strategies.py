@@ -178,7 +178,7 @@ def test_what_does_not_go_together_is_named_before_any_forward(name, wrong):
     [
         ({"remask_strategy": "forward_backward", "eta": 0.1}, "eta=0.1.*forward_backward"),
         ({"remask_strategy": "token_critic", "critic": Hashed(), "eta": 0.1}, "eta=0.1.*token_critic"),
-        ({"remask_strategy": "remdm_cap", "eta": 1.5}, "eta.*0 to 1.*1.5"),
+        ({"remask_strategy": "remdm_cap", "eta": 1.5}, "eta=1.5 of RemdmCap must be a number from 0 to 1"),
         ({"remask_strategy": "remdm_cap", "etta": 0.5}, "'etta'.*'eta'"),
         ({"remask_strategy": {"name": "remdm_cap", "gamma": 0.5}}, "no field 'gamma'.*eta"),
         ({"remask_strategy": "remdm_caps"}, "'remdm_cap'"),

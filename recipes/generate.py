@@ -9,7 +9,6 @@ same command goes on (a pipe must bring the same prompts), with any number of pr
 """
 
 from dataclasses import dataclass, field
-from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -41,8 +40,7 @@ class GenerateArguments:
 def main() -> None:
     (args,) = parse_arguments((GenerateArguments,))
     RemaskGenerationConfig(**args.generation)  # a misspelt field is to fail before the model is loaded
-    # A process that is done early waits for the slowest, which is no sign of an error.
-    state = PartialState(cpu=args.use_cpu, timeout=timedelta(days=7))
+    state = PartialState(cpu=args.use_cpu)
     prompts = [None]
     if state.is_main_process:  # a pipe can be read once only
         if args.prompts_file is not None and Path(args.prompts_file).resolve() == Path(args.output_file).resolve():

@@ -7,9 +7,10 @@ import sys
 from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 SHARD = ".shard-"
+CHUNK = 1 << 16  # bytes read at a time from a file's end
 
 
 def read_prompts(path: str | Path | None = None) -> list[dict[str, Any]]:
@@ -59,7 +60,7 @@ def is_object(line: str) -> bool:
         return False
 
 
-def read_object(line: str, where: str, promised: str = "", holding: str = "") -> dict[str, Any]:
+def read_object(line: str | bytes, where: str, promised: str = "", holding: str = "") -> dict[str, Any]:
     """The JSON object of a line. Raises ValueError if it is none; `promised` and `holding` are words of its message."""
     try:
         row = json.loads(line)
@@ -93,7 +94,7 @@ def begin_output(path: str | Path, settings: dict[str, Any]) -> bool:
     record = path.with_name(path.name + ".settings.json")
     settings = json.loads(json.dumps(settings, default=repr))
     if record.exists():
-        earlier = json.loads(record.read_text(encoding="utf-8"))
+        earlier = read_written(record.read_bytes(), str(record))
         changed = sorted(name for name in {*earlier, *settings} if earlier.get(name) != settings.get(name))
         if changed:
             shown = ", ".join(f"{name}={earlier.get(name)!r}, now {settings.get(name)!r}" for name in changed)
@@ -101,8 +102,8 @@ def begin_output(path: str | Path, settings: dict[str, Any]) -> bool:
                 f"{path} was begun with other settings ({shown}): name another file, or delete {record.name} and "
                 f"{path.name}*."
             )
-    elif path.exists():
-        raise ValueError(f"{path} exists and was not begun by this command: delete it, or name another file.")
+    elif path.exists() or shard_paths(path):
+        raise ValueError(f"{path}* exists and was not begun by this command: delete it, or name another file.")
     else:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(record, [json.dumps(settings, indent=2)])
@@ -128,35 +129,66 @@ def append_part(shard: Path, index: int, rows: list[dict[str, Any]]) -> None:
 
 
 def append_line(path: Path, row: dict[str, Any]) -> None:
-    """Add a row to a JSONL file."""
-    line = json.dumps(row) + "\n"
-    # Unbuffered, so that the line leaves this process in one write and is safe from its end.
-    with open(path, "ab", buffering=0) as file:
-        file.write(line.encode())
+    """Add a row to a JSONL file, safe on the disk, or leave the file's whole lines as they were and raise.
+
+    A last line that a killed process left without its end goes.
+    """
+    line = memoryview((json.dumps(row) + "\n").encode())
+    is_new = not path.exists()
+    # Unbuffered, so that what a write could not take is known here and not when the file is closed.
+    with open(path, "ab+", buffering=0) as file:
+        end = cut_torn_line(file)
+        try:
+            while line:
+                line = line[file.write(line) :]
+            os.fsync(file.fileno())
+        except OSError as error:
+            file.truncate(end)
+            error.filename = str(path)
+            raise
+    if is_new:
+        sync_folder(path.parent)
+
+
+def cut_torn_line(file: BinaryIO) -> int:
+    """Remove what follows the last end of a line; the size that is left."""
+    end = size = file.seek(0, os.SEEK_END)
+    while end:
+        start = max(0, end - CHUNK)
+        file.seek(start)
+        last = file.read(end - start).rfind(b"\n")
+        end = start + last + 1
+        if last >= 0:
+            break
+    if end < size:
+        file.truncate(end)
+    return end
 
 
 def whole_lines(path: Path) -> list[dict[str, Any]]:
-    """The rows of a JSONL file, none if it is not there; a last line without its end is none."""
+    """The rows of a JSONL file, none if it is not there; a last line without its end is none.
+
+    Raises:
+        ValueError: with the number of the line, where another one is no row.
+    """
     if not path.exists():
         return []
     *whole, _ = path.read_bytes().split(b"\n")
-    return [json.loads(line) for line in whole]
+    return [read_written(line, f"{path}, line {number},") for number, line in enumerate(whole, start=1)]
 
 
-def cut_torn_line(shard: Path) -> None:
-    """Remove the last line of a shard if a killed process left it without its end; the next would be glued to it."""
-    if shard.exists():
-        with open(shard, "rb+") as file:
-            file.truncate(file.read().rfind(b"\n") + 1)
+def read_written(text: bytes, where: str) -> dict[str, Any]:
+    """The JSON object that we wrote. Raises ValueError, with a remedy, if it has been damaged."""
+    try:
+        return read_object(text, where)
+    except ValueError as error:
+        raise ValueError(f"{error} It has been damaged: delete it, and what it held is computed again.") from error
 
 
 def read_parts(path: str | Path) -> dict[int, list[dict[str, Any]]]:
     """The finished parts of an output, by index, from all its shards; a line without its end is none."""
-    parts = {}
-    for shard in shard_paths(path):
-        for line in whole_lines(shard):
-            parts[line["part"]] = line["rows"]
-    return parts
+    lines = [line for shard in shard_paths(path) for line in whole_lines(shard)]
+    return {line["part"]: line["rows"] for line in lines}
 
 
 def merge_parts(path: str | Path, num_parts: int) -> None:
@@ -183,10 +215,25 @@ def drop_shards(path: str | Path) -> None:
 
 
 def write_whole(path: Path, lines: Iterable[str]) -> None:
-    """Write a file that is there with all its lines or not at all."""
+    """Write a file that is there, safe on the disk, with all its lines or not at all."""
     staged = path.with_name(path.name + ".writing")
-    with open(staged, "w", encoding="utf-8", newline="\n") as file:
-        file.writelines(line + "\n" for line in lines)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with open(staged, "w", encoding="utf-8", newline="\n") as file:
+            file.writelines(line + "\n" for line in lines)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        staged.unlink(missing_ok=True)
+        error.filename = str(path)
+        raise
     os.replace(staged, path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the names in a folder are safe on the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -26,12 +26,12 @@ from prism_hf.generation.strategies import resolve_strategy
 from ..data.jsonl import (
     append_line,
     append_part,
-    cut_torn_line,
     drop_shards,
     read_parts,
     shard_path,
     whole_lines,
 )
+from ..data.output_lock import output_lock
 from .digests import digest, json_digest, weights_digest
 
 # Stands in examples where they are shorter than others. It is attended by nothing, and 0 in what `measure` gets.
@@ -72,7 +72,8 @@ def evaluate_settings(
     what `measure` returns.
 
     Raises:
-        ValueError: if a setting is wrong, before anything is computed.
+        ValueError: if a setting is wrong, or if the output cannot be written to or another run writes it, before
+            anything is computed.
     """
     check_settings(model, settings, critic)
     settings = [{"remask_strategy": "none"} | setting for setting in settings]
@@ -80,13 +81,22 @@ def evaluate_settings(
         "examples": digest(examples), "weights": weights_digest(model), "batch_size": batch_size, "seed": seed,
         "bf16": bf16,
     }  # fmt: skip
-    state, path = PartialState(), Path(path)
-    shared = [None]
-    if state.is_main_process:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        cut_torn_line(path)
-        shared = [whole_lines(path)]
-    (done,) = broadcast_object_list(shared)
+    with output_lock(path):
+        return complete_missing(model, examples, settings, Path(path), measure, made_with, critic)
+
+
+def complete_missing(
+    model,
+    examples: Tensor,
+    settings: list[dict[str, Any]],
+    path: Path,
+    measure: Callable[[Tensor], dict[str, Any]],
+    made_with: dict[str, Any],
+    critic,
+) -> list[dict[str, Any]]:
+    """The rows of `settings`, of which those that are not in the file `path` yet are made and added."""
+    state, batch_size, seed, bf16 = PartialState(), made_with["batch_size"], made_with["seed"], made_with["bf16"]
+    (done,) = broadcast_object_list([whole_lines(path) if state.is_main_process else None])
     starts = range(0, len(examples), batch_size)
     missing = [setting for setting in settings if find_row(done, setting, made_with) is None]
     total = sum(len(starts) * (setting.get("steps") or 51) for setting in missing) // state.num_processes  # no retries
@@ -146,7 +156,6 @@ def complete_parts(
     """
     state = PartialState()
     shard = shard_path(unfinished, state.process_index)
-    cut_torn_line(shard)
     kept = [read_parts(unfinished) if state.is_main_process else None]
     (kept,) = broadcast_object_list(kept)
     missing = [start for start in starts if start not in kept]

@@ -17,12 +17,13 @@ from transformers.utils import logging
 from prism_hf.data.jsonl import (
     append_part,
     begin_output,
-    cut_torn_line,
     drop_shards,
     merge_parts,
     read_parts,
     shard_path,
 )
+from prism_hf.data.output_lock import output_lock
+from prism_hf.launching import wait_for_slowest
 
 from .configuration_remask import RemaskGenerationConfig, ended_by_tokenizer, prepare_generation_config
 from .remask_generate import remask_generate
@@ -66,7 +67,8 @@ def generate_to_jsonl(
             `eos_token_id`, it is the tokenizer's.
 
     Raises:
-        ValueError: on wrong rows or settings, or an output that was begun with others; before the first forward.
+        ValueError: on wrong rows or settings, or an output that was begun with others, that another run writes, or that
+            cannot be written to; before the first forward.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size} must be at least 1.")
@@ -84,31 +86,45 @@ def generate_to_jsonl(
         "apply_chat_template": apply_chat_template,
         "generation": {name: value for name, value in config.to_dict().items() if name in config.fields},
     } | (settings or {})
-    finished = [begin_output(path, begun) if state.is_main_process else None]
-    if broadcast_object_list(finished)[0]:
+    with output_lock(path):
+        (finished,) = broadcast_object_list([begin_output(path, begun) if state.is_main_process else None])
+        if not finished:
+            write_missing(model, tokenizer, rows, prompts, path, batch_size, seed, generation)
+            return
         logger.warning(f"{path} is finished: nothing to do.")
         if state.is_main_process:
             drop_shards(path)
-        return
 
+
+def write_missing(
+    model,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: list[dict[str, Any]],
+    prompts: list[list[int]],
+    path: Path,
+    batch_size: int,
+    seed: int,
+    generation: dict[str, Any],
+) -> None:
+    """Complete the batches that are in no shard of `path` yet, and make the output of all shards."""
+    state = PartialState()
     shard = shard_path(path, state.process_index)
-    cut_torn_line(shard)
     done = read_parts(path)
     state.wait_for_everyone()  # before anyone adds parts that another would count as done
     starts = range(0, len(rows), batch_size)
     todo = [part for part in range(len(starts)) if part not in done][state.process_index :: state.num_processes]
-    repeats = config.num_return_sequences
     total = sum(len(rows[starts[part] :][:batch_size]) for part in todo)
     with tqdm(total=total, unit="prompt", disable=not state.is_main_process) as progress:
         for part in todo:
             batch = slice(starts[part], starts[part] + batch_size)
             generator = torch.Generator().manual_seed(batch_seed(seed, starts[part]))
             texts = complete(model, tokenizer, prompts[batch], generation, generator, state.device)
+            repeats = len(texts) // len(prompts[batch])
             repeated = [row for row in rows[batch] for _ in range(repeats)]
             written = [row | {"completion": text} for row, text in zip(repeated, texts, strict=True)]
             append_part(shard, part, written)
             progress.update(len(prompts[batch]))
-    state.wait_for_everyone()
+    wait_for_slowest()
     if state.is_main_process:
         merge_parts(path, len(starts))
     state.wait_for_everyone()

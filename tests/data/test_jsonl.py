@@ -1,12 +1,15 @@
 """Prompts from files and pipes."""
 
 import io
+import resource
+import signal
 import sys
+from contextlib import contextmanager
 
 import pytest
 
 from prism_hf.data import read_prompts
-from prism_hf.data.jsonl import append_part, begin_output, merge_parts, shard_path
+from prism_hf.data.jsonl import append_line, append_part, begin_output, merge_parts, shard_path, whole_lines
 
 
 def test_prompts_are_lines_of_text_or_of_json(tmp_path, monkeypatch):
@@ -61,3 +64,62 @@ def test_an_output_is_not_made_of_what_is_missing_or_anothers(tmp_path):
         begin_output(tmp_path / "mine.jsonl", {"seed": 0})
     with pytest.raises(ValueError, match="is a folder"):
         begin_output(tmp_path, {"seed": 0})
+
+
+@contextmanager
+def files_up_to(size):
+    """As on a disk that is full: what goes beyond is written in part, then not at all."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+@pytest.mark.parametrize("room", [0, 1, 99, 100])
+def test_a_line_is_written_whole_or_not_at_all(tmp_path, room):
+    path = tmp_path / "rows.jsonl"
+    append_line(path, {"n": 0})
+    before = path.read_bytes()
+    row = {"n": "x" * 91}  # 101 bytes with its end
+    with files_up_to(len(before) + room), pytest.raises(OSError, match=r"rows\.jsonl"):
+        append_line(path, row)
+    assert path.read_bytes() == before
+    append_line(path, row)
+    assert whole_lines(path) == [{"n": 0}, row]
+
+
+def test_a_line_is_not_glued_to_one_that_was_cut_off(tmp_path):
+    for torn in (b'{"n": 0}\n{"n', b'{"n', b'{"n": 0}\n{"n": "' + b"x" * 200_000):
+        path = tmp_path / f"{len(torn)}.jsonl"
+        path.write_bytes(torn)
+        append_line(path, {"n": 1})
+        assert path.read_bytes() == torn[: torn.rfind(b"\n") + 1] + b'{"n": 1}\n'
+
+
+def test_shards_stay_where_the_output_has_no_room(tmp_path):
+    path = tmp_path / "out.jsonl"
+    begin_output(path, {"seed": 0})
+    for index in range(2):
+        append_part(shard_path(path, index), index, [{"a": "x" * 100}])
+    with files_up_to(150), pytest.raises(OSError, match=r"out\.jsonl"):
+        merge_parts(path, 2)
+    assert {each.name for each in tmp_path.iterdir()} == {
+        "out.jsonl.settings.json", "out.jsonl.shard-00000", "out.jsonl.shard-00001",
+    }  # fmt: skip
+    merge_parts(path, 2)
+    assert [row["a"] for row in whole_lines(path)] == ["x" * 100] * 2
+
+
+@pytest.mark.parametrize("line", [b'{"a": 1}{"a": 2}', b"[1]", b"\xff", b"\0\0", b""])
+def test_a_damaged_line_is_named_with_its_remedy(tmp_path, line):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b'{"a": 0}\n' + line + b'\n{"a": 3}\n')
+    with pytest.raises(ValueError, match=r"rows\.jsonl, line 2, .*delete it"):
+        whole_lines(path)
+    (tmp_path / "rows.jsonl.settings.json").write_bytes(line)
+    with pytest.raises(ValueError, match=r"rows\.jsonl\.settings\.json .*delete it"):
+        begin_output(path, {"seed": 0})

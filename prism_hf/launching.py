@@ -1,0 +1,38 @@
+"""Processes that `accelerate launch` or `torchrun` has started: their end, and waiting for the slowest."""
+
+import ctypes
+import os
+import signal
+import sys
+from datetime import timedelta
+
+import torch.distributed as dist
+
+PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
+# What is set in the processes that a launcher starts: torchrun, and accelerate where it starts one alone.
+LAUNCHED = ("TORCHELASTIC_RUN_ID", "ACCELERATE_MIXED_PRECISION")
+
+
+def end_with_launcher(limit: timedelta = timedelta(minutes=1)) -> None:
+    """Let this process be killed when its launcher dies, however that happens; for a recipe's first line (Linux).
+
+    Otherwise a process whose launcher was killed waits, for others that will never come, until its time limit.
+
+    Raises:
+        torch.distributed.DistError: after `limit`, if the launcher is dead already.
+    """
+    if sys.platform == "linux" and any(name in os.environ for name in LAUNCHED):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        # The launcher's own store, which listens from before this process was started: if it does not, the launcher
+        # died before the line above.
+        address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        dist.TCPStore(address, port, is_master=False, wait_for_workers=False, timeout=limit)
+
+
+def wait_for_slowest(limit: timedelta = timedelta(days=7)) -> None:
+    """Wait until all processes are here, however long they work; the limit of other waits tells that one has died."""
+    if dist.is_available() and dist.is_initialized():
+        group = dist.new_group(timeout=limit)
+        dist.barrier(group)
+        dist.destroy_process_group(group)

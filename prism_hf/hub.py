@@ -321,7 +321,7 @@ def usage(model, repo_id: str) -> str:
     elif hasattr(inner, "quality_head"):
         imports = [f"from prism_hf import {loader}"]
         strategy = getattr(inner.generation_config, "remask_strategy", None)
-        call = "model.generate(input_ids" + ("" if strategy else ', remask_strategy="prism", num_remask=1')
+        call = "model.generate(input_ids" + ("" if strategy else ', remask_strategy="prism"')
     else:
         loader = "AutoModelForMaskedLM"
         imports = [

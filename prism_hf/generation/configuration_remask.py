@@ -115,6 +115,7 @@ class RemaskGenerationConfig(GenerationConfig):
         num_remask (`int`): without blocks, tokens remasked a step, while num_remask < generated < M - num_remask (but
             see `quality_threshold`). With `block_length`, tokens remasked in a block, spread over its steps (what
             cannot be divided goes to the middle ones), the first and the last of a block excepted. Not with `eta`.
+            Where neither is given the strategy has a default, see `PrismRemasking`.
         eta (`float` in [0, 1]): the number remasked is Binomial(generated, min(eta, (1 - alpha_s) / alpha_t)). Not with
             `block_length`. A strategy with a field `eta` (`"remdm_cap"`, `"remdm_rescale"`, `"remdm_loop"`, `"p2"`)
             gets it instead.
@@ -126,7 +127,7 @@ class RemaskGenerationConfig(GenerationConfig):
             may remask is left. `num_remask` tokens may then go back in any step of the static sampler but the last,
             whatever the row holds; in the block sampler the steps have the same shares as ever.
         loop_start (`int`): the extra loop steps come before this step, `0 <= loop_start <= steps`. The loop goes
-            neither with `block_length` nor with `confidence_threshold`.
+            neither with `block_length` nor with `confidence_threshold`. `"prism_loop"` has defaults for all three.
         loop_steps (`int`, defaults to 0): number of extra steps in which the count of generated tokens is held.
         num_remask_loop (`int`, defaults to 0): random generated tokens remasked before the forward of each loop step.
         num_return_sequences (`int`, defaults to 1): sequences for each row of `input_ids`, next to one another.
@@ -209,8 +210,6 @@ class RemaskGenerationConfig(GenerationConfig):
             )
         if hasattr(strategy, "check_config"):
             strategy.check_config(self)
-        if strategy is not None and not decided and self.num_remask is None and self.eta is None:
-            raise ValueError(f"remask_strategy={self.remask_strategy!r} needs num_remask or eta: how many to remask.")
         if (
             strategy is not None
             and self.quality_threshold is not None
@@ -241,9 +240,9 @@ class RemaskGenerationConfig(GenerationConfig):
             )
         if self.remask_start > self.remask_end:
             raise ValueError(f"remask_start={self.remask_start} is after remask_end={self.remask_end}: exchange them.")
-        if self.loop_steps and self.loop_start is None:
+        if self.loop_steps and self.loop_start is None and not getattr(strategy, "has_loop", False):
             raise ValueError(f"loop_steps={self.loop_steps} needs loop_start: the step before which the loop runs.")
-        if self.steps is not None and self.loop_steps and self.loop_start > self.steps:
+        if None not in (self.steps, self.loop_start) and self.loop_steps and self.loop_start > self.steps:
             raise ValueError(f"loop_start={self.loop_start} is after the last of steps={self.steps}: lower it.")
         for name, other, reason in (
             ("block_length", "eta", "num_remask says how many to remask in a block"),
@@ -301,6 +300,8 @@ EITHER_OR = (("num_remask", "eta"), ("max_new_tokens", "max_length"))
 def prepare_generation_config(model, generation_config: GenerationConfig | None, **kwargs) -> RemaskGenerationConfig:
     """The complete settings of a call: `kwargs`, then `generation_config`, then the model's own, then the defaults.
 
+    The strategy's own defaults come before those of the config.
+
     A name in `kwargs` that is neither a field nor one of the strategy's raises ValueError with the nearest right one.
     No argument is changed.
     """
@@ -309,24 +310,31 @@ def prepare_generation_config(model, generation_config: GenerationConfig | None,
     if isinstance(own, RemaskGenerationConfig):
         inherited = own.to_dict() | {"remask_strategy": own.remask_strategy}
     defaults = RemaskGenerationConfig._get_default_generation_params()
-    values = dict.fromkeys(RemaskGenerationConfig.fields)
+    values, chosen = dict.fromkeys(RemaskGenerationConfig.fields), set()
     for layer in (defaults, inherited, own_settings(generation_config), kwargs):
         given = {name: layer[name] for name in values if layer.get(name) is not None}
-        if layer is kwargs:
-            values |= {name: defaults.get(name) for name in kwargs if name in values}
+        set_aside = set(kwargs) & set(values) if layer is kwargs else set()
+        if "remask_strategy" in given:
+            decided = decided_by(resolve_strategy(given["remask_strategy"]))
+            set_aside |= {*decided, "order"} if decided else set()
+        values |= {name: defaults.get(name) for name in set_aside}
         for pair in EITHER_OR:
             if any(name in given for name in pair):
                 values |= dict.fromkeys(pair)
-        if "remask_strategy" in given:
-            decided = decided_by(resolve_strategy(given["remask_strategy"]))
-            values |= {name: defaults.get(name) for name in (*decided, "order") if decided}
+                set_aside |= set(pair)
         values |= given
+        chosen = chosen - set_aside | (set() if layer is defaults else set(given))
     if values["mask_token_id"] is None:
         values["mask_token_id"] = getattr(getattr(model, "config", None), "mask_token_id", None)
     if values["mask_token_id"] is None:
         raise ValueError("The mask token is unknown: model.config has no mask_token_id; pass mask_token_id=...")
     values |= with_own_fields(values, {name: value for name, value in kwargs.items() if name not in values})
     config = RemaskGenerationConfig(**values)
+    strategy = resolve_strategy(config.remask_strategy)
+    if hasattr(strategy, "defaults"):
+        for name, value in strategy.defaults(config).items():
+            if name not in chosen:
+                setattr(config, name, value)
     config.validate_complete()
     if config.temperature not in (0, 1) and not config.do_sample:
         logger.warning_once(f"temperature={config.temperature} has no effect without do_sample=True.")

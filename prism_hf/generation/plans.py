@@ -85,23 +85,43 @@ def remasks_at(step: int, steps: int, config: RemaskGenerationConfig) -> bool:
     return in_window and resolve_strategy(config.remask_strategy) is not None
 
 
+def loop_of(config: RemaskGenerationConfig, steps: int) -> tuple[int, int]:
+    """The base step before which the loop comes, and its number of steps."""
+    if not (config.loop_steps or getattr(resolve_strategy(config.remask_strategy), "has_loop", False)):
+        return 0, 0
+    start = max(7 * steps // 8, 1) if config.loop_start is None else config.loop_start
+    return start, config.loop_steps or -(-steps // 2)
+
+
 def step_indices(config: RemaskGenerationConfig, steps: int) -> list[tuple[int, bool]]:
-    """(index, is a loop step) of every step: the base steps, with the loop's before `loop_start`."""
+    """(index, is a loop step) of every step: the base steps, with those of the loop among them."""
     indices = [(index, False) for index in range(steps)]
-    if config.loop_steps:
-        indices[config.loop_start : config.loop_start] = [(config.loop_start, True)] * config.loop_steps
+    start, loop_steps = loop_of(config, steps)
+    indices[start:start] = [(start, True)] * loop_steps
     return indices
+
+
+def default_num_remask(num_masks: int, steps: int) -> int:
+    """Tokens that a step remasks where nothing says how many: one fewer than it fills, but at least one."""
+    return max((num_masks - 1) // steps, 1)
+
+
+def default_share(size: int) -> int:
+    """Tokens remasked in a block of `size` where nothing says how many: 12 of 64, as published for LLaDA-8B."""
+    return -(-size * 12 // 64)
 
 
 def static_schedule(num_masks: int, config: RemaskGenerationConfig, steps: int) -> list[RowStep]:
     """The static sampler (PRISM, arXiv 2510.01384): one block of all M masks.
 
     After base step i of T the row holds ceil(M (i + 1) / T) tokens; loop steps hold the count of the step before. It
-    remasks n = num_remask while n < tokens < M - n, and no more than masks that were there before can make up for. With
-    verification it remasks n whatever the row holds, but for the last step.
+    remasks n = num_remask (see `default_num_remask`) while n < tokens < M - n, and no more than masks that were there
+    before can make up for. With verification it remasks n whatever the row holds, but for the last step.
     """
     remasks = resolve_strategy(config.remask_strategy) is not None
     num_remask = config.num_remask if remasks and config.num_remask else 0
+    if remasks and config.num_remask is None and config.eta is None:
+        num_remask = default_num_remask(num_masks, steps)
     if verifies(config):
         num_remask = num_masks if config.num_remask is None else min(num_remask, num_masks)
     # More steps than masks: the published window would close before the last tokens could be corrected.
@@ -160,9 +180,13 @@ def block_schedule(num_masks: int, config: RemaskGenerationConfig, steps: int) -
     for start, block_steps in zip(starts, spread(steps, len(starts)), strict=True):
         size = min(config.block_length, num_masks - start)
         window = [step for step in range(block_steps) if remasks_at(step, block_steps, config)]
-        shares = dict(zip(window, spread_to_middle(config.num_remask or 0, len(window)), strict=True))
+        total = default_share(size) if config.num_remask is None else config.num_remask
+        shares, above, below = dict(zip(window, spread_to_middle(total, len(window)), strict=True)), -1, size + 1
         if sets_own_budget(config):
             shares = dict.fromkeys(window, size)
+        elif adapts(config) and config.num_remask is None:
+            # The middle of the steps may never come, so one at each, within the window of the static sampler.
+            shares, above, below = dict.fromkeys(window, 1), 1, size - 1
         target, num_open = 0, size
         for step, due in enumerate(spread(size, block_steps)):
             share, last = shares.get(step, 0), step == block_steps - 1
@@ -176,8 +200,8 @@ def block_schedule(num_masks: int, config: RemaskGenerationConfig, steps: int) -
                     target=target if last or adapts(config) else 0,
                     num_fill=num_fill,
                     num_remask=num_remask,
-                    above=-1,
-                    below=size + 1,
+                    above=above,
+                    below=below,
                     num_open=num_open,
                     width=num_open if last or adapts(config) else min(num_fill, num_open),
                     last=int(last),

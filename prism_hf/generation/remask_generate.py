@@ -32,7 +32,7 @@ from .denoising import (
     make_reader,
     most_remasked_next,
 )
-from .plans import adapts, plan_steps
+from .plans import adapts, loop_of, plan_steps
 from .shadows import check_shadows
 from .stopping import as_ids, check_endings, end_rows
 from .strategies import STRATEGIES, field_names, resolve_strategy
@@ -168,7 +168,7 @@ def remask_generate(
             "put masks in it, or set max_new_tokens."
         )
     steps = config.steps or most_masks
-    if config.loop_steps and config.loop_start > steps:
+    if loop_of(config, steps)[0] > steps:
         raise ValueError(f"loop_start={config.loop_start} is after the last of {steps} steps: lower it.")
     can_end = bool(stopping_criteria) or (config.eos_token_id is not None and canvas.num_new > 0)
     pad_token_id = check_endings(config, stopping_criteria, canvas.num_new)

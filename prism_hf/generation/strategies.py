@@ -17,8 +17,9 @@ What a strategy reads of a state beyond canvas, generated and time, it asks for:
 `fill_threshold` and `verify_threshold` make it decode in parallel: they stand for `confidence_threshold` and, over the
 score that it returns, for `quality_threshold`. It may then remask fewer tokens than the step before has filled, however
 many, and takes no `num_remask`. `num_forwards` is the number of model calls it makes itself each time it is
-asked. `check_config(config)` may raise ValueError where the settings of a call do not fit it. The built-in ones are
-frozen dataclasses, registered under the name that users write.
+asked. `defaults(config)` gives the settings that it takes where a call leaves them open, and `check_config(config)` may
+raise ValueError where those of a call do not fit it. The built-in ones are frozen dataclasses, registered under the
+name that users write.
 """
 
 from collections.abc import Callable
@@ -99,7 +100,10 @@ class NoRemasking:
 @register_strategy("random")
 @dataclass(frozen=True)
 class RandomRemasking:
-    """Remask uniformly random generated tokens (ReMDM, arXiv 2503.00307)."""
+    """Remask uniformly random generated tokens (ReMDM, arXiv 2503.00307).
+
+    By default as many as `prism` does without a threshold.
+    """
 
     needs_quality: ClassVar[bool] = False
 
@@ -110,9 +114,19 @@ class RandomRemasking:
 @register_strategy("prism")
 @dataclass(frozen=True)
 class PrismRemasking:
-    """Remask the generated tokens of lowest learned quality (PRISM, arXiv 2510.01384)."""
+    """Remask the generated tokens of lowest learned quality (PRISM, arXiv 2510.01384).
+
+    Where neither `num_remask` nor `eta` says how many: without blocks, each step remasks one token fewer than it fills
+    by the schedule, but at least one. In blocks, as published for LLaDA-8B, 12 for 64 tokens of a block, rounded up,
+    spread over its steps. With a `confidence_threshold`, fewer than the step before has filled, all those with a
+    quality below `quality_threshold`, which is then 0.5, until none is.
+    """
 
     needs_quality: ClassVar[bool] = True
+
+    def defaults(self, config) -> dict[str, Any]:
+        open_ended = config.num_remask is None and config.eta is None
+        return {"quality_threshold": 0.5} if open_ended and config.confidence_threshold is not None else {}
 
     def __call__(self, state: StepState) -> torch.Tensor:
         return state.quality
@@ -124,17 +138,29 @@ class PrismLoopRemasking:
     """`prism` with the loop stage (PRISM, arXiv 2510.01384): extra steps that hold the count of generated tokens.
 
     Each of the `loop_steps` extra steps first remasks `num_remask_loop` random tokens. For more forward passes than
-    there are tokens to fill.
+    there are tokens to fill. By default, near what was best on Sudoku (docs/results.md): the loop comes when 7/8 of the
+    steps are made, has half as many steps as they are, and remasks 2 random tokens in each. `num_remask` is by default
+    that of `prism`.
     """
 
     needs_quality: ClassVar[bool] = True
+    has_loop: ClassVar[bool] = True
+
+    def defaults(self, config) -> dict[str, Any]:
+        return {"loop_steps": None, "num_remask_loop": 2}  # how many steps, the number of masks will tell
 
     def check_config(self, config) -> None:
-        if not (config.loop_steps and config.num_remask_loop):
+        if 0 in (config.loop_steps, config.num_remask_loop):
             raise ValueError(
                 f"remask_strategy='prism_loop' needs loop_steps and num_remask_loop of at least 1, got "
-                f"{config.loop_steps} and {config.num_remask_loop}: set them and loop_start, or use 'prism'."
+                f"{config.loop_steps} and {config.num_remask_loop}: leave them out, or use 'prism'."
             )
+        for name in ("block_length", "confidence_threshold"):
+            if getattr(config, name) is not None:
+                raise ValueError(
+                    f"{name}={getattr(config, name)} does not go with remask_strategy='prism_loop', whose loop holds "
+                    "the count of tokens of the whole row: use 'prism'."
+                )
 
     def __call__(self, state: StepState) -> torch.Tensor:
         return state.quality

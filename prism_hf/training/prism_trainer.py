@@ -8,6 +8,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from prism_hf.diffusion.drafting import draft
 from prism_hf.diffusion.losses import linear_unmasking_loss, quality_loss
+from prism_hf.generation import RemaskGenerationConfig
 from prism_hf.models.prism.peft_model import QUALITY_HEAD
 
 from .masked_diffusion_trainer import Noised
@@ -22,6 +23,9 @@ class PrismTrainer(QualityTrainer):
     Each step masks the batch, lets the model fill K masked positions, and trains the quality head to tell at those
     positions whether the token is the clean one. The two forwards are backpropagated one after the other, so that one
     graph lives at a time. Batches are those of `MaskedDiffusionTrainer`.
+
+    Where the model's generation config names no remask strategy, it becomes `"prism"`, so that the trained model
+    corrects itself without being told.
 
     Metrics: `unmasking_loss`, `quality_loss`, `draft_accuracy` (share of drafted tokens that are right),
     `quality_auroc` and `quality_ece` (expected calibration error in 15 bins), each over all that was drafted since the
@@ -48,6 +52,9 @@ class PrismTrainer(QualityTrainer):
         if args is None:
             args = PrismTrainingArguments("trainer_output")
         super().__init__(model, args, peft_config=peft_config, **kwargs)
+        generation_config = self.model.generation_config
+        if isinstance(generation_config, RemaskGenerationConfig) and generation_config.remask_strategy is None:
+            generation_config.remask_strategy = "prism"  # "none" would be somebody's choice
         if args.freeze_backbone:
             for name, parameter in self.model.named_parameters():
                 parameter.requires_grad_(parameter.requires_grad and QUALITY_HEAD in name)

@@ -217,7 +217,9 @@ def test_prism_loop_by_hand():
     )  # fmt: skip
     assert torch.equal(out.trajectory.canvas, same.trajectory.canvas)
     with pytest.raises(ValueError, match="loop_steps"):
-        remask_generate(Prism({}), torch.full((1, 6), M), remask_strategy="prism_loop", **settings)
+        remask_generate(
+            Prism({}), torch.full((1, 6), M), remask_strategy="prism_loop", loop_start=4, loop_steps=0, **settings
+        )
 
 
 def test_outside_of_its_window_a_ranking_keeps_what_is_there():

@@ -370,7 +370,6 @@ def test_one_forward_a_step_and_input_unchanged():
         ({"stpes": 3}, "'steps'"),
         ({"remask_strategy": "prsim", "num_remask": 1}, "'prism'"),
         ({"order": "confidense"}, "'confidence'"),
-        ({"remask_strategy": "prism"}, "num_remask or eta"),
         ({"remask_strategy": "random", "num_remask": 1, "quality_threshold": 0.5}, "reads quality"),
         ({"num_remask": 1, "eta": 0.1}, "both"),
         ({"steps": 0}, "at least 1"),

@@ -71,6 +71,74 @@ def test_givens_stay_and_no_mask_is_left(name, steps):
             assert not (filled & (before != MASK)).any() and not (remasked & (before == MASK)).any()
 
 
+@pytest.mark.parametrize("name", sorted(set(STRATEGIES) - {"none", "prism_loop"}))
+@pytest.mark.parametrize(
+    "settings", [{}, {"steps": 4}, {"steps": 30}, {"block_length": 4}, {"block_length": 5, "steps": 9}]
+)
+def test_every_strategy_fills_and_corrects_by_its_name_alone(name, settings):
+    critic = {"critic": Hashed()} if name == "token_critic" else {}
+    settings = settings | critic | {"remask_strategy": name, "generator": torch.Generator().manual_seed(0)}
+    for arguments in ({"input_ids": canvases()}, {"input_ids": canvases()[:, :2], "max_new_tokens": 10}):
+        out = remask_generate(Hashed(), **arguments, **settings, **RECORD)
+        assert not (out.sequences == MASK).any()
+        if name in ("random", "prism", "wino", "p2", "token_critic"):  # the others do by chance
+            assert out.trajectory.remasked.any()
+    for masks in (1, 2, 3):
+        ids = torch.full((1, 12), 5)
+        ids[0, :masks] = MASK
+        few = settings | {"steps": max(masks, settings.get("steps", 0))}
+        assert not (remask_generate(Hashed(), ids, **few) == MASK).any()
+
+
+def remasked_counts(**settings):
+    out = remask_generate(Hashed(), torch.full((1, 12), MASK), **settings, **RECORD)
+    return out.trajectory.remasked.sum(-1)[:, 0].tolist()
+
+
+@pytest.mark.parametrize("name", ["prism", "random"])
+def test_default_numbers_of_remasked_tokens(name):
+    """One fewer than a step fills, at least one, in the published window; 12 of 64 in a block, its middle steps."""
+    settings = {"remask_strategy": name, "generator": torch.Generator().manual_seed(0)}
+    assert remasked_counts(**settings) == [0, 0] + [1] * 9 + [0]
+    assert remasked_counts(steps=3, **settings) == [0, 3, 0]
+    assert remasked_counts(steps=4, **settings) == [0, 2, 2, 0]
+    assert remasked_counts(block_length=12, **settings) == [0] * 4 + [1, 1, 1] + [0] * 5
+    assert remasked_counts(block_length=6, **settings) == [0, 0, 1, 1, 0, 0] * 2
+    # What a call, or the model, says wins.
+    assert remasked_counts(num_remask=0, **settings) == [0] * 12
+    model = Hashed()
+    model.generation_config = RemaskGenerationConfig(num_remask=3)
+    config = prepare_generation_config(model, None, remask_strategy=name)
+    assert (config.num_remask, config.eta) == (3, None)
+
+
+def test_prism_verifies_what_a_threshold_fills():
+    named = prepare_generation_config(Hashed(), None, remask_strategy="prism", confidence_threshold=0.4)
+    assert (named.quality_threshold, named.num_remask) == (0.5, None)
+    for said in ({"num_remask": 2}, {"eta": 0.1}, {"quality_threshold": 0.3}):
+        config = prepare_generation_config(Hashed(), None, remask_strategy="prism", confidence_threshold=0.4, **said)
+        assert config.quality_threshold == said.get("quality_threshold")
+    out = remask_generate(
+        Hashed(), torch.full((1, 12), MASK), remask_strategy="prism", confidence_threshold=0.4, **RECORD
+    )
+    remasked, quality = out.trajectory.remasked, out.trajectory.quality
+    assert remasked.any() and (quality[remasked] < 0.5).all()
+
+
+def test_default_loop():
+    """After 7 of 8 steps, 4 steps that hold the count, each with 2 random tokens and one of lowest quality less."""
+    settings = {"remask_strategy": "prism_loop", "generator": torch.Generator().manual_seed(0)}
+    out = remask_generate(Hashed(), torch.full((1, 12), MASK), steps=8, **settings, **RECORD)
+    held = (out.trajectory.canvas != MASK).sum(-1)[:, 0].tolist()
+    assert held == [2, 3, 5, 6, 8, 9, 11, 11, 11, 11, 11, 12]
+    assert out.trajectory.remasked.sum(-1)[7:11, 0].tolist() == [3] * 4
+    for masks, forwards in ((1, 2), (2, 3), (12, 18)):
+        ids = torch.full((1, 12), 5)
+        ids[0, :masks] = MASK
+        out = remask_generate(Hashed(), ids, **settings, **RECORD)
+        assert out.num_forwards == forwards and not (out.sequences == MASK).any()
+
+
 def example():
     return next(block for block in re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.S) if "register" in block)
 
@@ -186,7 +254,12 @@ def test_what_does_not_go_together_is_named_before_any_forward(name, wrong):
         ({"remask_strategy": "dfm", "strength": -1.0}, "strength.*-1"),
         ({"remask_strategy": "p2", "eta": -1.0}, "eta"),
         ({"remask_strategy": "prism", "num_remask": 1, "t_on": 0.5}, "'t_on'"),
-        ({"remask_strategy": "prism_loop", "num_remask": 1}, "loop_steps"),
+        ({"remask_strategy": "prism_loop", "loop_steps": 0}, "loop_steps"),
+        ({"remask_strategy": "prism_loop", "num_remask_loop": 0}, "num_remask_loop"),
+        ({"remask_strategy": "prism_loop", "block_length": 4}, "block_length=4 does not go"),
+        ({"remask_strategy": "prism_loop", "confidence_threshold": 0.5}, "confidence_threshold=0.5 does not go"),
+        ({"remask_strategy": "prism_loop", "loop_start": 13}, "loop_start=13"),
+        ({"remask_strategy": "token_critic"}, "critic=model"),
         ({"t_on": 0.5}, "'t_on'"),
     ],
 )

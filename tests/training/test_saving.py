@@ -58,6 +58,25 @@ def test_adapter_checkpoints_are_complete_and_resume_bit_for_bit(train, tmp_path
             assert torch.equal(output.quality_logits, expected.quality_logits)
 
 
+@pytest.mark.parametrize("chosen, saved", [(None, "prism"), ("none", "none"), ("random", "random")])
+@pytest.mark.parametrize("peft_config", [None, LoraConfig(target_modules=["query"])])
+def test_a_trained_model_corrects_without_being_told(prism, sequences, arguments, tmp_path, chosen, saved, peft_config):
+    prism.generation_config = RemaskGenerationConfig(remask_strategy=chosen)
+    prism.save_pretrained(tmp_path / "base")
+    model = type(prism).from_pretrained(tmp_path / "base")
+    trainer = PrismTrainer(
+        model, arguments(PrismTrainingArguments, max_steps=1), train_dataset=sequences(8), peft_config=peft_config
+    )
+    trainer.save_model(str(tmp_path / "out"))
+    loader = type(prism) if peft_config is None else AutoPeftModelForPrism
+    model = loader.from_pretrained(tmp_path / "out")
+    out = model.generate(torch.zeros(4, 10, dtype=torch.long), return_dict_in_generate=True, output_trajectory=True)
+    assert model.generation_config.remask_strategy == saved
+    assert bool(out.trajectory.remasked.any()) == (saved != "none") and (out.trajectory.quality is None) == (
+        saved != "prism"
+    )
+
+
 def test_a_whole_model_is_saved_with_the_same_files(train, tmp_path):
     trainer = train("whole", None, save_strategy="no")
     trainer.save_model()

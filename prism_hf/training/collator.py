@@ -1,44 +1,94 @@
-"""Examples of one or of several lengths to a batch."""
+"""Rows of one or of several lengths to a batch."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.utils.data import IterableDataset
+from transformers.trainer_utils import has_length
+
+from .rows import IGNORED, LEARNED, RowReader, place, read_row
 
 
 @dataclass
 class MaskedDiffusionCollator:
-    """Stacks `input_ids`, and `maskable` and `attention_mask` where examples have them, padded on the right.
+    """Makes `input_ids` (B, L), `maskable` (B, L) bool and, where there is padding, `attention_mask` of rows.
 
-    Padding is attended by nobody and never masked. A batch of one length without `attention_mask` gets none.
+    Each row is read for itself: `RowReader` says what its columns mean. Rows are lists, arrays or tensors. Shorter ones
+    are padded on the right; padding is attended by nobody and never masked. A batch of one length has an
+    `attention_mask` if a row has one.
 
     Args:
-        pad_token_id: fills shorter rows; if None, examples of different lengths raise ValueError.
+        pad_token_id: fills shorter rows; if None, rows of different lengths raise ValueError.
+        reader: knows mask token, vocabulary and special tokens.
+
+    Raises:
+        ValueError: for a row that contradicts itself or from which nothing can be learned.
     """
 
     pad_token_id: int | None = None
+    reader: RowReader = field(default_factory=RowReader)
 
-    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        lengths = [len(example["input_ids"]) for example in examples]
+    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Tensor]:
+        rows = [read_row(row, place(number, len(examples), row)) for number, row in enumerate(examples)]
+        lengths = [len(row["input_ids"]) for row in rows]
         uneven = min(lengths) < max(lengths)
         if uneven and self.pad_token_id is None:
             raise ValueError(
                 f"Examples of {min(lengths)} to {max(lengths)} tokens need padding, and the pad token is unknown: pass "
                 "a processing_class with a pad_token."
             )
-        names = {name for name in ("maskable", "attention_mask") if name in examples[0]}
-        if uneven:
-            names.add("attention_mask")
-        batch = {"input_ids": self.pad([example["input_ids"] for example in examples], max(lengths), self.pad_token_id)}
-        for name in sorted(names):
-            rows = [example.get(name, [1] * length) for example, length in zip(examples, lengths, strict=True)]
-            batch[name] = self.pad(rows, max(lengths), 0)
-        if "maskable" in batch:
-            batch["maskable"] = batch["maskable"].bool()
-        return batch
+        present = {name for row in rows for name in row} | ({"attention_mask"} if uneven else set())
+        padding = dict.fromkeys(present, 0) | {"input_ids": self.pad_token_id or 0, "labels": IGNORED}
+        complete = [self.completed(row, present) for row in rows]
+        batch = {name: padded([row[name] for row in complete], max(lengths), padding[name]) for name in sorted(present)}
+        return self.reader(batch, silent=torch.tensor([LEARNED.keys().isdisjoint(row) for row in rows]))
 
-    @staticmethod
-    def pad(rows: list, length: int, value: int | None) -> torch.Tensor:
-        rows = [torch.as_tensor(row) for row in rows]
-        padding = 0 if value is None else value
-        return torch.stack([torch.nn.functional.pad(row, (0, length - len(row)), value=padding) for row in rows])
+    def check(self, dataset, name: str) -> None:
+        """Raise ValueError if the first row of a dataset, or else its columns, cannot be collated.
+
+        Of a stream only the columns are looked at, where it knows them.
+        """
+        row = first_row(dataset)
+        columns = None if row is not None else getattr(dataset, "column_names", None)
+        try:
+            if row is not None:
+                self([row])
+            elif columns is not None:
+                read_row(dict.fromkeys(columns, [0]), "A row")
+        except ValueError as error:
+            raise ValueError(f"{name} cannot be trained on. {error}") from None
+
+    def completed(self, row: dict[str, Tensor], columns: set[str]) -> dict[str, Tensor]:
+        """The row with all of the columns; one that it did not have keeps nothing from being learned."""
+        input_ids = row["input_ids"]
+        says_nothing = {"labels": input_ids, "special_tokens_mask": self.reader.is_special(input_ids).long()}
+        return {name: torch.ones_like(input_ids) for name in columns} | says_nothing | row
+
+
+def first_row(dataset) -> Any | None:
+    """The first row of a dataset, where it has a length and looking at it consumes nothing."""
+    is_stream = dataset is None or isinstance(dataset, IterableDataset) or not has_length(dataset)
+    return None if is_stream or len(dataset) == 0 else dataset[0]
+
+
+def padded(rows: list[Tensor], length: int, value: int) -> Tensor:
+    return torch.stack([torch.nn.functional.pad(row, (0, length - len(row)), value=value) for row in rows])
+
+
+@dataclass
+class ReadCollator:
+    """Another collator, whose batches are then read as those of `MaskedDiffusionCollator` are."""
+
+    collator: Callable[[list[Any]], dict[str, Any]]
+    reader: RowReader
+
+    def __call__(self, examples: list[Any]) -> dict[str, Any]:
+        return self.reader(self.collator(examples))
+
+    @property
+    def tokenizer(self):
+        """The collator's tokenizer, which `Trainer` saves where there is no processing_class."""
+        return getattr(self.collator, "tokenizer", None)

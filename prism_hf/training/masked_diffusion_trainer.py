@@ -5,12 +5,14 @@ import json
 import os
 import shutil
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from transformers import PreTrainedModel, Trainer
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, has_length
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from prism_hf.diffusion.drafting import exclude_token
 from prism_hf.diffusion.losses import unmasking_loss
@@ -19,10 +21,11 @@ from prism_hf.diffusion.schedules import SCHEDULES, antithetic_timesteps
 from prism_hf.hub import TrainingRecord, unwrapped, write_card, write_files
 
 from .checkpoints import staged
-from .collator import MaskedDiffusionCollator
+from .collator import MaskedDiffusionCollator, ReadCollator, first_row
 from .ema import EMACallback
 from .muon import MuonWithAdamW, hidden_matrices
 from .randomness import EVALUATION, TRAIN, row_uniforms, step_uniform
+from .rows import COLUMNS, RowReader, unlearned_ids
 from .training_arguments import MaskedDiffusionTrainingArguments
 
 # Names that tell a reader nothing: of what `datasets` read from local files or made in memory, and of Python's types.
@@ -54,15 +57,25 @@ def dataset_name(dataset) -> str | None:
 
 
 def row_length(dataset) -> int | None:
-    """Tokens in the first row, where looking at it does not consume it."""
-    return len(dataset[0]["input_ids"]) if dataset is not None and has_length(dataset) and len(dataset) else None
+    """Tokens in the first row, where looking at it does not consume it and it has been tokenized."""
+    row = first_row(dataset)
+    return len(row["input_ids"]) if isinstance(row, Mapping) and "input_ids" in row else None
+
+
+def named_datasets(train_dataset, eval_dataset) -> dict[str, Any]:
+    """The datasets of a trainer, of which evaluation may have several, by what they are called to the user."""
+    several = eval_dataset if isinstance(eval_dataset, Mapping) else {}
+    named = {f"eval_dataset[{name!r}]": dataset for name, dataset in several.items()} or {"eval_dataset": eval_dataset}
+    return {"train_dataset": train_dataset} | named
 
 
 class MaskedDiffusionTrainer(Trainer):
     """Trains any masked language model as a masked diffusion model (MDLM, arXiv 2406.07524; LLaDA, arXiv 2502.09992).
 
-    A batch holds `input_ids` (B, L) and, where there is padding, `attention_mask` (B, L). `maskable` (B, L) bool says
-    which tokens are to be learned, as opposed to prompts and separators; without it, all that are no padding.
+    A row holds `input_ids` and, where it has padding, `attention_mask`. `maskable` says which of its tokens are to be
+    learned, as opposed to prompts and separators; so do `completion_mask`, `assistant_masks` and `labels`, as TRL makes
+    them. Where none of these is given, all tokens are learned but padding and special ones; see `rows.RowReader`. A
+    `data_collator` of your own gives the same columns, of a batch.
 
     Metrics, exact means over accumulation steps and processes: `unmasking_loss`. All randomness of a step comes from
     seed, step and row, so a resumed run continues bit for bit, an evaluation is repeatable, and the curve does not
@@ -82,9 +95,6 @@ class MaskedDiffusionTrainer(Trainer):
     def __init__(self, model=None, args: MaskedDiffusionTrainingArguments | None = None, **kwargs):
         if args is None:
             args = MaskedDiffusionTrainingArguments("trainer_output")
-        if kwargs.get("data_collator") is None:
-            pad_token_id = getattr(kwargs.get("processing_class"), "pad_token_id", None)
-            kwargs["data_collator"] = MaskedDiffusionCollator(pad_token_id)
         super().__init__(model=model, args=args, **kwargs)
         self.mask_token_id = getattr(self.model.config, "mask_token_id", None)
         if self.mask_token_id is None:
@@ -94,6 +104,15 @@ class MaskedDiffusionTrainer(Trainer):
                 "The mask token is unknown: set model.config.mask_token_id, or pass a processing_class with a mask "
                 "token (tokenizer.add_special_tokens({'mask_token': ...}))."
             )
+        vocab_size = getattr(self.model.config, "vocab_size", None)
+        self.row_reader = RowReader(self.mask_token_id, vocab_size, unlearned_ids(self.processing_class))
+        if kwargs.get("data_collator") is None:
+            pad_token_id = getattr(self.processing_class, "pad_token_id", None)
+            self.data_collator = MaskedDiffusionCollator(pad_token_id, self.row_reader)
+            for name, dataset in named_datasets(self.train_dataset, self.eval_dataset).items():
+                self.data_collator.check(dataset, name)
+        else:
+            self.data_collator = ReadCollator(kwargs["data_collator"], self.row_reader)
         inner = unwrapped(self.model)
         self.keeps_logits = "logits_to_keep" in inspect.signature(inner.forward).parameters
         if args.ema_decay is not None:
@@ -113,6 +132,12 @@ class MaskedDiffusionTrainer(Trainer):
         self.current_step, self.micro_batch = -1, 0
         self.num_evaluated = 0
         self.totals = {True: defaultdict(lambda: 0), False: defaultdict(lambda: 0)}
+
+    def _set_signature_columns_if_needed(self) -> None:
+        """As the parent's: `remove_unused_columns` leaves what `RowReader` reads."""
+        if self._signature_columns is None:
+            super()._set_signature_columns_if_needed()
+            self._signature_columns += [name for name in COLUMNS if name not in self._signature_columns]
 
     # Randomness
 
@@ -136,11 +161,12 @@ class MaskedDiffusionTrainer(Trainer):
 
     def noise(self, inputs: dict[str, torch.Tensor], training: bool, drafting_draws: int = 0) -> Noised:
         """Mask a batch."""
+        if "maskable" not in inputs:  # of a caller's own; a collator gives it
+            inputs = self.row_reader(inputs)
         input_ids, attention_mask = inputs["input_ids"], inputs.get("attention_mask")
-        maskable = inputs.get("maskable")
-        if maskable is None:
-            maskable = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        maskable = maskable.bool()
+        maskable = inputs["maskable"].bool()
+        if attention_mask is not None:
+            maskable = maskable & attention_mask.bool()
         t, uniform = self.batch_draws(training, len(input_ids), 1 + drafting_draws, input_ids.shape[1])
         t, uniform = t.to(input_ids.device), uniform.to(input_ids.device)
         alpha, alpha_derivative = SCHEDULES[self.args.noise_schedule]

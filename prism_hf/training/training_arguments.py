@@ -15,7 +15,7 @@ class MaskedDiffusionTrainingArguments(TrainingArguments):
 
     logging_steps: float = field(default=10, metadata={"help": "Log every so many steps, or a share of all below 1."})
     remove_unused_columns: bool | None = field(
-        default=False, metadata={"help": "Drop columns that `forward` does not name; `maskable` would be one of them."}
+        default=False, metadata={"help": "Drop columns that neither `forward` names nor a row says what to learn with."}
     )
     noise_schedule: str = field(
         default="linear", metadata={"help": f"alpha(t), one of {', '.join(SCHEDULES)}.", "choices": list(SCHEDULES)}

@@ -19,6 +19,18 @@ from prism_hf.models.rotary import rotary_embedding, rotate
 
 from .configuration_llada import LladaConfig
 
+# Names within a block, published -> ours.
+BLOCK_NAMES = {
+    "attn_norm": "input_layernorm",
+    "q_proj": "self_attn.q_proj",
+    "k_proj": "self_attn.k_proj",
+    "v_proj": "self_attn.v_proj",
+    "attn_out": "self_attn.o_proj",
+    "ff_norm": "post_attention_layernorm",
+    "ff_proj": "mlp.gate_proj",
+    "up_proj": "mlp.up_proj",
+    "ff_out": "mlp.down_proj",
+}
 # Published key -> ours, applied at loading and reversed at saving. At most one capture group works in a renaming.
 CHECKPOINT_NAMES = [
     WeightRenaming(r"model\.transformer\.wte\.weight", "model.embed_tokens.weight"),
@@ -26,17 +38,7 @@ CHECKPOINT_NAMES = [
     WeightRenaming(r"model\.transformer\.ln_f\.weight", "model.norm.weight"),
     *(
         WeightRenaming(rf"transformer\.blocks\.(\d+)\.{published}", rf"layers.\1.{ours}")
-        for published, ours in (
-            ("attn_norm", "input_layernorm"),
-            ("q_proj", "self_attn.q_proj"),
-            ("k_proj", "self_attn.k_proj"),
-            ("v_proj", "self_attn.v_proj"),
-            ("attn_out", "self_attn.o_proj"),
-            ("ff_norm", "post_attention_layernorm"),
-            ("ff_proj", "mlp.gate_proj"),
-            ("up_proj", "mlp.up_proj"),
-            ("ff_out", "mlp.down_proj"),
-        )
+        for published, ours in BLOCK_NAMES.items()
     ),
 ]
 

@@ -1,177 +1,248 @@
-"""Convert a public Lightning checkpoint of MDLM or PRISM to the Hub layout.
+"""Public Lightning checkpoints of MDLM, PRISM and Token-Critic, as state dicts of this package's models.
 
-    python -m prism_hf.models.mdlm.convert_mdlm_checkpoint in.ckpt out_dir
-
-Writes `config.json` and `model.safetensors`: a `PrismForMaskedDiffusion` where the checkpoint has a quality head, else
-an `MdlmForMaskedDiffusion`.
+The command that writes them as a folder is `prism_hf.models.convert_checkpoint`; this module's name, which was the
+command's before, still runs it.
 """
 
-import argparse
-import pickle
 import re
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers.utils import logging
 
+from prism_hf.models.checkpoint import TorchFile
+from prism_hf.models.plain_pickle import Inert, StoredTensor, describe
+
 from .configuration_mdlm import MdlmConfig
-from .modeling_mdlm import MdlmForMaskedDiffusion, MdlmQualityHead
+from .modeling_mdlm import MdlmForMaskedDiffusion, MdlmModel, MdlmOutputLayer, MdlmQualityHead
 
 logger = logging.get_logger(__name__)
 
 BACKBONE, ADAPTER = "backbone.", "adapter."
 
 StateDict = dict[str, torch.Tensor]
+StoredDict = dict[str, StoredTensor]
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What the size of a published model's vocabulary tells: its tokenizer, its mask token and the model's length."""
+
+    tokenizer: str
+    mask_token_id: int
+    model_length: int
+
+
+VOCABULARIES = {
+    11: Vocabulary("sudoku", mask_token_id=0, model_length=89),  # 0 is a blank, 10 ends a row
+    35: Vocabulary("text8", mask_token_id=4, model_length=256),
+    30522: Vocabulary("bert-base-uncased", mask_token_id=103, model_length=128),
+    50258: Vocabulary("gpt2", mask_token_id=50257, model_length=1024),  # GPT-2's tokens, then the mask
+}
 
 
 def convert_lightning_checkpoint(
-    path: str | Path, config: MdlmConfig | None = None, use_ema: bool = True
+    path: str | Path, config: MdlmConfig | None = None, use_ema: bool = True, mask_token_id: int | None = None
 ) -> tuple[StateDict, StateDict | None, MdlmConfig]:
-    """Read a Lightning checkpoint of MDLM or PRISM.
+    """Read a Lightning checkpoint of MDLM, PRISM or Token-Critic. Nothing in it is run, and no other tensor is read.
 
     Args:
-        path: the `.ckpt` file, unpickled with `weights_only=True`.
-        config: the model's shape. If None it is read off the tensors' shapes; what shapes do not tell
-            (`model_length`, `dropout`, `time_conditioning`, `mask_token_id`) then has `MdlmConfig`'s defaults.
+        path: the `.ckpt` file.
+        config: the backbone's shape. If None it is read off the tensors' shapes; what they do not tell
+            (`model_length`, `dropout`, `time_conditioning`) off the hyper-parameters, where the file has them.
         use_ema: take the averaged weights. `ema.shadow_params` is a list without names, in parameter order, that
-            covers the backbone and perhaps the adapter after it; parameters that it does not cover, and buffers,
-            come from `state_dict`.
+            covers the backbone, the backbone and then the adapter, or the adapter alone (where the backbone was
+            frozen); parameters that it does not cover, and buffers, come from `state_dict`.
+        mask_token_id: if None it is that of the published model with this size of vocabulary, else the last id.
 
     Returns:
         The backbone's state dict with its `backbone.` prefix, ready for `MdlmForMaskedDiffusion`; the adapter's
-        without its prefix, ready for `MdlmQualityHead`, or None where there is no adapter; and the config.
+        without its prefix, ready for `MdlmQualityHead`, or a whole critic (see `is_critic`), or None where there is
+        none; and the backbone's config.
 
     Raises:
-        ValueError: if the file holds pickled objects or no MDLM weights, if keys or shapes differ from those of
+        ValueError: naming the file, if it holds no MDLM weights or is damaged, if keys or shapes differ from those of
             `config`, or if the EMA list does not match the parameters.
     """
-    checkpoint = load_tensors(path)
-    state_dict = checkpoint["state_dict"]
-    backbone = {key: value for key, value in state_dict.items() if key.startswith(BACKBONE)}
-    adapter = {key: value for key, value in state_dict.items() if key.startswith(ADAPTER)}
-    if other := [key for key in state_dict if not key.startswith((BACKBONE, ADAPTER))]:
-        logger.warning(
-            f"{path}: {len(other)} entries that are not weights of MDLM or its adapter are left out: {other}"
-        )
-
-    if config is None:
-        config = infer_config(backbone)
-    with torch.device("meta"):
-        check_layout(backbone, MdlmForMaskedDiffusion(config).state_dict(), "backbone")
-        if adapter:
-            head = MdlmQualityHead(config, count_blocks(adapter, ADAPTER)).state_dict()
-            check_layout(adapter, {ADAPTER + key: value for key, value in head.items()}, "adapter")
-
-    if use_ema:
-        averaged = match_shadow_params(checkpoint.get("ema"), backbone, adapter)
-        backbone = {key: averaged.get(key, value) for key, value in backbone.items()}
-        adapter = {key: averaged.get(key, value) for key, value in adapter.items()}
-    adapter = {key.removeprefix(ADAPTER): value for key, value in adapter.items()}
-    return backbone, adapter or None, config
-
-
-def load_tensors(path: str | Path) -> dict:
-    """Unpickle tensors and plain containers only; ValueError for a file that needs more than that."""
+    file = TorchFile(path)
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(
-            f"{path} holds pickled Python objects, which could run code when loaded ({error}). If you trust its "
-            "source, load it once with weights_only=False and torch.save only its 'state_dict' and 'ema' entries."
-        ) from error
-    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
-        found = sorted(map(str, checkpoint)) if isinstance(checkpoint, dict) else type(checkpoint).__name__
-        raise ValueError(f"{path} is no Lightning checkpoint: expected an entry 'state_dict', found {found}.")
-    return checkpoint
+        backbone, adapter = split_state_dict(file.data)
+        if config is None:
+            config = infer_config(backbone, BACKBONE, read_settings(file.data), mask_token_id)
+        check_weights(backbone, adapter, config)
+        if use_ema:
+            averaged = match_shadow_params(file.data.get("ema"), backbone, adapter)
+            backbone = {key: averaged.get(key, value) for key, value in backbone.items()}
+            adapter = {key: averaged.get(key, value) for key, value in adapter.items()}
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    tensors = file.read(backbone | adapter)
+    adapter = {key.removeprefix(ADAPTER): tensors[key] for key in adapter}
+    return {key: tensors[key] for key in backbone}, adapter or None, config
 
 
-def infer_config(backbone: StateDict) -> MdlmConfig:
-    """Read the model's shape off its tensors."""
-    needed = [
-        f"{BACKBONE}{name}" for name in ("vocab_embed.embedding", "sigma_map.mlp.2.weight", "rotary_emb.inv_freq")
-    ]
-    if missing := [key for key in needed if key not in backbone]:
-        raise ValueError(f"no MDLM weights: {missing} not in 'state_dict'. Pass a checkpoint of MDLM or PRISM's DiT.")
-    embedding, sigma_weight, inv_freq = (backbone[key] for key in needed)
-    vocab_size, hidden_dim = embedding.shape
-    return MdlmConfig(
-        vocab_size=vocab_size,
-        hidden_dim=hidden_dim,
-        cond_dim=sigma_weight.shape[0],
-        n_blocks=count_blocks(backbone, BACKBONE),
-        n_heads=hidden_dim // (2 * inv_freq.shape[0]),
+def split_state_dict(data: Any) -> tuple[StoredDict, StoredDict]:
+    """The backbone's and the adapter's tensors of a Lightning checkpoint, under their names in it."""
+    if not isinstance(data, dict) or not isinstance(data.get("state_dict"), dict):
+        found = [str(key)[:50] for key in list(data)[:10]] if isinstance(data, dict) else describe(data)
+        raise ValueError(f"no Lightning checkpoint: expected an entry 'state_dict', found {found}.")
+    state_dict = {str(key): value for key, value in data["state_dict"].items()}
+    kept = {key: value for key, value in state_dict.items() if key.startswith((BACKBONE, ADAPTER))}
+    for key, value in kept.items():
+        if not isinstance(value, StoredTensor):
+            raise ValueError(f"{key!r} in 'state_dict' is no dense tensor but {describe(value)}.")
+    if other := [key for key in state_dict if key not in kept]:
+        logger.warning(f"{len(other)} entries that are not weights of MDLM or its adapter are left out: {other[:5]}")
+    return (
+        {key: value for key, value in kept.items() if key.startswith(BACKBONE)},
+        {key: value for key, value in kept.items() if key.startswith(ADAPTER)},
     )
 
 
-def count_blocks(state_dict: StateDict, prefix: str) -> int:
+def is_critic(adapter: dict | None) -> bool:
+    """Whether an adapter, its prefix removed, is a Token-Critic: a transformer with an embedding of its own."""
+    return adapter is not None and "vocab_embed.embedding" in adapter
+
+
+def critic_config(adapter: dict, config: MdlmConfig) -> MdlmConfig:
+    """The config of a critic (see `is_critic`) of the model that `config` describes."""
+    settings = {name: getattr(config, name) for name in ("model_length", "dropout", "time_conditioning")}
+    return infer_config(adapter, "", settings, config.mask_token_id)
+
+
+def infer_config(weights: dict, prefix: str, settings: dict[str, Any], mask_token_id: int | None) -> MdlmConfig:
+    """Read the model's shape off its tensors; `settings` are fields that shapes do not tell."""
+    needed = [f"{prefix}{name}" for name in ("vocab_embed.embedding", "sigma_map.mlp.2.weight", "rotary_emb.inv_freq")]
+    if missing := [key for key in needed if key not in weights]:
+        raise ValueError(f"no MDLM weights: {missing} not in 'state_dict'. Pass a checkpoint of MDLM or PRISM's DiT.")
+    shapes = [tuple(weights[key].shape) for key in needed]
+    if [len(shape) for shape in shapes] != [2, 2, 1] or not all(sum(shapes, ())):
+        raise ValueError(f"no MDLM weights: {needed} have shapes {shapes}, not those of matrices and a list.")
+    (vocab_size, hidden_dim), (cond_dim, _), (num_frequencies,) = shapes
+    known = VOCABULARIES.get(vocab_size)
+    if mask_token_id is None:
+        mask_token_id = settings.get("mask_token_id", known.mask_token_id if known else None)
+    if mask_token_id is None:
+        mask_token_id = vocab_size - 1
+        logger.warning(
+            f"No published model has a vocabulary of {vocab_size} tokens; the last one, {mask_token_id}, is taken for "
+            "the mask token. If that is another, say so (mask_token_id, --mask-token-id)."
+        )
+    lengths = {"model_length": known.model_length} if known else {}
+    return MdlmConfig(
+        vocab_size=vocab_size,
+        hidden_dim=hidden_dim,
+        cond_dim=cond_dim,
+        n_blocks=count_blocks(weights, prefix),
+        n_heads=hidden_dim // (2 * num_frequencies),
+        **lengths | settings | {"mask_token_id": mask_token_id},
+    )
+
+
+def read_settings(data: dict) -> dict[str, Any]:
+    """What the hyper-parameters (an OmegaConf object and a tokenizer, here inert) tell beside the shapes."""
+    kinds = {
+        "model_length": ("config.model.length", int, lambda value: 0 < value < 2**31),
+        "dropout": ("config.model.dropout", float, lambda value: 0 <= value < 1),
+        "time_conditioning": ("config.time_conditioning", bool, lambda value: True),
+        "mask_token_id": ("tokenizer.mask_token_id", int, lambda value: 0 <= value < 2**31),
+    }
+    settings = {}
+    for name, (path, kind, is_possible) in kinds.items():
+        value = hyper_parameter(data, path)
+        if type(value) is kind and is_possible(value):
+            settings[name] = value
+    return settings
+
+
+def hyper_parameter(data: dict, path: str) -> Any:
+    """The value at a dotted path in the hyper-parameters of a checkpoint, or None."""
+    value = data.get("hyper_parameters")
+    for name in path.split("."):
+        contents = value.state if isinstance(value, Inert) else value
+        contents = contents.get("_content", contents) if isinstance(contents, dict) else {}  # of a DictConfig
+        value = contents.get(name) if isinstance(contents, dict) else None
+    if isinstance(value, Inert) and isinstance(value.state, dict):
+        value = value.state.get("_val")  # of a node of OmegaConf
+    return value
+
+
+def count_blocks(weights: dict, prefix: str) -> int:
     """Number of transformer blocks under `prefix`."""
-    return len({match[1] for key in state_dict if (match := re.match(rf"{re.escape(prefix)}blocks\.(\d+)\.", key))})
+    return len({match[1] for key in weights if (match := re.match(rf"{re.escape(prefix)}blocks\.(\d+)\.", key))})
 
 
-def check_layout(found: StateDict, expected: StateDict, part: str) -> None:
+def check_weights(backbone: StoredDict, adapter: StoredDict, config: MdlmConfig) -> None:
+    """Raise ValueError unless the tensors are those of `config`'s backbone and of a quality head or critic on it."""
+    plain_adapter = {key.removeprefix(ADAPTER): value for key, value in adapter.items()}
+    with torch.device("meta"):
+        check_layout(backbone, MdlmForMaskedDiffusion(config).state_dict(), "backbone")
+        if is_critic(plain_adapter):
+            config = critic_config(plain_adapter, config)
+            critic = MdlmModel(config)
+            critic.output_layer = MdlmOutputLayer(config, 1)
+            check_layout(plain_adapter, critic.state_dict(), "critic")
+        elif adapter:
+            head = MdlmQualityHead(config, count_blocks(adapter, ADAPTER))
+            check_layout(adapter, {ADAPTER + key: value for key, value in head.state_dict().items()}, "adapter")
+
+
+def check_layout(found: dict, expected: StateDict, part: str) -> None:
     """ValueError unless both have the same keys and shapes."""
     missing, unexpected = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
     shapes = {
         key: (tuple(found[key].shape), tuple(value.shape))
         for key, value in expected.items()
-        if key in found and found[key].shape != value.shape
+        if key in found and tuple(found[key].shape) != tuple(value.shape)
     }
     if missing or unexpected or shapes:
         raise ValueError(
-            f"the {part} does not fit the config: missing {missing}, unexpected {unexpected}, shapes (found, expected) "
-            f"{shapes}. Pass the MdlmConfig the checkpoint was trained with, or none to read it off the shapes."
+            f"the {part} does not fit the config: missing {missing[:5]}, unexpected {unexpected[:5]}, shapes (found, "
+            f"expected) {dict(list(shapes.items())[:5])}. Pass the MdlmConfig the checkpoint was trained with, or none "
+            "to read it off the shapes."
         )
 
 
-def match_shadow_params(ema: dict | None, backbone: StateDict, adapter: StateDict) -> StateDict:
+def match_shadow_params(ema: Any, backbone: StoredDict, adapter: StoredDict) -> StoredDict:
     """Name the EMA's nameless parameters, by position and shape.
 
     A state dict lists parameters in parameter order with buffers (here `inv_freq` only) between them.
     """
     remedy = "Pass use_ema=False (--no-ema) to convert the raw weights."
-    if not ema or "shadow_params" not in ema:
+    if not isinstance(ema, dict) or not isinstance(ema.get("shadow_params"), list):
         raise ValueError(f"the checkpoint has no 'ema' entry with 'shadow_params'. {remedy}")
     shadow = ema["shadow_params"]
     backbone_keys, adapter_keys = (
         [key for key in part if not key.endswith("inv_freq")] for part in (backbone, adapter)
     )
-    if len(shadow) not in (len(backbone_keys), len(backbone_keys) + len(adapter_keys)):
+    covered = [keys for keys in (backbone_keys, backbone_keys + adapter_keys, adapter_keys) if len(keys) == len(shadow)]
+    if not covered:
         raise ValueError(
             f"the EMA has {len(shadow)} parameters; the backbone has {len(backbone_keys)} and the adapter "
             f"{len(adapter_keys)}. {remedy}"
         )
-    named = dict(zip(backbone_keys + adapter_keys, shadow, strict=False))
-    for position, (key, value) in enumerate(named.items()):
-        expected = (backbone if key in backbone else adapter)[key].shape
-        if value.shape != expected:
-            raise ValueError(
-                f"EMA parameter {position} has shape {tuple(value.shape)}, where {key} has {tuple(expected)}. {remedy}"
-            )
-    return named
+    weights = backbone | adapter
+    for keys in covered:
+        wrong = [position for position, key in enumerate(keys) if not has_shape(shadow[position], weights[key].shape)]
+        if not wrong:
+            return dict(zip(keys, shadow, strict=True))
+    found = shadow[wrong[0]]
+    found = f"shape {found.shape}" if isinstance(found, StoredTensor) else f"no shape but is {describe(found)}"
+    raise ValueError(
+        f"EMA parameter {wrong[0]} has {found}, where {keys[wrong[0]]} has {weights[keys[wrong[0]]].shape}. {remedy}"
+    )
+
+
+def has_shape(value: Any, shape: tuple[int, ...]) -> bool:
+    return isinstance(value, StoredTensor) and value.shape == shape
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Convert a Lightning checkpoint of MDLM or PRISM to the Hub layout.")
-    parser.add_argument("checkpoint", type=Path, help="the .ckpt file")
-    parser.add_argument("output", type=Path, help="folder to write the model to")
-    parser.add_argument("--no-ema", action="store_true", help="convert the raw weights, not their moving average")
-    parser.add_argument("--mask-token-id", type=int, help="id of the mask token, if it is not the vocabulary's last")
-    args = parser.parse_args(arguments)
+    from prism_hf.models.convert_checkpoint import main as convert  # built on this module
 
-    backbone, adapter, config = convert_lightning_checkpoint(args.checkpoint, use_ema=not args.no_ema)
-    if args.mask_token_id is not None:
-        config = MdlmConfig(**{**config.to_dict(), "mask_token_id": args.mask_token_id})
-    model = MdlmForMaskedDiffusion(config)
-    model.load_state_dict(backbone)
-    if adapter is not None:
-        # Here and not above: the PRISM model is built on this package.
-        from prism_hf.models.prism import PrismConfig, PrismForMaskedDiffusion
-
-        num_blocks = count_blocks(adapter, "")
-        prism_config = PrismConfig(backbone_config=config, head_type="dit", head_num_blocks=num_blocks)
-        model = PrismForMaskedDiffusion(prism_config, model)
-        model.quality_head.load_state_dict(adapter)
-    model.save_pretrained(args.output)
+    convert(arguments)
 
 
 if __name__ == "__main__":

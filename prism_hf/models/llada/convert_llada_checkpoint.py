@@ -1,0 +1,120 @@
+"""The PRISM authors' LLaDA checkpoints (`pytorch_model.bin`), as plain PEFT adapters.
+
+Their trainer saves the whole model: LLaDA's weights, which the adapter leaves out, LoRA's and the quality head's.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig
+from peft.utils import SAFETENSORS_WEIGHTS_NAME
+from safetensors.torch import save_file
+
+from prism_hf.generation import RemaskGenerationConfig
+from prism_hf.models.checkpoint import TorchFile
+from prism_hf.models.plain_pickle import StoredTensor
+
+from .modeling_llada import BLOCK_NAMES
+
+BASE_MODEL = "GSAI-ML/LLaDA-8B-Instruct"
+PUBLISHED_DROPOUT = 0.1
+HEAD = "remasking_head."
+HEAD_NAMES = {"norm": "norm", "proj1": "dense", "proj2": "linear"}
+LORA = re.compile(
+    r"backbone\.base_model\.model\.model\.transformer\.blocks\.(\d+)\.(\w+)\.lora_([AB])\.(?:\w+\.)?weight"
+)
+
+
+def is_llada_checkpoint(data: Any) -> bool:
+    is_flat = isinstance(data, dict) and all(isinstance(key, str) for key in data)
+    return is_flat and any(key.startswith(HEAD) for key in data)
+
+
+def convert_llada_checkpoint(
+    path: str | Path, base_model: str = BASE_MODEL, lora_alpha: float | None = None
+) -> tuple[dict[str, torch.Tensor], LoraConfig]:
+    """Read LoRA's weights and the quality head of a checkpoint; LLaDA's own weights are not read.
+
+    Args:
+        path: the `pytorch_model.bin` file.
+        base_model: name or folder of the LLaDA that was trained, for the adapter's config.
+        lora_alpha: is not in the file; the rank if None, as published.
+
+    Returns:
+        The adapter's weights under PEFT's names, and its config.
+
+    Raises:
+        ValueError: naming the file, if it is damaged, holds no LoRA or no quality head, or not those of one config.
+    """
+    file = TorchFile(path)
+    try:
+        if not is_llada_checkpoint(file.data):
+            raise ValueError(f"no checkpoint of the PRISM authors' LLaDA trainer: it has no '{HEAD}' weights.")
+        lora, rank = lora_weights(file.data)
+        head = head_weights(file.data)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=rank if lora_alpha is None else lora_alpha,
+        lora_dropout=PUBLISHED_DROPOUT,
+        target_modules=sorted({name.split(".")[-3] for name in lora}),
+        modules_to_save=["quality_head"],
+        base_model_name_or_path=str(base_model),
+        auto_mapping={"head_type": "mlp", "head_num_blocks": 0},
+        inference_mode=True,
+    )
+    return file.read(lora | head), config
+
+
+def lora_weights(data: dict[str, Any]) -> tuple[dict[str, StoredTensor], int]:
+    """LoRA's tensors under PEFT's names, and their rank. ValueError unless each block has the same, of one rank."""
+    pairs: dict[tuple[int, str], dict[str, StoredTensor]] = {}
+    for key, value in data.items():
+        if ".lora_" not in key:
+            continue
+        match = LORA.fullmatch(key)
+        if match is None or match[2] not in BLOCK_NAMES or not isinstance(value, StoredTensor):
+            raise ValueError(f"{key!r} is no LoRA matrix of a linear layer in LLaDA's blocks; no other is supported.")
+        pair = pairs.setdefault((int(match[1]), match[2]), {})
+        if match[3] in pair:
+            raise ValueError(f"{key!r}: the file holds several adapters. Save the one to convert alone.")
+        pair[match[3]] = value
+    modules = {module for _, module in pairs}
+    blocks = range(1 + max((block for block, _ in pairs), default=-1))
+    missing = [f"{block}.{module}" for block in blocks for module in modules if len(pairs.get((block, module), {})) < 2]
+    if not pairs or missing:
+        raise ValueError(f"no whole LoRA adapter; missing in blocks: {missing[:5] or 'all'}.")
+    shapes = {(part, tuple(value.shape)) for pair in pairs.values() for part, value in pair.items()}
+    ranks = {shape[0 if part == "A" else -1] if len(shape) == 2 else None for part, shape in shapes}
+    if len(ranks) != 1 or None in ranks:
+        raise ValueError(f"the LoRA matrices are not of one rank: {sorted(shapes)[:6]}.")
+    names = {
+        f"base_model.model.backbone.model.layers.{block}.{BLOCK_NAMES[module]}.lora_{part}.weight": value
+        for (block, module), pair in pairs.items()
+        for part, value in pair.items()
+    }
+    return names, ranks.pop()
+
+
+def head_weights(data: dict[str, Any]) -> dict[str, StoredTensor]:
+    """The quality head's tensors under PEFT's names. ValueError unless they are those of an `mlp` head."""
+    found = {key.removeprefix(HEAD): value for key, value in data.items() if key.startswith(HEAD)}
+    expected = {f"{name}.{kind}" for name in HEAD_NAMES for kind in ("weight", "bias")}
+    if found.keys() != expected:
+        raise ValueError(f"the quality head has {sorted(found)[:8]}, where {sorted(expected)} are expected.")
+    weights = {}
+    for key, value in found.items():
+        name, kind = key.split(".")
+        weights[f"base_model.model.quality_head.{HEAD_NAMES[name]}.{kind}"] = value
+    return weights
+
+
+def write_adapter(weights: dict[str, torch.Tensor], config: LoraConfig, folder: str | Path) -> None:
+    """Write an adapter as PEFT does, with generation settings by which it corrects itself."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    config.save_pretrained(folder)
+    save_file(weights, Path(folder) / SAFETENSORS_WEIGHTS_NAME, metadata={"format": "pt"})
+    RemaskGenerationConfig(remask_strategy="prism").save_pretrained(folder)

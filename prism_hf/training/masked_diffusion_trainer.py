@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from transformers import PreTrainedModel, Trainer
+from transformers import AutoModelForMaskedLM, PreTrainedModel, Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from prism_hf.diffusion.drafting import exclude_token
@@ -26,7 +26,7 @@ from .ema import EMACallback
 from .muon import MuonWithAdamW, hidden_matrices
 from .randomness import EVALUATION, TRAIN, row_uniforms, step_uniform
 from .rows import COLUMNS, RowReader, unlearned_ids
-from .training_arguments import MaskedDiffusionTrainingArguments
+from .training_arguments import MaskedDiffusionTrainingArguments, arguments_of
 
 # Names that tell a reader nothing: of what `datasets` read from local files or made in memory, and of Python's types.
 UNNAMED_DATASETS = (None, "csv", "json", "parquet", "text", "arrow", "generator", "list", "Dataset", "TensorDataset")
@@ -82,56 +82,96 @@ class MaskedDiffusionTrainer(Trainer):
     depend on the number of processes that share a batch.
 
     Args:
-        model: with `config.mask_token_id`, or `args` and a `processing_class` that names the mask token. If `forward`
-            takes a boolean `logits_to_keep` (B, L), logits are built at masked positions only.
+        model: with `config.mask_token_id`, or a `processing_class` that names the mask token; or what
+            `AutoModelForMaskedLM.from_pretrained` loads. If `forward` takes a boolean `logits_to_keep` (B, L), logits
+            are built at masked positions only. What `model_init` makes is treated alike, in each of its calls.
+        args: plain `transformers.TrainingArguments` are completed with our defaults.
+
+    Other arguments, and their order, are those of `Trainer`.
 
     Raises:
-        ValueError: if the mask token is unknown.
+        ValueError: if the mask token is unknown, or a dataset has rows that cannot be learned.
+        TypeError: for arguments of another trainer.
     """
 
+    arguments_class = MaskedDiffusionTrainingArguments
     loss_is_scaled_for_ga = False
     _tag_names = ("masked-diffusion",)
 
-    def __init__(self, model=None, args: MaskedDiffusionTrainingArguments | None = None, **kwargs):
-        if args is None:
-            args = MaskedDiffusionTrainingArguments("trainer_output")
-        super().__init__(model=model, args=args, **kwargs)
+    def __init__(
+        self,
+        model=None,
+        args: MaskedDiffusionTrainingArguments | None = None,
+        data_collator=None,
+        train_dataset=None,
+        eval_dataset=None,
+        processing_class=None,
+        *trainer_args,
+        **kwargs,
+    ):
+        args = arguments_of(self.arguments_class, args)
+        self.args = args  # which `call_model_init` needs within the parent's __init__
+        if model is not None:
+            model = self.prepared(model)
+        super().__init__(
+            model, args, data_collator, train_dataset, eval_dataset, processing_class, *trainer_args, **kwargs
+        )
         self.mask_token_id = getattr(self.model.config, "mask_token_id", None)
         if self.mask_token_id is None:
-            self.mask_token_id = getattr(self.processing_class, "mask_token_id", None)
+            self.mask_token_id = getattr(processing_class, "mask_token_id", None)
         if self.mask_token_id is None:
             raise ValueError(
                 "The mask token is unknown: set model.config.mask_token_id, or pass a processing_class with a mask "
                 "token (tokenizer.add_special_tokens({'mask_token': ...}))."
             )
         vocab_size = getattr(self.model.config, "vocab_size", None)
-        self.row_reader = RowReader(self.mask_token_id, vocab_size, unlearned_ids(self.processing_class))
-        if kwargs.get("data_collator") is None:
-            pad_token_id = getattr(self.processing_class, "pad_token_id", None)
+        self.row_reader = RowReader(self.mask_token_id, vocab_size, unlearned_ids(processing_class))
+        if data_collator is None:
+            pad_token_id = getattr(processing_class, "pad_token_id", None)
             self.data_collator = MaskedDiffusionCollator(pad_token_id, self.row_reader)
-            for name, dataset in named_datasets(self.train_dataset, self.eval_dataset).items():
+            for name, dataset in named_datasets(train_dataset, eval_dataset).items():
                 self.data_collator.check(dataset, name)
         else:
-            self.data_collator = ReadCollator(kwargs["data_collator"], self.row_reader)
-        inner = unwrapped(self.model)
-        self.keeps_logits = "logits_to_keep" in inspect.signature(inner.forward).parameters
+            self.data_collator = ReadCollator(data_collator, self.row_reader)
         if args.ema_decay is not None:
             self.add_callback(EMACallback(args.ema_decay))
-        if hasattr(self.model, "add_model_tags"):
-            self.model.add_model_tags(list(self._tag_names))
-        inner.training_record = TrainingRecord(
-            json.loads(args.to_json_string()),
-            self.mask_token_id,
-            self.processing_class,
-            dataset_name(self.train_dataset),
-            row_length(self.train_dataset),
-        )
+        self.take_model()
         # Trainer sets it in its loop only; a loss may be computed outside of it.
         self.current_gradient_accumulation_steps = args.gradient_accumulation_steps
         # The step that the micro-batch belongs to, and its number within it; in evaluation, the batch's number.
         self.current_step, self.micro_batch = -1, 0
         self.num_evaluated = 0
         self.totals = {True: defaultdict(lambda: 0), False: defaultdict(lambda: 0)}
+
+    # Models
+
+    def prepared(self, model):
+        """What is trained of a model that was given, or that `model_init` made, before it is placed on a device."""
+        return AutoModelForMaskedLM.from_pretrained(model) if isinstance(model, str | os.PathLike) else model
+
+    def call_model_init(self, trial=None):
+        """As the parent's, with the model prepared as one that was given."""
+        return self.prepared(super().call_model_init(trial))
+
+    def take_model(self) -> None:
+        """Set `self.model` up as the arguments say, and leave the record of the training with it."""
+        inner = unwrapped(self.model)
+        self.keeps_logits = "logits_to_keep" in inspect.signature(inner.forward).parameters
+        if hasattr(self.model, "add_model_tags"):
+            self.model.add_model_tags(list(self._tag_names))
+        inner.training_record = TrainingRecord(
+            json.loads(self.args.to_json_string()),
+            self.mask_token_id,
+            self.processing_class,
+            dataset_name(self.train_dataset),
+            row_length(self.train_dataset),
+        )
+
+    def _hp_search_setup(self, trial) -> None:
+        """As the parent's, which sets a trial's arguments; `model_init` has made a new model before."""
+        super()._hp_search_setup(trial)
+        if self.model_init is not None:
+            self.take_model()
 
     def _set_signature_columns_if_needed(self) -> None:
         """As the parent's: `remove_unused_columns` leaves what `RowReader` reads."""

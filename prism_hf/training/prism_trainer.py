@@ -3,7 +3,6 @@
 from contextlib import contextmanager, nullcontext
 
 import torch
-from peft import PeftConfig
 from torch.nn.parallel import DistributedDataParallel
 
 from prism_hf.diffusion.drafting import draft
@@ -41,24 +40,21 @@ class PrismTrainer(QualityTrainer):
 
     _tag_names = ("masked-diffusion", "prism")
 
-    def __init__(
-        self,
-        model=None,
-        args: PrismTrainingArguments | None = None,
-        *,
-        peft_config: PeftConfig | None = None,
-        **kwargs,
-    ):
-        if args is None:
-            args = PrismTrainingArguments("trainer_output")
-        super().__init__(model, args, peft_config=peft_config, **kwargs)
+    arguments_class = PrismTrainingArguments
+
+    def take_model(self) -> None:
+        """As the parent's; the backbone is frozen if the arguments say so, and the model will correct itself."""
+        super().take_model()
         generation_config = self.model.generation_config
         if isinstance(generation_config, RemaskGenerationConfig) and generation_config.remask_strategy is None:
             generation_config.remask_strategy = "prism"  # "none" would be somebody's choice
-        if args.freeze_backbone:
+        if self.args.freeze_backbone:
             for name, parameter in self.model.named_parameters():
                 parameter.requires_grad_(parameter.requires_grad and QUALITY_HEAD in name)
-        self.trains_posterior = not args.freeze_backbone and args.unmasking_weight > 0
+
+    @property
+    def trains_posterior(self) -> bool:
+        return not self.args.freeze_backbone and self.args.unmasking_weight > 0
 
     # Loss
 

@@ -66,20 +66,30 @@ class QualityTrainer(MaskedDiffusionTrainer):
         ValueError: if the model has no quality head, or is a `PeftModel` and a `peft_config` is given.
     """
 
+    arguments_class = QualityTrainingArguments
+
     def __init__(
-        self, model=None, args: QualityTrainingArguments | None = None, peft_config: PeftConfig | None = None, **kwargs
+        self,
+        model=None,
+        args: QualityTrainingArguments | None = None,
+        *trainer_args,
+        peft_config: PeftConfig | None = None,
+        **kwargs,
     ):
+        self.peft_config = peft_config
+        super().__init__(model, args, *trainer_args, **kwargs)
+        self.judged = {True: [], False: []}
+
+    def prepared(self, model):
+        """The model with a quality head, wrapped with PEFT if so asked for."""
         if isinstance(model, str | os.PathLike):
             model = PrismForMaskedDiffusion.from_pretrained(model)
-        if model is not None and not any(QUALITY_HEAD in name for name, _ in model.named_parameters()):
+        if not any(QUALITY_HEAD in name for name, _ in model.named_parameters()):
             raise ValueError(
                 f"{type(model).__name__} has no quality head: load the model with "
                 "PrismForMaskedDiffusion.from_pretrained."
             )
-        if peft_config is not None:
-            model = adapt(model, peft_config, args)
-        super().__init__(model=model, args=args, **kwargs)
-        self.judged = {True: [], False: []}
+        return model if self.peft_config is None else adapt(model, self.peft_config, self.args)
 
     def create_optimizer(self, model=None):
         """As the parent's, with the head's parameters in groups of their own at `head_learning_rate`."""

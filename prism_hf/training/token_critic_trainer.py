@@ -4,7 +4,6 @@ import os
 from collections.abc import Callable
 
 import torch
-from peft import PeftConfig
 
 from prism_hf.diffusion.drafting import fill
 from prism_hf.diffusion.losses import CHUNK_ELEMENTS, quality_loss
@@ -55,26 +54,29 @@ class TokenCriticTrainer(QualityTrainer):
 
     _tag_names = ("masked-diffusion", "token-critic")
 
+    arguments_class = TokenCriticTrainingArguments
+
     def __init__(
         self,
         model=None,
         args: TokenCriticTrainingArguments | None = None,
-        *,
+        *trainer_args,
         denoiser=None,
-        peft_config: PeftConfig | None = None,
         **kwargs,
     ):
-        if args is None:
-            args = TokenCriticTrainingArguments("trainer_output")
         if denoiser is None:
             raise ValueError("TokenCriticTrainer needs denoiser=, the model whose drafts the critic is to judge.")
         if isinstance(denoiser, str | os.PathLike):
             denoiser = load_model(denoiser)
-        super().__init__(model, args, peft_config=peft_config, **kwargs)
-        check_pair(self.model, denoiser)
         self.denoiser = denoiser.eval()
-        self._move_model_to_device(self.denoiser, args.device)
-        unwrapped(self.model).training_record.denoiser = base_model_name(denoiser) or type(denoiser).__name__
+        super().__init__(model, args, *trainer_args, **kwargs)
+        self._move_model_to_device(self.denoiser, self.args.device)
+
+    def take_model(self) -> None:
+        super().take_model()
+        check_pair(self.model, self.denoiser)
+        name = base_model_name(self.denoiser) or type(self.denoiser).__name__
+        unwrapped(self.model).training_record.denoiser = name
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """The critic's loss on the denoiser's drafts of a batch."""

@@ -1,6 +1,6 @@
 """Arguments of the trainers, beside those of `transformers.TrainingArguments`."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from transformers import TrainingArguments
 
@@ -137,3 +137,17 @@ class PrismTrainingArguments(QualityTrainingArguments):
 def check_choice(name: str, value: str, choices) -> None:
     if value not in choices:
         raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(choices)}.")
+
+
+def arguments_of(cls: type[MaskedDiffusionTrainingArguments], args: TrainingArguments | None):
+    """`args` as an instance of `cls`: what plain `TrainingArguments` lack gets our defaults.
+
+    Raises TypeError for arguments of another trainer, and for what are no training arguments.
+    """
+    if args is None:
+        return cls("trainer_output")
+    if isinstance(args, cls):
+        return args
+    if not (isinstance(args, TrainingArguments) and issubclass(cls, type(args))):
+        raise TypeError(f"args must be {cls.__name__} or plain TrainingArguments, got {type(args).__name__}.")
+    return cls(**{field.name: getattr(args, field.name) for field in fields(args) if field.init})

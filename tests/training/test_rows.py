@@ -208,11 +208,14 @@ def test_a_collator_of_transformers_and_a_batch_that_no_collator_saw(
     order = [0, 1] if batch["attention_mask"][0].all() else [1, 0]
     assert learned({"maskable": batch["maskable"][order]}) == [[0, 0, 1, 1], [0, 1, 1, 0]]
     trainer.train()
+    seen = []
+    trainer.model.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(kwargs["input_ids"]), with_kwargs=True
+    )
     raw = {"input_ids": torch.tensor([[2, 5, 6, 7]] * 64), "attention_mask": torch.tensor([[1, 1, 1, 0]] * 64)}
-    masked = trainer.noise(raw, training=False).masked
-    assert masked.any(0).tolist() == [True, True, True, False]
-    masked = trainer.noise(raw | {"maskable": torch.ones(64, 4, dtype=torch.bool)}, training=False).masked
-    assert masked.any(0).tolist() == [True, True, True, False]
+    for batch in (raw, raw | {"maskable": torch.ones(64, 4, dtype=torch.bool)}):
+        trainer.compute_loss(trainer.model, batch)
+        assert (seen.pop() == 0).any(0).tolist() == [True, True, True, False]
 
 
 def test_removing_unused_columns_keeps_what_says_what_is_learned(backbone, arguments, tokenizer):

@@ -1,49 +1,120 @@
 """Moving average of the weights."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch.optim.swa_utils import AveragedModel
+from torch import nn
+from torch.distributed.fsdp import FullyShardedDataParallel
+from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import TrainerCallback
 
 EMA_FILE = "ema.safetensors"
+# Names in the file are those of torch's AveragedModel.
+PREFIX, COUNT = "module.", "n_averaged"
 
 
 class EMACallback(TrainerCallback):
-    """Averages the weights after every step and puts the average in their place at the end of training.
+    """Averages the weights after every step; evaluations during training see the average, and the end leaves it.
 
-    The decay warms up as `min(decay, (1 + n) / (10 + n))` after n updates, as in the published MDLM runs. The average
-    is part of every checkpoint, as `ema.safetensors`, and training resumes with it.
+    The decay warms up as `min(decay, (1 + n) / (10 + n))` after n updates, as in the published MDLM runs. What is
+    averaged is what is trained, in float32 where the weights are less. The average is part of every checkpoint, as
+    `ema.safetensors`, and training resumes with it. `MaskedDiffusionTrainer` calls `applied`, `save` and `load`.
+
+    Raises:
+        ValueError: at the start of a training whose weights cannot be averaged: under FSDP1 and DeepSpeed's ZeRO-3.
     """
 
     def __init__(self, decay: float):
         self.decay = decay
-        self.averaged: AveragedModel | None = None
+        self.num_averaged = 0
+        self.averages: dict[str, torch.Tensor] | None = None
         self.restored: dict[str, torch.Tensor] | None = None
 
-    def update(self, averaged: torch.Tensor, current: torch.Tensor, num_averaged: torch.Tensor) -> torch.Tensor:
-        decay = ((1 + num_averaged) / (10 + num_averaged)).clamp(max=self.decay)
-        return averaged.lerp(current, (1 - decay).to(averaged.dtype))
-
     def on_train_begin(self, args, state, control, model=None, **kwargs):
-        self.averaged = AveragedModel(model, avg_fn=self.update)
+        check_averageable(model)
+        self.num_averaged = 0
+        self.averages = {
+            name: weight.detach().to(torch.promote_types(weight.dtype, torch.float32), copy=True)
+            for name, weight in trained(model)
+        }
+        self.restore()
+
+    def restore(self) -> None:
+        """Take what `load` has read."""
         if self.restored is not None:
-            self.averaged.load_state_dict(self.restored)
+            self.num_averaged = int(self.restored[COUNT])
+            for name, average in self.averages.items():
+                value = self.restored[PREFIX + name].to(average.device)
+                if isinstance(average, DTensor):
+                    value = distribute_tensor(value, average.device_mesh, average.placements)
+                average.copy_(value)
             self.restored = None
 
+    @torch.no_grad()
     def on_step_end(self, args, state, control, model=None, **kwargs):
-        self.averaged.update_parameters(model)
+        n = torch.tensor(self.num_averaged)
+        decay = ((1 + n) / (10 + n)).clamp(max=self.decay)
+        # The first update is the weights themselves.
+        weight = float(1 - decay) if n else 1.0
+        for name, current in trained(model):
+            self.averages[name].lerp_(current.detach().to(self.averages[name].dtype), weight)
+        self.num_averaged += 1
 
     def on_train_end(self, args, state, control, model=None, **kwargs):
-        model.load_state_dict(self.averaged.module.state_dict())
+        self.restore()
+        self.put(self.averages, model)
+        self.averages = None
 
-    def save(self, checkpoint: str) -> None:
-        tensors = {name: value.detach().clone() for name, value in self.averaged.state_dict().items()}
-        save_file(tensors, Path(checkpoint) / EMA_FILE)
+    @contextmanager
+    def applied(self, model: nn.Module) -> Iterator[None]:
+        """Within, the average is in the place of the weights, if training goes on.
+
+        The weights are copied meanwhile, into the memory that gradients take in a step.
+        """
+        if self.averages is None:
+            yield
+            return
+        weights = {name: weight.detach().clone() for name, weight in trained(model)}
+        averages, self.averages = self.averages, None
+        self.put(averages, model)
+        try:
+            yield
+        finally:
+            self.put(weights, model)
+            self.averages = averages
+
+    @torch.no_grad()
+    def put(self, values: dict[str, torch.Tensor], model: nn.Module) -> None:
+        for name, weight in trained(model):
+            weight.copy_(values[name])
+
+    def save(self, checkpoint: str, is_writer: bool) -> None:
+        """Write the average into a checkpoint. All processes call it, as each may hold a part; one writes."""
+        whole = {name: value.full_tensor() if isinstance(value, DTensor) else value for name, value in self.averages.items()}
+        if is_writer:
+            tensors = {PREFIX + name: value.contiguous() for name, value in whole.items()}
+            save_file(tensors | {COUNT: torch.tensor(self.num_averaged)}, Path(checkpoint) / EMA_FILE)
 
     def load(self, checkpoint: str) -> None:
         path = Path(checkpoint) / EMA_FILE
         if not path.exists():
             raise ValueError(f"{path} is missing: the checkpoint was written without ema_decay. Resume without it too.")
         self.restored = load_file(path)
+
+
+def trained(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    return [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
+
+
+def check_averageable(model: nn.Module) -> None:
+    """Raise ValueError where a process does not see the weights in tensors of their own."""
+    sharding = None
+    if any(hasattr(weight, "ds_id") for weight in model.parameters()):
+        sharding = "DeepSpeed's ZeRO-3"
+    elif any(isinstance(module, FullyShardedDataParallel) for module in model.modules()):
+        sharding = "FSDP1"
+    if sharding is not None:
+        raise ValueError(f"ema_decay cannot average weights under {sharding}: use FSDP2 or ZeRO-2, or leave it out.")

@@ -58,12 +58,12 @@ def invert_cdf(logits: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
         uniform: (N,) float64 in [0, 1).
 
     Returns:
-        (N,) int64, never a token of probability 0.
+        (N,) int64, never a token of probability 0; the last token where logits are NaN, which a loss is to tell.
     """
     cumulative = logits.double().softmax(-1).cumsum(-1)
     # The sum may miss 1 by rounding; scaled by the last entry, the threshold stays below it.
     threshold = uniform[:, None] * cumulative[:, -1:]
-    return torch.searchsorted(cumulative, threshold, right=True).squeeze(-1)
+    return torch.searchsorted(cumulative, threshold, right=True).squeeze(-1).clamp(max=logits.shape[-1] - 1)
 
 
 def select_positions(

@@ -93,7 +93,9 @@ class EMACallback(TrainerCallback):
 
     def save(self, checkpoint: str, is_writer: bool) -> None:
         """Write the average into a checkpoint. All processes call it, as each may hold a part; one writes."""
-        whole = {name: value.full_tensor() if isinstance(value, DTensor) else value for name, value in self.averages.items()}
+        whole = {
+            name: value.full_tensor() if isinstance(value, DTensor) else value for name, value in self.averages.items()
+        }
         if is_writer:
             tensors = {PREFIX + name: value.contiguous() for name, value in whole.items()}
             save_file(tensors | {COUNT: torch.tensor(self.num_averaged)}, Path(checkpoint) / EMA_FILE)

@@ -2,31 +2,38 @@
 
 import inspect
 import json
+import math
 import os
 import shutil
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from torch.distributed.tensor import DTensor
 from transformers import AutoModelForMaskedLM, PreTrainedModel, Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.utils import logging
 
+from prism_hf.data.output_lock import output_lock
 from prism_hf.diffusion.drafting import exclude_token
 from prism_hf.diffusion.losses import unmasking_loss
 from prism_hf.diffusion.noising import mask_tokens
 from prism_hf.diffusion.schedules import SCHEDULES, antithetic_timesteps
 from prism_hf.hub import TrainingRecord, unwrapped, write_card, write_files
 
-from .checkpoints import staged
+from .checkpoints import STATES, last_checkpoint, missing_parts, remove_leftovers, rotate_checkpoints, staged
 from .collator import MaskedDiffusionCollator, ReadCollator, first_row
 from .ema import EMACallback
 from .muon import MuonWithAdamW, hidden_matrices
 from .randomness import EVALUATION, TRAIN, row_uniforms, step_uniform
 from .rows import COLUMNS, RowReader, unlearned_ids
 from .training_arguments import MaskedDiffusionTrainingArguments, arguments_of
+
+logger = logging.get_logger(__name__)
 
 # Names that tell a reader nothing: of what `datasets` read from local files or made in memory, and of Python's types.
 UNNAMED_DATASETS = (None, "csv", "json", "parquet", "text", "arrow", "generator", "list", "Dataset", "TensorDataset")
@@ -140,6 +147,8 @@ class MaskedDiffusionTrainer(Trainer):
         self.current_gradient_accumulation_steps = args.gradient_accumulation_steps
         # The step that the micro-batch belongs to, and its number within it; in evaluation, the batch's number.
         self.current_step, self.micro_batch = -1, 0
+        # The losses and inputs of the step's micro-batches.
+        self.window: list[tuple[torch.Tensor, dict[str, torch.Tensor]]] = []
         self.num_evaluated = 0
         self.totals = {True: defaultdict(lambda: 0), False: defaultdict(lambda: 0)}
 
@@ -253,24 +262,45 @@ class MaskedDiffusionTrainer(Trainer):
 
     def training_step(self, model, inputs, num_items_in_batch=None):
         if self.state.global_step != self.current_step:
-            self.current_step, self.micro_batch = self.state.global_step, 0
+            self.current_step, self.micro_batch, self.window = self.state.global_step, 0, []
         loss = super().training_step(model, inputs, num_items_in_batch)
-        if not torch.isfinite(loss):
-            self.stop_at(loss, inputs)
+        self.window.append((loss, inputs))
         self.micro_batch += 1
         return loss
 
-    def stop_at(self, loss: torch.Tensor, inputs: dict[str, torch.Tensor]) -> None:
-        """Write the batch beside the checkpoints and raise."""
-        place = {"step": self.state.global_step, "batch": self.micro_batch, "process": self.args.process_index}
-        where = ", ".join(f"{name} {number}" for name, number in place.items())
-        path = os.path.join(self.args.output_dir, f"nonfinite-{where.replace(', ', '-').replace(' ', '-')}.safetensors")
+    def _get_grad_norm(self, model, grad_norm=None):
+        """As the parent's, which asks for it before each optimiser step.
+
+        Raises:
+            FloatingPointError: if the norm or a loss is not finite. In float16 the gradient scaler skips a step whose
+                gradients are not.
+        """
+        grad_norm = super()._get_grad_norm(model, grad_norm)
+        window, self.window = self.window, []
+        losses = torch.stack([loss for loss, _ in window]).float()
+        watched = losses.sum()
+        if grad_norm is not None and self.accelerator.mixed_precision != "fp16":
+            norm = grad_norm.full_tensor() if isinstance(grad_norm, DTensor) else grad_norm
+            watched = watched + torch.as_tensor(norm, device=losses.device)
+        if not torch.isfinite(watched):
+            self.stop_at(losses.tolist(), grad_norm, [inputs for _, inputs in window])
+        return grad_norm
+
+    def stop_at(self, losses: list[float], grad_norm, batches: list[dict[str, torch.Tensor]]) -> None:
+        """Write the batch whose loss is not finite, or else all of the step, beside the checkpoints, and raise."""
+        bad = [number for number, loss in enumerate(losses) if not math.isfinite(loss)][:1]
+        what = f"loss is {losses[bad[0]]}" if bad else f"gradient norm is {float(grad_norm)}"
+        at = f"step {self.state.global_step}, {f'batch {bad[0]}, ' if bad else ''}process {self.args.process_index}"
         os.makedirs(self.args.output_dir, exist_ok=True)
-        save_file({name: value.cpu().contiguous() for name, value in inputs.items()}, path)
+        for number in bad or range(len(batches)):
+            name = f"nonfinite-step-{self.state.global_step}-batch-{number}-process-{self.args.process_index}"
+            path = os.path.join(self.args.output_dir, f"{name}.safetensors")
+            tensors = {key: value for key, value in batches[number].items() if isinstance(value, torch.Tensor)}
+            save_file({key: value.cpu().contiguous() for key, value in tensors.items()}, path)
         raise FloatingPointError(
-            f"The loss is {loss.item()} at {where}; the weights were not updated. The batch is in {path}. Lower "
-            "learning_rate or max_grad_norm, or train in bf16 rather than fp16, and start again: training resumes from "
-            "the last checkpoint."
+            f"The {what} at {at}; nothing of this step is in a checkpoint. What it read is in {path}. Lower "
+            "max_grad_norm, or train in bf16 rather than fp16, and start again: training goes on from the last "
+            "checkpoint. That keeps its learning_rate, which only a new run can lower."
         )
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
@@ -298,7 +328,7 @@ class MaskedDiffusionTrainer(Trainer):
             logs |= self.pop_metrics(training=True)
         evaluated = {name: value for name, value in logs.items() if name.startswith("eval_")}
         if evaluated:
-            unwrapped(self.model).training_record.metrics = evaluated
+            unwrapped(self.model).training_record.metrics |= evaluated
         super().log(logs, start_time)
 
     def evaluation_loop(self, *args, metric_key_prefix: str = "eval", **kwargs):
@@ -309,7 +339,67 @@ class MaskedDiffusionTrainer(Trainer):
         output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in metrics.items()})
         return output
 
+    @contextmanager
+    def averaged_weights(self) -> Iterator[None]:
+        """Within, the model has the moving average of its weights, during a training that keeps one."""
+        with ExitStack() as stack:
+            for callback in self.ema_callbacks():
+                stack.enter_context(callback.applied(self.model))
+            yield
+
+    def evaluate(self, *args, **kwargs) -> dict[str, float]:
+        """As the parent's, of the moving average of the weights where there is one."""
+        with self.averaged_weights():
+            return super().evaluate(*args, **kwargs)
+
+    def predict(self, *args, **kwargs):
+        """As the parent's, of the moving average of the weights where there is one."""
+        with self.averaged_weights():
+            return super().predict(*args, **kwargs)
+
     # Checkpoints
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, trial=None, ignore_keys_for_eval=None):
+        """As the parent's, by one run at a time in an output folder.
+
+        Of a run that is finished, nothing is trained further: its weights, or their moving average, are loaded.
+
+        Args:
+            resume_from_checkpoint: True for the last one that was written whole.
+
+        Raises:
+            ValueError: if another run works on the folder or it cannot be written to; if there is no whole checkpoint,
+                or it lacks what training goes on with.
+        """
+        run_dir = self._get_output_dir(trial)
+        with output_lock(run_dir, is_folder=True):
+            if self.args.should_save:
+                remove_leftovers(run_dir)
+            if resume_from_checkpoint is True:
+                resume_from_checkpoint = last_checkpoint(run_dir)
+                if resume_from_checkpoint is None:
+                    raise ValueError(f"There is no whole checkpoint in {run_dir}: train without resuming.")
+            if resume_from_checkpoint:
+                self.check_states(resume_from_checkpoint)
+            return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+
+    def check_states(self, checkpoint: str) -> None:
+        """Raise ValueError if training could not go on from a checkpoint as it was, which the parent would do."""
+        missing = ", ".join(missing_parts(checkpoint, STATES))
+        if missing and not self.args.save_only_model:
+            raise ValueError(
+                f"{checkpoint} has no {missing}, so that training would not go on as it was. Restore it, delete "
+                "the folder to go on from an earlier one, or set save_only_model to go on from the weights alone."
+            )
+        if missing:
+            logger.warning(f"{checkpoint} has no {missing}: training goes on from its weights alone.")
+
+    def _run_epoch(self, *args, **kwargs) -> None:
+        """As the parent's, which would take one more step of a training that has them all."""
+        if self.state.global_step < self.state.max_steps:
+            super()._run_epoch(*args, **kwargs)
+        else:
+            self.control.should_training_stop = True
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         """As the parent's, with all else that `prism_hf.hub` puts into a repository.
@@ -334,14 +424,26 @@ class MaskedDiffusionTrainer(Trainer):
             write_card(self.model, folder, self.hub_model_id or output_dir)
 
     def _save_checkpoint(self, model, trial) -> None:
-        """As the parent's; on an error nothing is left of the checkpoint."""
+        """As the parent's; on an error nothing is left of the checkpoint, and only whole ones count as kept."""
+        run_dir, limit = self._get_output_dir(trial), self.args.save_total_limit
+        folder = os.path.join(run_dir, f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
+        self.args.save_total_limit = None  # the parent would count by time, whole or not
         try:
             super()._save_checkpoint(model, trial)
         except BaseException:
             if self.args.should_save:
-                folder = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-                shutil.rmtree(os.path.join(self._get_output_dir(trial), folder), ignore_errors=True)
+                shutil.rmtree(folder, ignore_errors=True)
             raise
+        finally:
+            self.args.save_total_limit = limit
+        if self.args.should_save and limit is not None and limit > 0:
+            rotate_checkpoints(run_dir, limit, folder, self.state.best_model_checkpoint, self.args.save_only_model)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        super().save_model(output_dir, _internal_call)
+        if _internal_call and output_dir is not None:  # the first part of a checkpoint
+            for callback in self.ema_callbacks():
+                callback.save(output_dir, self.args.should_save)
 
     def create_model_card(
         self,
@@ -368,17 +470,17 @@ class MaskedDiffusionTrainer(Trainer):
                 dataset=dataset,
             )
 
-    def _save_optimizer_and_scheduler(self, output_dir):
-        super()._save_optimizer_and_scheduler(output_dir)
-        if self.args.should_save:
-            for callback in self.ema_callbacks():
-                callback.save(output_dir)
-
     def _load_optimizer_and_scheduler(self, checkpoint):
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
             for callback in self.ema_callbacks():
                 callback.load(checkpoint)
+
+    def _load_best_model(self) -> None:
+        """As the parent's; the best moving average of the weights takes the place of the last one."""
+        super()._load_best_model()
+        for callback in self.ema_callbacks():
+            callback.load(self.state.best_model_checkpoint)
 
     def ema_callbacks(self) -> list[EMACallback]:
         return [callback for callback in self.callback_handler.callbacks if isinstance(callback, EMACallback)]

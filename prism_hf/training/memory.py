@@ -233,12 +233,13 @@ def estimate_memory(
         states = 12 * sum(parameter.numel() for parameter in trained)
     else:
         states = 2 * stored(trained) - (stored(hidden_matrices(model)) if args.use_muon else 0)
+    average = sum(max(4, parameter.itemsize) * parameter.numel() for parameter in trained)  # in float32 at least
     constant = {
         "weights": stored(sharded) * weight_share + num_bytes(packed),
         "adapters": stored(adapters) * weight_share,
         "quality head": stored(quality_head) * weight_share,
         "optimizer states": states * share,
-        "moving average": 0 if args.ema_decay is None else num_bytes([*model.parameters(), *model.buffers()]),
+        "moving average": 0 if args.ema_decay is None else average * weight_share,
     }
     with FakeTensorMode():
         materialise(model, torch.bfloat16 if casts else None)

@@ -30,6 +30,15 @@ def check_pair(critic, denoiser) -> None:
         raise ValueError("The critic shares weights with the denoiser, which must stay as it is: load them apart.")
 
 
+def check_finite(output: torch.Tensor) -> None:
+    """Raise FloatingPointError if the denoiser's output, of which no loss tells, has NaN in it."""
+    if output.isnan().any():
+        raise FloatingPointError(
+            "The denoiser's output has NaN in it: check its weights, or load it in bfloat16 or float32 rather than "
+            "float16."
+        )
+
+
 class TokenCriticTrainer(QualityTrainer):
     """Trains a critic of another model's drafts (Token-Critic, arXiv 2209.04439), a network apart from that model.
 
@@ -120,6 +129,8 @@ class TokenCriticTrainer(QualityTrainer):
                 **kwargs,
             )
             decoder, states = unwrapped(self.denoiser).get_output_embeddings(), outputs.prediction_states
+            check_finite(states)
             return lambda index: decoder(states[index].to(decoder.weight.dtype))
         logits = self.denoiser(input_ids=noised.z, attention_mask=noised.attention_mask, **kwargs).logits
+        check_finite(logits)
         return (logits if kwargs else logits[noised.masked]).__getitem__

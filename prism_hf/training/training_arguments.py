@@ -32,7 +32,10 @@ class MaskedDiffusionTrainingArguments(TrainingArguments):
     )
     ema_decay: float | None = field(
         default=None,
-        metadata={"help": "Decay of the moving average of the weights, which replaces them at the end of training."},
+        metadata={
+            "help": "Decay of the moving average of the weights, which is evaluated and replaces them at the end of "
+            "training."
+        },
     )
     use_muon: bool = field(
         default=False,
@@ -41,6 +44,8 @@ class MaskedDiffusionTrainingArguments(TrainingArguments):
 
     def __post_init__(self):
         super().__post_init__()
+        if self.max_grad_norm is None:
+            self.max_grad_norm = 0.0  # what Trainer takes for no clipping
         check_choice("noise_schedule", self.noise_schedule, SCHEDULES)
         check_choice("loss_normalizer", self.loss_normalizer, NORMALIZERS)
         if not 0 < self.min_timestep < self.max_timestep <= 1:
@@ -50,8 +55,6 @@ class MaskedDiffusionTrainingArguments(TrainingArguments):
             )
         if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay={self.ema_decay} must lie in [0, 1); leave it out for no average.")
-        if self.ema_decay is not None and self.load_best_model_at_end:
-            raise ValueError("ema_decay replaces the weights at the end, load_best_model_at_end too: choose one.")
 
 
 @dataclass

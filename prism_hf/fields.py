@@ -53,6 +53,8 @@ Count = Annotated[int, Allowed(min=0)]
 Positive = Annotated[int, Allowed(min=1)]
 Fraction = Annotated[float, Allowed(min=0, max=1)]
 NotNegative = Annotated[float, Allowed(min=0)]
+Share = Annotated[float, Allowed(min=0, below=1)]
+PositiveFraction = Annotated[float, Allowed(above=0, max=1)]
 NAMES = {int: "an integer", float: "a number", bool: "True or False", str: "text", dict: "a mapping", NoneType: "None"}
 
 
@@ -144,7 +146,7 @@ def parts_of(kind: Any, allowed: Allowed = Allowed()) -> list[tuple[Any, Allowed
 
 
 def fits(value: Any, kind: Any) -> bool:
-    """Whether a value is of the annotated kind. What is no plain type, such as a Protocol, holds any value."""
+    """Whether a value is of the annotated kind. An annotation that is no class, such as a TypeVar, fits any value."""
     return any(fits_part(value, *part) for part in parts_of(kind))
 
 
@@ -164,9 +166,8 @@ def fits_part(value: Any, kind: Any, allowed: Allowed) -> bool:
     elif origin is str:
         if not isinstance(value, str | os.PathLike):
             return False
-    elif isinstance(origin, type) and origin is not Any and not getattr(origin, "_is_protocol", False):
-        if not isinstance(value, origin):
-            return False
+    elif origin is not Any and isinstance(origin, type) and not isinstance(value, origin):
+        return False
     return value is None or allowed.choices is None or value in allowed.choices
 
 

@@ -17,7 +17,7 @@ import weakref
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
@@ -30,11 +30,12 @@ from transformers import AutoModelForMaskedLM, PreTrainedConfig
 
 from prism_hf.diffusion.drafting import exclude_token, invert_cdf, nucleus
 from prism_hf.diffusion.losses import linear_unmasking_loss, quality_loss
+from prism_hf.fields import Allowed, Positive, check_arguments
 from prism_hf.models.prism import PrismConfig, PrismForMaskedDiffusion
 
 from .muon import hidden_matrices
 from .quality_trainer import QUALITY_HEAD, adapt
-from .training_arguments import PrismTrainingArguments, check_choice
+from .training_arguments import PrismTrainingArguments
 
 STRATEGIES = ("ddp", "fsdp2", "zero-2", "zero-3")
 # DeepSpeed's defaults, in elements: reduce_bucket_size and stage3_max_live_parameters.
@@ -171,14 +172,14 @@ class MemoryEstimate:
 def estimate_memory(
     backbone_config: PreTrainedConfig,
     args: PrismTrainingArguments,
-    length: int,
+    length: Positive,
     *,
     dtype: str = "float32",
     attn_implementation: str | None = None,
     peft_config: PeftConfig | None = None,
     quantization: dict[str, Any] | None = None,
-    strategy: str = "ddp",
-    num_gpus: int = 1,
+    strategy: Annotated[str, Allowed(choices=STRATEGIES)] = "ddp",
+    num_gpus: Positive = 1,
     **head: Any,
 ) -> MemoryEstimate:
     """Memory of each GPU in a training step of `PrismTrainer`.
@@ -201,9 +202,7 @@ def estimate_memory(
         ValueError: for an unknown strategy, fewer than 1 GPU, a quantisation to something else than 4 bits or of
             weights that are to be trained, or an optimiser other than AdamW and Muon.
     """
-    check_choice("strategy", strategy, STRATEGIES)
-    if num_gpus < 1:
-        raise ValueError(f"num_gpus={num_gpus} must be at least 1.")
+    check_arguments(estimate_memory, locals())
     if quantization is not None and not quantization.get("load_in_4bit"):
         raise ValueError(f"quantization={quantization} is not supported: only load_in_4bit is.")
     if quantization is not None and peft_config is None:

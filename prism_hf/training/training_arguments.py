@@ -1,12 +1,49 @@
 """Arguments of the trainers, beside those of `transformers.TrainingArguments`."""
 
+import math
 from dataclasses import dataclass, field, fields
+from typing import Annotated, Any, Literal
 
 from transformers import TrainingArguments
 
 from prism_hf.diffusion.drafting import DRAFT_SELECTIONS
 from prism_hf.diffusion.losses import NORMALIZERS, QUALITY_NORMALIZERS
 from prism_hf.diffusion.schedules import SCHEDULES
+from prism_hf.fields import Allowed, Count, Fraction, NotNegative, Positive, PositiveFraction, Share, check_fields
+
+Interval = Annotated[float, Allowed(above=0, remedy="To do without, set the strategy beside it to 'no'.")]
+# Of transformers' own arguments, what their types do not say.
+INHERITED = {
+    "learning_rate": NotNegative,
+    "weight_decay": NotNegative,
+    "adam_beta1": Share,
+    "adam_beta2": Share,
+    "adam_epsilon": NotNegative,
+    "max_grad_norm": Annotated[float, Allowed(min=0, max=math.inf)] | None,
+    "label_smoothing_factor": Fraction,
+    "warmup_steps": NotNegative,
+    "num_train_epochs": NotNegative,
+    "max_steps": Positive | Literal[-1],
+    "per_device_train_batch_size": Positive,
+    "per_device_eval_batch_size": Positive,
+    "gradient_accumulation_steps": Positive,
+    "eval_accumulation_steps": Positive | None,
+    "logging_steps": Interval,
+    "eval_steps": Interval | None,
+    "save_steps": Interval,
+    "eval_delay": NotNegative,
+    "save_total_limit": Positive | None,
+    "seed": Count,
+    "data_seed": Count | None,
+    "dataloader_num_workers": Count,
+    "dataloader_prefetch_factor": Positive | None,
+    "neftune_noise_alpha": NotNegative | None,
+    # What transformers replaces once it has read it.
+    "accelerator_config": Any,
+    "debug": Any,
+    "fsdp": Any,
+    "fsdp_config": Any,
+}
 
 
 @dataclass
@@ -20,8 +57,8 @@ class MaskedDiffusionTrainingArguments(TrainingArguments):
     noise_schedule: str = field(
         default="linear", metadata={"help": f"alpha(t), one of {', '.join(SCHEDULES)}.", "choices": list(SCHEDULES)}
     )
-    min_timestep: float = field(default=1e-3, metadata={"help": "Times are drawn uniformly from this one up."})
-    max_timestep: float = field(default=1.0, metadata={"help": "Times are drawn uniformly up to this one."})
+    min_timestep: PositiveFraction = field(default=1e-3, metadata={"help": "Times are drawn uniformly from this up."})
+    max_timestep: PositiveFraction = field(default=1.0, metadata={"help": "Times are drawn uniformly up to this one."})
     loss_normalizer: str = field(
         default="sequence",
         metadata={
@@ -30,7 +67,7 @@ class MaskedDiffusionTrainingArguments(TrainingArguments):
             "choices": list(NORMALIZERS),
         },
     )
-    ema_decay: float | None = field(
+    ema_decay: Share | None = field(
         default=None,
         metadata={
             "help": "Decay of the moving average of the weights, which is evaluated and replaces them at the end of "
@@ -43,18 +80,12 @@ class MaskedDiffusionTrainingArguments(TrainingArguments):
     )
 
     def __post_init__(self):
+        check_fields(self, INHERITED)
         super().__post_init__()
         if self.max_grad_norm is None:
             self.max_grad_norm = 0.0  # what Trainer takes for no clipping
-        check_choice("noise_schedule", self.noise_schedule, SCHEDULES)
-        check_choice("loss_normalizer", self.loss_normalizer, NORMALIZERS)
-        if not 0 < self.min_timestep < self.max_timestep <= 1:
-            raise ValueError(
-                f"min_timestep={self.min_timestep} and max_timestep={self.max_timestep} must satisfy "
-                "0 < min_timestep < max_timestep <= 1."
-            )
-        if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
-            raise ValueError(f"ema_decay={self.ema_decay} must lie in [0, 1); leave it out for no average.")
+        if self.min_timestep >= self.max_timestep:
+            raise ValueError(f"min_timestep={self.min_timestep} must be below max_timestep={self.max_timestep}.")
 
 
 @dataclass
@@ -64,8 +95,8 @@ class QualityTrainingArguments(MaskedDiffusionTrainingArguments):
     draft_do_sample: bool = field(
         default=True, metadata={"help": "Draw the draft's tokens from the posterior, or take the likeliest."}
     )
-    draft_top_p: float = field(default=1.0, metadata={"help": "Nucleus of the draft's draw."})
-    head_learning_rate: float | None = field(
+    draft_top_p: PositiveFraction = field(default=1.0, metadata={"help": "Nucleus of the draft's draw."})
+    head_learning_rate: NotNegative | None = field(
         default=None, metadata={"help": "Peak learning rate of the quality head; learning_rate if not given."}
     )
 
@@ -74,8 +105,6 @@ class QualityTrainingArguments(MaskedDiffusionTrainingArguments):
         if self.ddp_find_unused_parameters is None:
             # The forward that DDP sees last has no decoder; a search would take its parameters for unused.
             self.ddp_find_unused_parameters = False
-        if not 0 < self.draft_top_p <= 1:
-            raise ValueError(f"draft_top_p={self.draft_top_p} must lie in (0, 1].")
 
 
 @dataclass
@@ -87,9 +116,9 @@ class TokenCriticTrainingArguments(QualityTrainingArguments):
 class PrismTrainingArguments(QualityTrainingArguments):
     """Arguments of `PrismTrainer`. The defaults are those published for LLaDA-8B, with a sampled, random draft."""
 
-    num_draft_tokens: int = field(default=8, metadata={"help": "K, masked positions that a draft fills."})
-    num_drafts: int = field(default=1, metadata={"help": "Drafts made from one masked sequence."})
-    draft_steps: int = field(
+    num_draft_tokens: Positive = field(default=8, metadata={"help": "K, masked positions that a draft fills."})
+    num_drafts: Positive = field(default=1, metadata={"help": "Drafts made from one masked sequence."})
+    draft_steps: Positive = field(
         default=1,
         metadata={
             "help": "Forwards in which a draft is filled. More than one makes the mistakes of a generation, where one "
@@ -104,8 +133,8 @@ class PrismTrainingArguments(QualityTrainingArguments):
             "choices": list(DRAFT_SELECTIONS),
         },
     )
-    draft_window: int = field(default=512, metadata={"help": "Leftmost masks that semi_autoregressive looks at."})
-    unmasking_weight: float = field(
+    draft_window: Positive = field(default=512, metadata={"help": "Leftmost masks that semi_autoregressive looks at."})
+    unmasking_weight: NotNegative = field(
         default=0.5,
         metadata={"help": "lambda, weight of the unmasking loss that keeps the backbone's posterior."},
     )
@@ -123,23 +152,11 @@ class PrismTrainingArguments(QualityTrainingArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        check_choice("draft_selection", self.draft_selection, DRAFT_SELECTIONS)
-        check_choice("quality_normalizer", self.quality_normalizer, QUALITY_NORMALIZERS)
-        for name in ("num_draft_tokens", "num_drafts", "draft_steps", "draft_window"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
         if self.draft_steps > self.num_draft_tokens:
             raise ValueError(
                 f"draft_steps={self.draft_steps} is more than num_draft_tokens={self.num_draft_tokens}: "
                 "a step fills a token at least."
             )
-        if self.unmasking_weight < 0:
-            raise ValueError(f"unmasking_weight={self.unmasking_weight} must not be negative.")
-
-
-def check_choice(name: str, value: str, choices) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(choices)}.")
 
 
 def arguments_of(cls: type[MaskedDiffusionTrainingArguments], args: TrainingArguments | None):

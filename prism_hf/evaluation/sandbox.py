@@ -1,17 +1,28 @@
 """Running Python that a model wrote, and tests of it, where it can do no harm.
 
 Each program has a Python process of its own (`python -I`) with an empty environment, no standard input, and limits of
-CPU time, memory, file sizes and open files. After the timeout it is killed with all that it has started. There are two
-kinds of isolation:
+time, memory, file sizes and open files. A second process outside of its walls, that of the folder `sandboxed`, starts
+it, watches it, kills it with all that it has started, and says what came of it. There are two kinds of isolation:
 
 - `"namespaces"` (Linux): the process has its own mount, process, network, IPC and host name namespaces, and for who is
   not root a user namespace, which `unshare` makes. It sees no network, no other process, and of the files only the
   system's (`/usr`, `/lib`) and the interpreter's with its packages, all read only; the environment, home folders and
   /tmp are not there. It writes to a folder in memory of limited size, which ends with it. It has no capabilities and
   cannot gain any. The number of its processes is limited (on Linux before 5.14 together with others of the user).
-- `"limits"`: nothing of that. The program has the rights of who calls: it can read, change and delete their files and
-  use the network, start any number of processes until the timeout, and leave behind those that make themselves leaders
-  of a session. For a machine or container that holds nothing else.
+- `"limits"`: nothing of that. The program has the rights of who calls: it can read, change and delete their files, use
+  the network, end their processes and start any number of its own until the timeout. For a machine or container that
+  holds nothing else.
+
+With both, on Linux, a filter refuses the system calls that reach keys, other processes and devices, or that take memory
+which is counted for no process (`sandboxed/system_calls.py`).
+
+**Time** counts from the program's first line, not from the interpreter's start, and leaves out what it waited for a CPU
+that other processes had: a program takes as long beside 31 others as alone. One that starts processes is not spared
+this from then on.
+
+**Memory**: one process cannot ask for more than the limit. That of several is added up every few milliseconds, and the
+program ends where it is more. Beside it stand the files that it writes (`disk`) and what the kernel holds for pipes
+and sockets, up to about 300 MiB with the default limits of processes and files.
 
 Neither protects against a fault in the kernel, and neither against cheating: program and tests share an interpreter, as
 in all of these benchmarks. A secret of the run tells that the tests were run through, so that a program which ends
@@ -23,7 +34,6 @@ import contextlib
 import json
 import math
 import os
-import secrets
 import selectors
 import shutil
 import signal
@@ -35,26 +45,33 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tqdm.auto import tqdm
 
-LAUNCHER = Path(__file__).with_name("sandboxed_program.py")
+LAUNCHER = Path(__file__).with_name("sandboxed")
 ISOLATIONS = ("namespaces", "limits")
 RISK = (
     "but leaves a program the network and your files: use it only in a container or virtual machine that holds nothing "
     "else."
 )
-READY = "ready\n"
+READY = b"ready\n"
 OUTPUT_TAIL = 2000
 MIB = 2**20
+OUTCOMES = ("passed", "failed", "timed out", "out of memory", "crashed")
+# Seconds for an interpreter to start on a crowded machine, how often that is tried, and the pauses between.
+START, STARTS, PAUSE = 60.0, 3, 0.2
+# The longest that a program can take by the clock, in timeouts: it may wait for a CPU most of the time.
+PATIENCE = 50
 
 
 @dataclass(frozen=True)
 class ProgramResult:
     """Whether tests passed, else why not, and the end of what was written to standard error.
 
-    reason: None, `"failed"` (something was raised, by a test or before), `"timed out"` or `"crashed"` (ended, by itself
-    or by a signal, before the tests were through).
+    reason: None, `"failed"` (something was raised, by a test or before), `"timed out"`, `"out of memory"` (its
+    processes together; one alone gets a MemoryError) or `"crashed"` (ended, by itself or by a signal, before the tests
+    were through).
     """
 
     passed: bool
@@ -77,52 +94,57 @@ def run_program(
     The module is not `__main__`. The module's documentation says what is guaranteed.
 
     Args:
-        timeout: seconds, of wall-clock time and of CPU time alike.
+        timeout: seconds from its first line, as the module's documentation counts them; also of CPU time, rounded up.
         isolation: `"namespaces"` or `"limits"`.
-        memory: bytes of address space of each process.
+        memory: bytes, of address space of a process and of the memory of all its processes.
         disk: bytes of a file, with namespaces of all files.
         num_processes: processes and threads, with namespaces only.
 
     Raises:
-        ValueError: if the isolation is none of the two, or this machine cannot give it.
+        ValueError: if the isolation is none of the two, or this machine cannot give it, whatever the program.
     """
     if isolation not in ISOLATIONS:
         raise ValueError(f"isolation={isolation!r} must be one of {', '.join(map(repr, ISOLATIONS))}.")
     if not timeout > 0:
         raise ValueError(f"timeout={timeout!r} must be more than 0 seconds.")
-    secret = secrets.token_hex(16)
+    job = {
+        "program": program, "tests": tests, "isolation": isolation,
+        "limits": {
+            "timeout": timeout, "cpu_seconds": math.ceil(timeout), "memory": memory, "disk": disk,
+            "num_processes": num_processes, "open_files": open_files,
+        },
+    }  # fmt: skip
+    # A crowded machine may have no process or memory to spare for a moment.
+    for attempt in range(1, STARTS + 1):
+        try:
+            started, outcome, stderr = start(job, timeout)
+        except OSError as error:
+            started, stderr = False, str(error)
+        if started:
+            return ProgramResult(outcome == "passed", None if outcome == "passed" else outcome, stderr)
+        time.sleep(PAUSE if attempt < STARTS else 0.0)
+    raise ValueError(
+        f"This machine cannot run programs with isolation={isolation!r}: {stderr.strip() or 'no reason given'}\n"
+        f"isolation='limits' needs no namespaces, {RISK}"
+    )
+
+
+def start(job: dict[str, Any], timeout: float) -> tuple[bool, str, str]:
+    """Run a job: whether the walls stood and the program began, what came of it, and the end of its standard error."""
     with tempfile.TemporaryDirectory(prefix="program-", ignore_cleanup_errors=True) as folder:
         process = subprocess.Popen(
-            command(isolation), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={}, cwd="/",
-            start_new_session=True,
+            command(job["isolation"]), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={},
+            cwd="/", start_new_session=True,
         )  # fmt: skip
-        job = {
-            "program": program, "tests": tests, "ready": READY, "secret": secret,
-            "folder": os.path.realpath(folder),
-            "isolation": isolation,
-            # A user that nobody else is, and that has no files: the limit of processes is one of the user.
-            "user": MIB + process.pid if os.geteuid() == 0 else None,
-            "limits": {
-                "cpu_seconds": math.ceil(timeout), "memory": memory, "disk": disk, "num_processes": num_processes,
-                "open_files": open_files,
-            },
-        }  # fmt: skip
+        # A user that nobody else is, and that has no files: the limit of processes is one of the user.
+        user = MIB + process.pid if os.geteuid() == 0 else None
+        job = job | {"folder": os.path.realpath(folder), "user": user}
         try:
-            report, stderr, in_time = communicate(process, json.dumps(job).encode(), timeout)
+            report, stderr = communicate(process, json.dumps(job).encode(), timeout)
         finally:
             kill_session(process)
-    if not report.startswith(READY.encode()):
-        if not in_time:
-            return ProgramResult(False, "timed out", stderr)
-        raise ValueError(
-            f"This machine cannot run programs with isolation={isolation!r}: {stderr.strip() or 'no reason given'}\n"
-            f"isolation='limits' needs no namespaces, {RISK}"
-        )
-    if report == (READY + secret).encode():
-        return ProgramResult(True, None, stderr)
-    if not in_time or process.returncode == 128 + signal.SIGXCPU:
-        return ProgramResult(False, "timed out", stderr)
-    return ProgramResult(False, "failed" if process.returncode == 1 else "crashed", stderr)
+    outcome = report.removeprefix(READY).decode()
+    return report.startswith(READY), outcome if outcome in OUTCOMES else "crashed", stderr
 
 
 def run_programs(
@@ -164,35 +186,39 @@ def command(isolation: str) -> list[str]:
     return [unshare, *user, "--mount", "--pid", "--net", "--ipc", "--uts", "--fork", "--kill-child", *python]
 
 
-def communicate(process: subprocess.Popen, job: bytes, timeout: float) -> tuple[bytes, str, bool]:
-    """Hand a job over and wait for its end: the report, the tail of standard error, and whether it ended in time.
+def communicate(process: subprocess.Popen, job: bytes, timeout: float) -> tuple[bytes, str]:
+    """Hand a job over and wait for the end of the report: the report and the tail of standard error.
 
-    What is written is read all the time, so that nobody waits for us, and dropped but for the tail.
+    What is written is read all the time, so that nobody waits for us, and dropped but for that. The program cannot
+    reach the report. The limits are kept by who writes it; the deadline here is for the case that it does not.
     """
-    deadline = time.monotonic() + timeout
+    deadline = time.monotonic() + START
     with contextlib.suppress(BrokenPipeError), process.stdin:
         process.stdin.write(job)
-    kept = {process.stdout: b"", process.stderr: b""}
+    report, stderr = b"", b""
     with selectors.DefaultSelector() as selector:
-        for pipe in kept:
+        for pipe in (process.stdout, process.stderr):
             selector.register(pipe, selectors.EVENT_READ)
-        while selector.get_map() and (left := deadline - time.monotonic()) > 0:
-            # A descendant can hold the pipes open after the end.
-            ended = process.poll() is not None
-            ready = selector.select(0 if ended else min(left, 0.1))
-            for key, _ in ready:
+        # A descendant can hold standard error open after the end.
+        ended = False
+        while not ended and (left := deadline - time.monotonic()) > 0:
+            for key, _ in selector.select(left):
                 chunk = os.read(key.fd, 65536)
+                if key.fileobj is process.stderr:
+                    stderr = (stderr + chunk)[-OUTPUT_TAIL:]
+                elif not report.startswith(READY) and (report + chunk).startswith(READY):
+                    deadline = time.monotonic() + START + PATIENCE * timeout
+                if key.fileobj is process.stdout:
+                    report += chunk
+                    ended = not chunk
                 if not chunk:
                     selector.unregister(key.fileobj)
-                kept[key.fileobj] = (kept[key.fileobj] + chunk)[-OUTPUT_TAIL:]
-            if ended and not ready:
+        while ended and process.stderr in selector.get_map() and selector.select(0):
+            chunk = os.read(process.stderr.fileno(), 65536)
+            stderr = (stderr + chunk)[-OUTPUT_TAIL:]
+            if not chunk or time.monotonic() > deadline:
                 break
-    try:
-        process.wait(max(0.0, deadline - time.monotonic()))
-        in_time = True
-    except subprocess.TimeoutExpired:
-        in_time = False
-    return kept[process.stdout], kept[process.stderr].decode(errors="replace"), in_time
+    return report, stderr.decode(errors="replace")
 
 
 def kill_session(process: subprocess.Popen) -> None:

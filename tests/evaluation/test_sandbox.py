@@ -196,9 +196,7 @@ def test_processes_are_limited_and_none_is_left():
 @both
 def test_what_a_program_started_ends_with_it(isolation, tmp_path):
     name = f"{time.time_ns()}.5"  # seconds to sleep that no other process sleeps
-    start = f"import subprocess\nsubprocess.Popen(['/bin/sleep', '{name}'])"
-    if isolation == "namespaces":
-        start = start.replace("])", "], start_new_session=True)")
+    start = f"import subprocess\nsubprocess.Popen(['/bin/sleep', '{name}'], start_new_session=True)"
     assert run_program(start, isolation=isolation).passed
     deadline = time.monotonic() + 20
     while (running := is_running(name)) and time.monotonic() < deadline:  # a killed process takes a moment to go
@@ -212,6 +210,58 @@ def is_running(argument):
             if argument.encode() in path.read_bytes():
                 return True
     return False
+
+
+@both
+def test_time_counts_from_the_first_line_and_not_while_others_have_the_cpus(isolation):
+    busy = "import time\nwhile time.process_time() - began < 0.1: pass"
+    programs = [(f"import time\nbegan = time.process_time()\n{busy}", "")] * 24
+    results = run_programs(programs, num_workers=24, progress=False, isolation=isolation, timeout=0.3)
+    assert [result.reason for result in results] == [None] * 24
+    results = run_programs(
+        [("import time\ntime.sleep(9)", "")] * 8, 8, progress=False, isolation=isolation, timeout=0.3
+    )
+    assert [result.reason for result in results] == ["timed out"] * 8
+
+
+@both
+def test_memory_of_several_processes_is_added_up(isolation):
+    fill = "data = bytearray(60 << 20)\nfor at in range(0, len(data), 4096): data[at] = 1\n"
+    fork = "import os, time\nfor _ in range(5):\n    if os.fork() == 0: break\n"
+    result = run_program(fork + fill + "time.sleep(20)", timeout=15.0, memory=128 << 20, isolation=isolation)
+    assert result.reason == "out of memory", result
+    # What they share, untouched, counts once.
+    shared = fill + fork + "else:\n    for _ in range(5): os.wait()\ntime.sleep(0.2)"
+    result = run_program(shared, timeout=15.0, memory=128 << 20, isolation=isolation)
+    assert result.passed, result
+
+
+@both
+@pytest.mark.skipif(sys.platform != "linux", reason="the filter is one of Linux")
+def test_what_is_counted_for_no_process_is_refused(isolation):
+    program = (
+        "import ctypes, mmap, os\nlibc = ctypes.CDLL(None)\nassert libc.shmget(0, 4096, 0o1600) < 0\n"
+        "assert libc.msgget(0, 0o1600) < 0\n"
+        "for take in (lambda: os.memfd_create('x'), lambda: mmap.mmap(-1, 4096)):\n"
+        "    try: take()\n    except PermissionError: pass\n    else: raise AssertionError\n"
+        "assert mmap.mmap(-1, 4096, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)"
+    )
+    result = run_program(program, isolation=isolation)
+    assert result.passed, result.stderr
+
+
+@both
+def test_what_right_programs_use_is_allowed(isolation):
+    program = (
+        "import asyncio, concurrent.futures, decimal, numpy, random, subprocess, sys, tempfile, threading\n"
+        "async def add(a, b):\n    await asyncio.sleep(0.01)\n    return a + b\n"
+        "assert asyncio.run(add(1, 2)) == 3\n"
+        "with concurrent.futures.ThreadPoolExecutor(4) as pool: assert sum(pool.map(abs, (-1, 2))) == 3\n"
+        "assert subprocess.run([sys.executable, '-c', 'print(3)'], capture_output=True).stdout == b'3\\n'\n"
+        "assert numpy.arange(3).sum() == 3\nassert tempfile.TemporaryFile(dir='.').write(b'x') == 1\n"
+    )
+    result = run_program(program, isolation=isolation)
+    assert result.passed, result.stderr
 
 
 def test_order_is_kept_and_workers_may_be_many():

@@ -1,0 +1,1 @@
+"""What `sandbox.py` starts as `python -I <this folder>`. Standard library only."""

@@ -13,6 +13,7 @@ from prism_hf.diffusion.drafting import lowest_first, select_lowest, take_positi
 from .caching import CanvasCache
 from .canvas import Canvas
 from .configuration_remask import RemaskGenerationConfig
+from .families import as_described
 from .orders import BLIND_ORDERS, POSTERIOR_ORDERS
 from .plans import PlannedStep, adapts, fill_threshold, sets_own_budget, verifies, verify_threshold
 from .posterior import posterior_of
@@ -64,6 +65,7 @@ def make_reader(model, canvas: Canvas, config: RemaskGenerationConfig, needs_qua
     parameters = forward_parameters(model)
     kwargs = {"return_quality": needs_quality} if needs_quality or "return_quality" in parameters else {}
     takes_positions = "logits_at" in parameters
+    call = as_described(model, canvas, repeats=2 if config.cfg_scale else 1)
     cache = CanvasCache() if config.cache else None
     if cache is not None:
         kwargs["cache"] = cache
@@ -93,7 +95,7 @@ def make_reader(model, canvas: Canvas, config: RemaskGenerationConfig, needs_qua
         inputs = {"input_ids": tokens, "attention_mask": attention_mask}
         if shadowed is not None:
             inputs = add_shadows(tokens, shadowed, attention_mask, config.mask_token_id, model.dtype)
-        output = model(**inputs, **({"logits_at": at} if takes_positions else {}), **kwargs)
+        output = call(**inputs, **({"logits_at": at} if takes_positions else {}), **kwargs)
         logits = output.logits if takes_positions or at is None else take_positions(output.logits, at)
         if config.cfg_scale:
             conditional, unconditional = logits.float().chunk(2)

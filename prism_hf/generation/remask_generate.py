@@ -32,6 +32,7 @@ from .denoising import (
     make_reader,
     most_remasked_next,
 )
+from .families import family_of
 from .plans import adapts, loop_of, plan_steps
 from .shadows import check_shadows
 from .stopping import as_ids, check_endings, end_rows
@@ -151,6 +152,7 @@ def remask_generate(
         generation_config = copy.copy(generation_config)
         generation_config.max_length = None  # its default, 20 more than the prompt, stands where the user gave none
     config = prepare_generation_config(model, generation_config, **kwargs)
+    family_of(model)
     strategy = resolve_strategy(config.remask_strategy)
     needs_quality = strategy is not None and getattr(strategy, "needs_quality", False)
     if needs_quality:

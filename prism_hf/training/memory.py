@@ -307,7 +307,7 @@ def materialise(model: nn.Module, dtype: torch.dtype | None) -> None:
 def rehearse_step(model, args: PrismTrainingArguments, length: int, tracker: MemoryTracker, float32_outputs: bool):
     """What `PrismTrainer.training_step` computes, on sequences that are masked throughout; it must change with that."""
     prism = model.get_base_model() if isinstance(model, PeftModel) else model
-    decoder, mask = prism.get_output_embeddings(), prism.config.mask_token_id
+    decoder, mask = prism.decoder, prism.config.mask_token_id
     batch_size, autocast = args.per_device_train_batch_size, torch.autocast("cpu", torch.bfloat16, enabled=args.bf16)
     for parameter in model.parameters():
         if parameter.requires_grad:

@@ -90,7 +90,7 @@ class PrismTrainer(QualityTrainer):
         args = self.args
         has_gradient = torch.is_grad_enabled() and self.trains_posterior
         backpropagates = has_gradient and model.training
-        decoder = self.accelerator.unwrap_model(model).get_output_embeddings()
+        decoder = self.accelerator.unwrap_model(model).decoder
         with torch.set_grad_enabled(has_gradient), self.first_backward(model), self.accelerator.autocast():
             states = model(
                 input_ids=noised.z,

@@ -9,10 +9,11 @@ from torch.distributed.fsdp import FSDPModule
 
 @contextmanager
 def gathered(model: nn.Module, module: nn.Module) -> Iterator[None]:
-    """Within, the parameters of `module`, a part of `model`, are whole, also under FSDP2 and DeepSpeed's ZeRO-3."""
+    """Within, the parameters of `module`, which are of `model`, are whole, also under FSDP2 and DeepSpeed's ZeRO-3."""
     parameters = list(module.parameters())
     # named_modules goes from the outside in, so the last FSDP module that holds ours is the one that shards it.
-    owners = [part for part in model.modules() if isinstance(part, FSDPModule) and module in set(part.modules())]
+    parts = set(module.modules())
+    owners = [part for part in model.modules() if isinstance(part, FSDPModule) and parts & set(part.modules())]
     if owners:
         owners[-1].unshard()
         yield

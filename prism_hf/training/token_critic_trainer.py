@@ -128,7 +128,7 @@ class TokenCriticTrainer(QualityTrainer):
                 return_quality=False,
                 **kwargs,
             )
-            decoder, states = unwrapped(self.denoiser).get_output_embeddings(), outputs.prediction_states
+            decoder, states = unwrapped(self.denoiser).decoder, outputs.prediction_states
             check_finite(states)
             return lambda index: decoder(states[index].to(decoder.weight.dtype))
         logits = self.denoiser(input_ids=noised.z, attention_mask=noised.attention_mask, **kwargs).logits

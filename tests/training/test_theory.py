@@ -9,7 +9,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput
 
-from prism_hf.models.prism import PrismConfig, PrismForMaskedDiffusion
+from prism_hf.models.prism import BACKBONE_ADAPTERS, BackboneAdapter, PrismConfig, PrismForMaskedDiffusion
 from prism_hf.training import (
     PrismTrainer,
     PrismTrainingArguments,
@@ -44,6 +44,9 @@ class Words(torch.utils.data.Dataset):
 
     def __getitem__(self, index):
         return {"input_ids": self.words[index]}
+
+
+BACKBONE_ADAPTERS["test_table"] = BackboneAdapter()
 
 
 class TableConfig(PreTrainedConfig):

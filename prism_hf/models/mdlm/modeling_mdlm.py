@@ -14,11 +14,13 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
+from prism_hf.backbones import BACKBONE_ADAPTERS
 from prism_hf.diffusion.drafting import take_positions
 from prism_hf.generation.caching import CanvasCache, canvas_positions
 from prism_hf.models.loading import WholeCheckpointMixin
 from prism_hf.models.padding import padding_mask
 from prism_hf.models.rotary import inverse_frequencies, rotary_embedding, rotate
+from prism_hf.models.vocabulary import resize_vocabulary
 
 from .configuration_mdlm import MdlmConfig
 
@@ -367,6 +369,13 @@ class MdlmForMaskedDiffusion(MdlmPreTrainedModel):
 
     def get_output_embeddings(self) -> nn.Module:
         return self.backbone.get_output_embeddings()
+
+    def resize_token_embeddings(
+        self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
+    ) -> nn.Module:
+        """As transformers' models do, see `resize_vocabulary`; the mask token keeps its id."""
+        own = BACKBONE_ADAPTERS[self.config.model_type], self.config.mask_token_id
+        return resize_vocabulary(self, *own, new_num_tokens, pad_to_multiple_of, mean_resizing)
 
     @can_return_tuple
     def forward(

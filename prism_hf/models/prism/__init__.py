@@ -2,7 +2,8 @@
 
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM
 
-from .backbones import BACKBONE_ADAPTERS, BackboneAdapter
+from prism_hf.backbones import BACKBONE_ADAPTERS, BackboneAdapter, through
+
 from .configuration_prism import PrismConfig
 from .modeling_prism import QUALITY_HEADS, PrismForMaskedDiffusion, PrismOutput
 
@@ -17,4 +18,5 @@ __all__ = [
     "PrismConfig",
     "PrismForMaskedDiffusion",
     "PrismOutput",
+    "through",
 ]

@@ -8,14 +8,15 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer, PreTrainedModel
 from transformers.utils import ModelOutput, logging
 
+from prism_hf.backbones import adapter_of, find_adapter
 from prism_hf.diffusion.drafting import take_positions
 from prism_hf.generation import RemaskGenerationMixin
 from prism_hf.generation.caching import CanvasCache
 from prism_hf.hub import HEAD_SETTINGS, HubMixin
 from prism_hf.models.loading import WholeCheckpointMixin, refuse_weights
 from prism_hf.models.mdlm import MdlmQualityHead, init_mdlm_module
+from prism_hf.models.vocabulary import resize_vocabulary
 
-from .backbones import find_adapter
 from .configuration_prism import PrismConfig
 
 logger = logging.get_logger(__name__)
@@ -36,8 +37,8 @@ class PrismOutput(ModelOutput):
             `return_logits=False`.
         quality_logits: (B, L); their sigmoid is the probability that the token is right given all others. Meaningless
             at masked positions. None with `return_quality=False`.
-        prediction_states: (N, E) at the positions of `logits_to_keep`, where it was given: what the backbone's
-            `get_output_embeddings()` maps to logits. With `return_logits=False` a trainer gets the states alone and
+        prediction_states: (N, E) at the positions of `logits_to_keep`, where it was given: what the model's
+            `decoder` maps to logits. With `return_logits=False` a trainer gets the states alone and
             never holds the whole vocabulary.
         hidden_states: with `output_hidden_states=True`, a tuple of (B, L, D).
         attentions: with `output_attentions=True`, a tuple of (B, heads, L, L), where the backbone gives them.
@@ -100,7 +101,9 @@ class PrismForMaskedDiffusion(RemaskGenerationMixin, HubMixin, WholeCheckpointMi
     def __init__(self, config: PrismConfig, backbone: PreTrainedModel | None = None):
         """Build from a config, or around a `backbone` that has its weights already.
 
-        Raises ValueError where the config knows no mask token.
+        Raises:
+            ValueError: where the config knows no mask token of the vocabulary, or the backbone is of an unknown family
+                or causal.
         """
         super().__init__(config)
         if config.mask_token_id is None:
@@ -108,6 +111,13 @@ class PrismForMaskedDiffusion(RemaskGenerationMixin, HubMixin, WholeCheckpointMi
                 f"The {config.backbone_config.model_type!r} config names no mask token; pass "
                 "mask_token_id=tokenizer.mask_token_id."
             )
+        if not 0 <= config.mask_token_id < config.vocab_size:
+            raise ValueError(
+                f"mask_token_id={config.mask_token_id} is outside the {config.vocab_size} tokens of the "
+                f"{config.backbone_config.model_type!r} config; pass mask_token_id=tokenizer.mask_token_id, and resize "
+                "the backbone's embeddings first where that is a new token."
+            )
+        adapter_of(config.backbone_config, type(self).__name__)  # before a backbone is built
         if backbone is None:
             backbone = AutoModelForMaskedLM.from_config(config.backbone_config)
         else:
@@ -195,8 +205,30 @@ class PrismForMaskedDiffusion(RemaskGenerationMixin, HubMixin, WholeCheckpointMi
     def get_input_embeddings(self) -> nn.Module:
         return self.backbone.get_input_embeddings()
 
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.backbone.set_input_embeddings(value)
+
     def get_output_embeddings(self) -> nn.Module | None:
         return self.backbone.get_output_embeddings()
+
+    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+        self.backbone.set_output_embeddings(new_embeddings)
+
+    @property
+    def decoder(self) -> nn.Module:
+        """The map of `prediction_states` to logits: (..., E) -> (..., V), with `weight` and `bias`.
+
+        For most families it is `get_output_embeddings()`.
+        """
+        return self.adapter.decoder(self.backbone)
+
+    def resize_token_embeddings(
+        self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
+    ) -> nn.Module:
+        """As transformers' models do, see `resize_vocabulary`; the mask token keeps its id."""
+        return resize_vocabulary(
+            self.backbone, self.adapter, self.config.mask_token_id, new_num_tokens, pad_to_multiple_of, mean_resizing
+        )
 
     def forward(
         self,
@@ -254,7 +286,7 @@ class PrismForMaskedDiffusion(RemaskGenerationMixin, HubMixin, WholeCheckpointMi
             kept = predictive.flatten(0, 1) if logits_to_keep is None else predictive[logits_to_keep]
             states = self.adapter.prediction_states(self.backbone, kept, outputs)
         if return_logits:
-            logits = self.get_output_embeddings()(states)
+            logits = self.decoder(states)
             if logits_to_keep is None:
                 logits = logits.unflatten(0, predictive.shape[:2])
         if return_quality:

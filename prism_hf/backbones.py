@@ -1,0 +1,236 @@
+"""How each family of masked language models is read: a table by `model_type`, which a user may add to."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import ModelOutput
+
+
+@dataclass(frozen=True)
+class Steps:
+    """What a hidden state passes before the linear map to the vocabulary, one step after the other.
+
+    A step is the path of a module within the model, or a function of tensors.
+    """
+
+    steps: tuple[str | Callable[[torch.Tensor], torch.Tensor], ...]
+
+    def __call__(self, model: nn.Module, hidden_states: torch.Tensor, body_output: ModelOutput) -> torch.Tensor:
+        for step in self.steps:
+            hidden_states = (model.get_submodule(step) if isinstance(step, str) else step)(hidden_states)
+        return hidden_states
+
+
+def through(*steps: str | Callable[[torch.Tensor], torch.Tensor]) -> Steps:
+    """`prediction_states` of a `BackboneAdapter` as data: `through("lm_head.dense", gelu, "lm_head.layer_norm")`."""
+    return Steps(steps)
+
+
+def base_model(model: PreTrainedModel) -> nn.Module:
+    return model.base_model
+
+
+def output_embeddings(model: PreTrainedModel) -> nn.Module | None:
+    return model.get_output_embeddings()
+
+
+@dataclass(frozen=True)
+class BackboneAdapter:
+    """How to read one family of models. `BackboneAdapter()` is a model of both directions with a bare linear LM head.
+
+    An LM head is taken as two parts: what comes before the vocabulary, and the linear map to it. A model holds its
+    adapter, so functions must be importable by name if the model is to be pickled.
+
+    Args:
+        prediction_states: `(model, hidden_states (N, D), body_output) -> (N, E)`, the input of the linear map; often
+            `through(...)`.
+        body: `model -> module` that gives `last_hidden_state` (B, L, D).
+        shifted_logits: the logits of position i come from the hidden state of i - 1, as in models that began
+            autoregressive (Dream).
+        decoder: `model -> module` with `weight` (V, E) and `bias` (V) or None, the linear map.
+        reads_padding: padding changes what the model says of real tokens (convolutions, segment means), so that
+            generation reads rows of different lengths apart.
+        row_fields: fields of the config that count the rows of the embedding.
+    """
+
+    prediction_states: Callable[[PreTrainedModel, torch.Tensor, ModelOutput], torch.Tensor] = through()
+    body: Callable[[PreTrainedModel], nn.Module] = base_model
+    shifted_logits: bool = False
+    decoder: Callable[[PreTrainedModel], nn.Module] = output_embeddings
+    reads_padding: bool = False
+    row_fields: tuple[str, ...] = ("vocab_size",)
+
+
+class SplitDecoder(nn.Module):
+    """A linear map to the vocabulary whose parameters belong to several modules of a model.
+
+    Args:
+        rows: its `weight` (V, E) maps to the vocabulary.
+        bias: its `bias` (V,) is added.
+        columns: its `weight` (F, V), transposed, continues that of `rows` to (V, E + F).
+    """
+
+    def __init__(self, rows: nn.Module, bias: nn.Module, columns: nn.Linear | None = None):
+        super().__init__()
+        self.rows, self.bias_owner, self.columns = rows, bias, columns
+
+    @property
+    def weight(self) -> torch.Tensor:
+        return self.rows.weight if self.columns is None else torch.cat([self.rows.weight, self.columns.weight.T], dim=1)
+
+    @property
+    def bias(self) -> torch.Tensor:
+        return self.bias_owner.bias
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        """(..., E) -> (..., V)."""
+        return nn.functional.linear(states, self.weight, self.bias)
+
+
+def esm_decoder(model) -> nn.Module:
+    return SplitDecoder(model.lm_head.decoder, bias=model.lm_head)
+
+
+def mobilebert_decoder(model) -> nn.Module:
+    predictions = model.cls.predictions
+    return SplitDecoder(predictions.decoder, bias=predictions.decoder, columns=predictions.dense)
+
+
+def deberta_decoder(model) -> nn.Module:
+    if model.config.legacy:
+        return output_embeddings(model)
+    return SplitDecoder(model.get_input_embeddings(), bias=model.lm_predictions.lm_head)
+
+
+def deberta_states(model, hidden_states, body_output):
+    if model.config.legacy:
+        return model.cls.predictions.transform(hidden_states)
+    head = model.lm_predictions.lm_head
+    return head.LayerNorm(head.transform_act_fn(head.dense(hidden_states)))
+
+
+def mdlm_states(model, hidden_states, body_output):
+    # Without time conditioning every row has the same conditioning, so the first one serves all N positions.
+    if model.config.time_conditioning:
+        raise ValueError("time_conditioning=True is not supported under a quality head; PRISM's models have it False.")
+    return model.backbone.output_layer.normalise(hidden_states[None], body_output.conditioning[:1])[0]
+
+
+BERT = BackboneAdapter(through("cls.predictions.transform"))
+ROBERTA = BackboneAdapter(through("lm_head.dense", nn.functional.gelu, "lm_head.layer_norm"))
+DEBERTA = BackboneAdapter(deberta_states, decoder=deberta_decoder)
+MIXING_BERT = BackboneAdapter(through("cls.predictions.transform"), reads_padding=True)
+REMBERT_STEPS = through("cls.predictions.dense", "cls.predictions.activation", "cls.predictions.LayerNorm")
+
+BACKBONE_ADAPTERS = {
+    "albert": BackboneAdapter(through("predictions.dense", "predictions.activation", "predictions.LayerNorm")),
+    "bert": BERT,
+    "big_bird": MIXING_BERT,
+    "camembert": ROBERTA,
+    "convbert": BackboneAdapter(through("generator_predictions"), reads_padding=True),
+    "data2vec-text": ROBERTA,
+    "deberta": DEBERTA,
+    "deberta-v2": DEBERTA,
+    "distilbert": BackboneAdapter(through("vocab_transform", "activation", "vocab_layer_norm")),
+    "electra": BackboneAdapter(through("generator_predictions")),
+    "ernie": BERT,
+    "esm": BackboneAdapter(ROBERTA.prediction_states, decoder=esm_decoder),
+    "esmc": ROBERTA,
+    "eurobert": BackboneAdapter(),
+    "fnet": MIXING_BERT,
+    "funnel": BackboneAdapter(reads_padding=True),
+    "gte": ROBERTA,
+    "ibert": ROBERTA,
+    "jina_embeddings_v3": ROBERTA,
+    "llada": BackboneAdapter(row_fields=("vocab_size", "embedding_size")),
+    "longformer": ROBERTA,
+    "luke": ROBERTA,
+    "mdlm": BackboneAdapter(mdlm_states),
+    "megatron-bert": BERT,
+    "mobilebert": BackboneAdapter(BERT.prediction_states, decoder=mobilebert_decoder, reads_padding=True),
+    "modernbert": BackboneAdapter(through("head")),
+    "mpnet": ROBERTA,
+    "nomic_bert": BERT,
+    "nystromformer": MIXING_BERT,
+    "rembert": BackboneAdapter(REMBERT_STEPS),
+    "roberta": ROBERTA,
+    "roberta-prelayernorm": ROBERTA,
+    "roc_bert": BERT,
+    "roformer": BERT,
+    "squeezebert": BERT,
+    "ultrabert": BackboneAdapter(through("head.linear1", "head.act_fn", "head.linear2", "head.act_fn")),
+    "xlm-roberta": ROBERTA,
+    "xlm-roberta-xl": ROBERTA,
+    "xmod": ROBERTA,
+    "yoso": MIXING_BERT,
+}
+
+ENCODER_DECODER = "its decoder is causal"
+IMAGES = "it reads images beside its tokens"
+LANGUAGES = "its config names another mask token than its tokenizer, and it may read language ids"
+# Of the other families that transformers has as masked language models: why they are not in the table.
+REFUSED = {
+    "bart": ENCODER_DECODER,
+    "flaubert": LANGUAGES,
+    "layoutlm": "it reads where each token stands on a page",
+    "mbart": ENCODER_DECODER,
+    "modernvbert": IMAGES,
+    "mra": "without a CUDA kernel its attention gives zeros",
+    "mvp": ENCODER_DECODER,
+    "neomme": IMAGES,
+    "perceiver": "it has no hidden state for each token",
+    "reformer": "its attention is drawn at random, and its hidden state is wider than its config says",
+    "tapas": "it reads where each token stands in a table",
+    "ultravbert": IMAGES,
+    "xlm": LANGUAGES,
+}
+
+
+def adapter_of(config: PreTrainedConfig, name: str) -> BackboneAdapter:
+    """How to read a model called `name` with this config.
+
+    Raises:
+        ValueError: for a family that nobody has described, and for a model whose attention is causal.
+    """
+    model_type = config.model_type
+    if getattr(config, "is_decoder", False):
+        raise ValueError(
+            f"{name} has is_decoder=True in its config, so its attention is causal: set is_decoder=False before the "
+            "model is built, as masks must see the tokens to their right."
+        )
+    if model_type in BACKBONE_ADAPTERS:
+        return BACKBONE_ADAPTERS[model_type]
+    reason = f" ({REFUSED[model_type]})" if model_type in REFUSED else ""
+    raise ValueError(
+        f"{name} is of a family that nobody has described, model_type={model_type!r}{reason}. A causal model cannot be "
+        "used. If its attention sees both directions, say how it is read: from prism_hf.models.prism import "
+        f"BACKBONE_ADAPTERS, BackboneAdapter, then BACKBONE_ADAPTERS[{model_type!r}] = BackboneAdapter(), with "
+        "shifted_logits=True if the logits at position i are of token i + 1 (Dream), and prediction_states= if its LM "
+        "head is more than one linear map."
+    )
+
+
+def find_adapter(model: PreTrainedModel) -> BackboneAdapter:
+    """How to read a backbone.
+
+    Raises:
+        ValueError: as `adapter_of`, and for a model without the LM head of its family.
+    """
+    name = type(model).__name__
+    adapter = adapter_of(model.config, name)
+    steps = adapter.prediction_states.steps if isinstance(adapter.prediction_states, Steps) else ()
+    try:
+        for path in (step for step in steps if isinstance(step, str)):
+            model.get_submodule(path)
+        decoder = adapter.decoder(model)
+    except AttributeError as error:
+        raise ValueError(
+            f"{name} has not the masked-LM head of model_type={model.config.model_type!r} ({error}): load the model "
+            "with AutoModelForMaskedLM."
+        ) from error
+    if decoder is None:
+        raise ValueError(f"{name} maps to no vocabulary: load the model with AutoModelForMaskedLM.")
+    return adapter

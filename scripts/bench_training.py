@@ -98,16 +98,15 @@ def plain(trainer: PrismTrainer, inputs: dict) -> torch.Tensor:
     """The same step from the paper's text: whole logits twice, both graphs kept."""
     model, mask = trainer.model, trainer.mask_token_id
     x = inputs["input_ids"]
-    t, uniform = trainer.batch_draws(True, len(x), 3, x.shape[1])
-    masked = uniform[:, 0] < t[:, None]
-    z = torch.where(masked, mask, x)
+    noised = trainer.noised(inputs, training=True)
+    masked, z = noised.masked, noised.z
     logits = model(input_ids=z).logits
     logits = torch.where(torch.arange(logits.shape[-1]) == mask, -torch.inf, logits)
     log_probs = F.log_softmax(logits, dim=-1)
     nll = -log_probs.gather(-1, x[..., None]).squeeze(-1)
-    unmasking = (nll * masked / t[:, None].float()).sum() / x.numel()
+    unmasking = (nll[masked] * noised.weights).sum() / x.numel()
     with torch.no_grad():
-        score = torch.where(masked, uniform[:, 1], 2.0)
+        score = torch.where(masked, noised.uniform[:, 0], 2.0)
         chosen = score.argsort(dim=-1)[:, :NUM_DRAFT_TOKENS]
         filled = torch.zeros_like(masked).scatter(1, chosen, True) & masked
         y = torch.where(filled, log_probs.argmax(-1), z)

@@ -4,6 +4,8 @@ import math
 
 import torch
 
+GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
+
 
 def linear_alpha(t: torch.Tensor) -> torch.Tensor:
     """`1 - t` (MDLM, arXiv 2406.07524)."""
@@ -30,18 +32,21 @@ SCHEDULES = {
 
 
 def antithetic_timesteps(
-    uniform: torch.Tensor, batch_size: int, earliest: float = 1e-3, latest: float = 1.0
+    uniform: torch.Tensor, rows: torch.Tensor, num_rows: int | None, earliest: float = 1e-3, latest: float = 1.0
 ) -> torch.Tensor:
-    """One timestep a row, spread evenly over the batch: `t_b = earliest + (latest - earliest) ((u/n + b/n) mod 1)`.
+    """One timestep a row: `t_b = earliest + (latest - earliest) ((u + b/n) mod 1)` for row b of n.
 
-    Each `t_b` is uniform by itself and each of n equal intervals holds one, so the loss varies less than with
-    independent draws (MDLM, arXiv 2406.07524, section 3.3).
+    Each `t_b` is uniform by itself, whatever n, and each of n equal intervals holds one, so the loss varies less than
+    with independent draws (MDLM, arXiv 2406.07524, section 3.3).
 
     Args:
-        uniform: (1,) one uniform draw in [0, 1) for the whole batch.
+        uniform: (1,) one uniform draw u in [0, 1) for all n rows.
+        rows: (B,) numbers b of these rows among the n.
+        num_rows: n; None where nobody knows it: multiples of the golden ratio take the place of b/n, of which any
+            first n are spread almost as evenly.
 
     Returns:
-        (B,) in [earliest, latest).
+        (B,) float64 in [earliest, latest).
     """
-    rows = torch.arange(batch_size, device=uniform.device)
-    return earliest + (latest - earliest) * (((uniform + rows) / batch_size) % 1)
+    shift = rows.double() * GOLDEN_RATIO if num_rows is None else rows.double() / num_rows
+    return earliest + (latest - earliest) * ((uniform + shift) % 1)

@@ -8,14 +8,16 @@ import shutil
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any, TypeVar
 
 import torch
 from safetensors.torch import save_file
 from torch.distributed.tensor import DTensor
+from torch.utils.data import DataLoader, IterableDataset, Sampler, SequentialSampler
 from transformers import AutoModelForMaskedLM, PreTrainedModel, Trainer
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, has_length
 from transformers.utils import logging
 
 from prism_hf.data.output_lock import output_lock
@@ -28,23 +30,32 @@ from prism_hf.hub import TrainingRecord, unwrapped, write_card, write_files
 from .checkpoints import STATES, last_checkpoint, missing_parts, remove_leftovers, rotate_checkpoints, staged
 from .collator import MaskedDiffusionCollator, ReadCollator, first_row
 from .ema import EMACallback
+from .loader_rows import num_new_rows, tell_fillers
 from .muon import MuonWithAdamW, hidden_matrices
 from .randomness import EVALUATION, TRAIN, row_uniforms, step_uniform
-from .rows import COLUMNS, RowReader, unlearned_ids
+from .rows import COLUMNS, IGNORED, RowReader, unlearned_ids
 from .training_arguments import MaskedDiffusionTrainingArguments, arguments_of
 
 logger = logging.get_logger(__name__)
+
+T = TypeVar("T")
 
 # Names that tell a reader nothing: of what `datasets` read from local files or made in memory, and of Python's types.
 UNNAMED_DATASETS = (None, "csv", "json", "parquet", "text", "arrow", "generator", "list", "Dataset", "TensorDataset")
 
 
-@dataclass
+# The key under which a batch holds its `Noised`, once the whole accumulation window is known.
+NOISED = "noised"
+
+
+@dataclass(frozen=True)
 class Noised:
     """A batch after the forward process.
 
-    z (B, L): masked sequences. masked (B, L) bool. targets (N,): clean tokens at masked positions. weights (N,) or
-    None, and denominator: of the unmasking loss. uniform (B, draws, L) float64: draws left for the drafts.
+    z (B, L): masked sequences. masked (B, L) bool, nowhere in a row that the loader doubled. targets (N,): clean tokens
+    at masked positions. weights (N,) or None: of the unmasking loss. uniform (B, draws, L) float64: draws left for the
+    drafts. counts: by the name of a loss, how many terms of this batch it is a mean of. denominators: what divides
+    their sum. begins_step: whether the batch is the first of an optimiser step.
     """
 
     z: torch.Tensor
@@ -52,8 +63,10 @@ class Noised:
     attention_mask: torch.Tensor | None
     targets: torch.Tensor
     weights: torch.Tensor | None
-    denominator: torch.Tensor
     uniform: torch.Tensor
+    counts: dict[str, torch.Tensor]
+    denominators: dict[str, torch.Tensor]
+    begins_step: bool = True
 
 
 def dataset_name(dataset) -> str | None:
@@ -102,7 +115,7 @@ class MaskedDiffusionTrainer(Trainer):
     """
 
     arguments_class = MaskedDiffusionTrainingArguments
-    loss_is_scaled_for_ga = False
+    loss_is_scaled_for_ga = True
     _tag_names = ("masked-diffusion",)
 
     def __init__(
@@ -143,13 +156,10 @@ class MaskedDiffusionTrainer(Trainer):
         if args.ema_decay is not None:
             self.add_callback(EMACallback(args.ema_decay))
         self.take_model()
-        # Trainer sets it in its loop only; a loss may be computed outside of it.
-        self.current_gradient_accumulation_steps = args.gradient_accumulation_steps
-        # The step that the micro-batch belongs to, and its number within it; in evaluation, the batch's number.
-        self.current_step, self.micro_batch = -1, 0
-        # The losses and inputs of the step's micro-batches.
-        self.window: list[tuple[torch.Tensor, dict[str, torch.Tensor]]] = []
-        self.num_evaluated = 0
+        # The losses and inputs of the step's batches so far.
+        self.window: list[tuple[torch.Tensor, dict[str, Any]]] = []
+        # Rows of the evaluation so far, and in all, as far as that is known.
+        self.num_evaluated, self.num_to_evaluate = 0, None
         self.totals = {True: defaultdict(lambda: 0), False: defaultdict(lambda: 0)}
 
     # Models
@@ -188,61 +198,142 @@ class MaskedDiffusionTrainer(Trainer):
             super()._set_signature_columns_if_needed()
             self._signature_columns += [name for name in COLUMNS if name not in self._signature_columns]
 
-    # Randomness
+    # Rows and noise
 
-    def batch_draws(self, training: bool, batch_size: int, draws: int, length: int):
-        """Timesteps (B,) and uniform draws (B, draws, L) of this process' rows of the global batch."""
-        world, rank = self.args.world_size, self.args.process_index
+    @property
+    def drafting_draws(self) -> int:
+        """Uniform draws a position that drafts need."""
+        return 0
+
+    def loss_counts(self, masked: torch.Tensor, maskable: torch.Tensor, num_rows: int) -> dict[str, torch.Tensor]:
+        """By the name of each loss, the number of terms that it is a mean of. `masked`, `maskable` (B, L) bool.
+
+        `num_rows` of the B rows are new; in the others nothing is maskable.
+        """
+        return {"unmasking_loss": self.num_learned(masked, maskable)}
+
+    def num_learned(self, masked: torch.Tensor, maskable: torch.Tensor) -> torch.Tensor:
+        return (maskable if self.args.loss_normalizer == "sequence" else masked).sum()
+
+    def get_batch_samples(self, epoch_iterator: Iterator, num_batches: int, device: torch.device):
+        """As the parent's; each batch comes with its noise, and the denominators of the whole accumulation window.
+
+        Where a stream ends within a window, batches of which no row counts fill it up: without them there would be no
+        optimiser step, and the gradients would go into the next epoch's first one.
+        """
+        self.window, batches, num_new = [], [], []
+        for batch in islice(epoch_iterator, num_batches):
+            num_new.append(self.num_new_rows(batch))
+            batches.append(self._prepare_inputs(batch))
+        if not batches:
+            return [], None
+        missing = num_batches - len(batches)
+        noised = self.noise(batches + missing * batches[-1:], num_new + missing * [0], training=True)
+        batches += missing * batches[-1:]
+        return [{**batch, NOISED: noise} for batch, noise in zip(batches, noised, strict=True)], None
+
+    def num_new_rows(self, batch: dict[str, torch.Tensor]) -> int:
+        """How many rows of the batch that was read last are no doubles; the doubles come behind them."""
+        return num_new_rows(self.accelerator.gradient_state.active_dataloader, batch, self.args.process_index)
+
+    def number_rows(self, num_new: list[int]) -> tuple[list[int], int]:
+        """For each batch of this process, the number of its first row in the global batch; and how many rows that has.
+
+        The global batch has all batches of all processes, in the order in which Accelerate deals rows: by batch, then
+        by process.
+        """
+        counts = torch.tensor([num_new])
+        if self.args.world_size > 1:
+            counts = self.accelerator.gather(counts.to(self.args.device)).cpu()
+        counts = counts.T
+        first = (counts.flatten().cumsum(0) - counts.flatten()).view_as(counts)
+        return first[:, self.args.process_index].tolist(), int(counts.sum())
+
+    def noise(self, batches: list[dict[str, torch.Tensor]], num_new: list[int], training: bool) -> list[Noised]:
+        """Mask the batches of one accumulation window, or of one step of an evaluation.
+
+        Args:
+            num_new: how many rows of each batch count; they come first.
+        """
+        first_rows, num_rows = self.number_rows(num_new)
         if training:
-            stream, step, micro_batch = TRAIN, self.state.global_step, self.micro_batch
-            per_process, micro_batches = self.args.per_device_train_batch_size, self.args.gradient_accumulation_steps
+            stream, step, total = TRAIN, self.state.global_step, num_rows
         else:
-            stream, step, micro_batch = EVALUATION, self.num_evaluated, 0
-            per_process, micro_batches = self.args.per_device_eval_batch_size, 1
-        first = (micro_batch * world + rank) * per_process
-        rows = range(first, first + batch_size)
-        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        total = max(per_process * world * micro_batches, rows.stop)
-        t = antithetic_timesteps(
-            step_uniform(seed, stream, step), total, self.args.min_timestep, self.args.max_timestep
-        )
-        return t[rows.start : rows.stop], row_uniforms(seed, stream, step, rows, draws, length)
+            first_rows = [self.num_evaluated + first for first in first_rows]
+            self.num_evaluated += num_rows
+            stream, step, total = EVALUATION, 0, self.num_to_evaluate
+        noised = [
+            self.noise_batch(batch, first, new, stream, step, total)
+            for batch, first, new in zip(batches, first_rows, num_new, strict=True)
+        ]
+        if not training:
+            return noised
+        # The mean over processes of their losses is then the loss of the global batch.
+        sums = sum(torch.stack(list(noise.counts.values())) for noise in noised)
+        sums = self.accelerator.reduce(sums, "sum").clamp(min=1) / self.args.world_size
+        denominators = dict(zip(noised[0].counts, sums, strict=True))
+        return [replace(noise, denominators=denominators, begins_step=noise is noised[0]) for noise in noised]
 
-    def noise(self, inputs: dict[str, torch.Tensor], training: bool, drafting_draws: int = 0) -> Noised:
-        """Mask a batch."""
+    def noise_batch(
+        self, inputs: dict[str, torch.Tensor], first_row: int, num_new: int, stream: int, step: int, total: int | None
+    ) -> Noised:
+        """Mask a batch, from draws that depend on seed, stream, step and row only."""
         if "maskable" not in inputs:  # of a caller's own; a collator gives it
             inputs = self.row_reader(inputs)
-        input_ids, attention_mask = inputs["input_ids"], inputs.get("attention_mask")
+        args, input_ids, attention_mask = self.args, inputs["input_ids"], inputs.get("attention_mask")
         maskable = inputs["maskable"].bool()
         if attention_mask is not None:
             maskable = maskable & attention_mask.bool()
-        t, uniform = self.batch_draws(training, len(input_ids), 1 + drafting_draws, input_ids.shape[1])
-        t, uniform = t.to(input_ids.device), uniform.to(input_ids.device)
-        alpha, alpha_derivative = SCHEDULES[self.args.noise_schedule]
+        if num_new < len(input_ids):
+            maskable = maskable & (torch.arange(len(input_ids), device=maskable.device) < num_new)[:, None]
+        rows = range(first_row, first_row + len(input_ids))
+        seed = args.seed if args.data_seed is None else args.data_seed
+        t = antithetic_timesteps(
+            step_uniform(seed, stream, step), torch.tensor(rows), total, args.min_timestep, args.max_timestep
+        ).to(input_ids.device)
+        uniform = row_uniforms(seed, stream, step, rows, 1 + self.drafting_draws, input_ids.shape[1])
+        uniform = uniform.to(input_ids.device)
+        alpha, alpha_derivative = SCHEDULES[args.noise_schedule]
         z, masked = mask_tokens(input_ids, 1 - alpha(t), self.mask_token_id, uniform[:, 0], maskable)
-        if self.args.loss_normalizer == "sequence":
-            weight = (-alpha_derivative(t) / (1 - alpha(t))).float()
-            weights, denominator = weight[:, None].expand_as(masked)[masked], self.mean_over_processes(maskable.sum())
-        else:
-            weights, denominator = None, self.mean_over_processes(masked.sum())
-        return Noised(z, masked, attention_mask, input_ids[masked], weights, denominator, uniform[:, 1:])
+        weights = None
+        if args.loss_normalizer == "sequence":
+            weights = (-alpha_derivative(t) / (1 - alpha(t))).float()[:, None].expand_as(masked)[masked]
+        counts = self.loss_counts(masked, maskable, num_new)
+        denominators = {name: count.clamp(min=1).float() for name, count in counts.items()}
+        return Noised(z, masked, attention_mask, input_ids[masked], weights, uniform[:, 1:], counts, denominators)
 
-    def mean_over_processes(self, count: torch.Tensor) -> torch.Tensor:
-        """A denominator such that the mean of the processes' losses is the loss of the global batch."""
-        return self.accelerator.reduce(count.float(), "mean").clamp(min=1)
+    def noised(self, inputs: dict[str, torch.Tensor], training: bool) -> Noised:
+        """The noise that a batch came with; that of a window of its own if it came from elsewhere."""
+        return inputs[NOISED] if NOISED in inputs else self.noise([inputs], [len(inputs["input_ids"])], training)[0]
+
+    def _get_dataloader(self, *args, **kwargs) -> DataLoader:
+        loader = super()._get_dataloader(*args, **kwargs)
+        tell_fillers(loader)
+        return loader
+
+    def _get_eval_sampler(self, eval_dataset) -> Sampler | None:
+        """In order: the number of a row, on which its draws depend, must not depend on the batch size."""
+        return SequentialSampler(eval_dataset) if has_length(eval_dataset) else None
 
     # Loss
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """The unmasking loss of a batch, with draws that depend on the state of training only."""
-        noised = self.noise(inputs, model.training)
+        """The unmasking loss of a batch: its share of the accumulation window's, or its own in an evaluation.
+
+        Draws depend on the state of training only.
+        """
+        noised = self.noised(inputs, model.training)
         kwargs = {"logits_to_keep": noised.masked} if self.keeps_logits else {}
         outputs = model(input_ids=noised.z, attention_mask=noised.attention_mask, **kwargs)
         logits = outputs.logits if self.keeps_logits else outputs.logits[noised.masked]
         logits = exclude_token(logits.float(), self.mask_token_id)
-        loss = unmasking_loss(logits, noised.targets, noised.weights, noised.denominator)
-        self.add_mean(model.training, "unmasking_loss", loss * noised.denominator, noised.denominator)
+        loss = unmasking_loss(logits, noised.targets, noised.weights, noised.denominators["unmasking_loss"])
+        self.add_losses(model.training, noised, {"unmasking_loss": loss})
         return (loss, outputs) if return_outputs else loss
+
+    def total_loss(self, losses: Mapping[str, T]) -> T:
+        """The loss, from its parts by name."""
+        return losses["unmasking_loss"]
 
     def create_optimizer(self, model=None):
         """As the parent's; with `use_muon`, the hidden layers' matrices go to Muon."""
@@ -261,11 +352,8 @@ class MaskedDiffusionTrainer(Trainer):
         return super().create_optimizer(model)
 
     def training_step(self, model, inputs, num_items_in_batch=None):
-        if self.state.global_step != self.current_step:
-            self.current_step, self.micro_batch, self.window = self.state.global_step, 0, []
         loss = super().training_step(model, inputs, num_items_in_batch)
         self.window.append((loss, inputs))
-        self.micro_batch += 1
         return loss
 
     def _get_grad_norm(self, model, grad_norm=None):
@@ -304,17 +392,44 @@ class MaskedDiffusionTrainer(Trainer):
         )
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        num_new, before = self.num_new_rows(inputs), self.num_evaluated
         inputs = self._prepare_inputs(inputs)
+        (noised,) = self.noise([inputs], [num_new], training=False)
+        loader = self.accelerator.gradient_state.active_dataloader
+        if loader is not None and loader.end_of_dataloader:
+            # What Accelerate's gather_for_metrics keeps; it does not know it of a stream that each process reads.
+            loader.remainder = self.num_evaluated - before
         with torch.no_grad(), self.compute_loss_context_manager():
-            loss = self.compute_loss(model, inputs)
-        self.num_evaluated += 1
-        return loss.detach(), None, None
+            loss, outputs = self.compute_loss(model, {**inputs, NOISED: noised}, return_outputs=True)
+            predictions = (None, None) if prediction_loss_only else self.predictions(noised, outputs)
+        return loss.detach(), *predictions
+
+    def predictions(self, noised: Noised, outputs) -> tuple[torch.Tensor, torch.Tensor]:
+        """What `compute_metrics` and `predict` get of a batch.
+
+        Returns:
+            logits (B, L, V), those that the loss reads, and labels (B, L), the clean tokens; both are -100 where no
+            token is masked.
+        """
+        logits = outputs.logits if self.keeps_logits else outputs.logits[noised.masked]
+        logits = exclude_token(logits, self.mask_token_id)
+        everywhere = logits.new_full((*noised.masked.shape, logits.shape[-1]), IGNORED)
+        everywhere[noised.masked] = logits
+        return everywhere, torch.full_like(noised.z, IGNORED).masked_scatter(noised.masked, noised.targets)
 
     # Metrics
 
     def add_mean(self, training: bool, name: str, total: torch.Tensor, count: torch.Tensor) -> None:
         """Add to a mean that is logged; nothing leaves the device before that."""
         self.totals[training][name] += torch.stack([total.detach().double(), count.double()])
+
+    def add_losses(self, training: bool, noised: Noised, losses: dict[str, torch.Tensor]) -> None:
+        """Add a batch's losses to their means: of training over optimiser steps, of an evaluation over all terms."""
+        for name, loss in losses.items():
+            if training:
+                self.add_mean(True, name, loss, torch.full_like(loss, noised.begins_step))
+            else:
+                self.add_mean(False, name, loss * noised.denominators[name], noised.counts[name])
 
     def pop_metrics(self, training: bool) -> dict[str, float]:
         """The metrics since the last call, over all processes."""
@@ -331,11 +446,14 @@ class MaskedDiffusionTrainer(Trainer):
             unwrapped(self.model).training_record.metrics |= evaluated
         super().log(logs, start_time)
 
-    def evaluation_loop(self, *args, metric_key_prefix: str = "eval", **kwargs):
-        self.num_evaluated = 0
+    def evaluation_loop(self, dataloader, *args, metric_key_prefix: str = "eval", **kwargs):
+        dataset = dataloader.dataset
+        self.num_evaluated, self.num_to_evaluate = 0, None if isinstance(dataset, IterableDataset) else len(dataset)
         self.totals[False].clear()
-        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
         metrics = self.pop_metrics(training=False)
+        if metrics:
+            metrics["loss"] = self.total_loss(metrics)
         output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in metrics.items()})
         return output
 

@@ -1,5 +1,6 @@
 """PRISM fine-tuning: a masked diffusion model learns which of its own tokens are right (arXiv 2510.01384)."""
 
+from collections.abc import Mapping
 from contextlib import contextmanager, nullcontext
 
 import torch
@@ -10,8 +11,8 @@ from prism_hf.diffusion.losses import linear_unmasking_loss, quality_loss
 from prism_hf.generation import RemaskGenerationConfig
 from prism_hf.models.prism.peft_model import QUALITY_HEAD
 
-from .masked_diffusion_trainer import Noised
-from .quality_trainer import QualityTrainer, touching_all
+from .masked_diffusion_trainer import Noised, T
+from .quality_trainer import JudgedDrafts, QualityTrainer, touching_all
 from .sharding import gathered
 from .training_arguments import PrismTrainingArguments
 
@@ -58,32 +59,46 @@ class PrismTrainer(QualityTrainer):
 
     # Loss
 
+    @property
+    def drafting_draws(self) -> int:
+        return 2 * self.args.num_drafts
+
+    def loss_counts(self, masked: torch.Tensor, maskable: torch.Tensor, num_rows: int) -> dict[str, torch.Tensor]:
+        args = self.args
+        if args.quality_normalizer == "draft":
+            judged = masked.new_full((), num_rows * args.num_draft_tokens, dtype=torch.int64)
+        else:
+            most = args.num_draft_tokens
+            if args.draft_selection == "semi_autoregressive":
+                most = min(most, args.draft_window)
+            judged = masked.sum(-1).clamp(max=most).sum()
+        return {"unmasking_loss": self.num_learned(masked, maskable), "quality_loss": args.num_drafts * judged}
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Quality loss + lambda * unmasking loss; the second forward maps nothing to the vocabulary.
 
         Of a model in training mode the second term is backpropagated here, before the second forward is built, and only
-        its value is part of the loss that is returned.
+        its value is part of the loss that is returned. The outputs are `JudgedDrafts`.
         """
-        args, training = self.args, model.training
-        noised = self.noise(inputs, training, drafting_draws=2 * args.num_drafts)
+        noised = self.noised(inputs, model.training)
         unmasking, y, filled = self.unmask_and_draft(model, noised)
-
-        attention_mask = noised.attention_mask
+        attention_mask, num_drafts = noised.attention_mask, self.args.num_drafts
         if attention_mask is not None:
-            attention_mask = attention_mask.repeat(args.num_drafts, 1)
+            attention_mask = attention_mask.repeat(num_drafts, 1)
         outputs = model(input_ids=y, attention_mask=attention_mask, return_logits=False)
-        quality_logits = outputs.quality_logits[filled]
-        correct = y[filled] == inputs["input_ids"].repeat(args.num_drafts, 1)[filled]
-        num_filled = self.mean_over_processes(filled.sum())
-        denominator = num_filled if args.quality_normalizer == "filled" else len(y) * args.num_draft_tokens
-        quality = quality_loss(quality_logits, correct, denominator)
-
-        self.add_mean(training, "unmasking_loss", unmasking * noised.denominator, noised.denominator)
-        self.add_mean(training, "quality_loss", quality * denominator, filled.sum())
-        self.add_judgements(training, quality_logits, correct)
-        loss = quality if args.freeze_backbone else quality + args.unmasking_weight * unmasking
-        loss = touching_all(loss, model)
+        outputs = JudgedDrafts(outputs.quality_logits, filled, y == inputs["input_ids"].repeat(num_drafts, 1))
+        quality_logits, correct = outputs.judgements()
+        quality = quality_loss(quality_logits, correct, noised.denominators["quality_loss"])
+        losses = {"unmasking_loss": unmasking, "quality_loss": quality}
+        self.add_losses(model.training, noised, losses)
+        self.add_judgements(model.training, quality_logits, correct)
+        loss = touching_all(self.total_loss(losses), model)
         return (loss, outputs) if return_outputs else loss
+
+    def total_loss(self, losses: Mapping[str, T]) -> T:
+        if self.args.freeze_backbone:
+            return losses["quality_loss"]
+        return losses["quality_loss"] + self.args.unmasking_weight * losses["unmasking_loss"]
 
     def unmask_and_draft(self, model, noised: Noised) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The first forward: the unmasking loss, and the drafts `y` and `filled`, (num_drafts * B, L)."""
@@ -101,13 +116,17 @@ class PrismTrainer(QualityTrainer):
             ).prediction_states.to(decoder.weight.dtype)
             with gathered(model, decoder):
                 unmasking, confidence = linear_unmasking_loss(
-                    states, decoder, noised.targets, noised.weights, noised.denominator, self.mask_token_id
+                    states,
+                    decoder,
+                    noised.targets,
+                    noised.weights,
+                    noised.denominators["unmasking_loss"],
+                    self.mask_token_id,
                 )
                 if backpropagates:
-                    # The scaling that Trainer.training_step gives to the loss that compute_loss returns.
+                    # As Trainer.training_step does with the loss that compute_loss returns.
                     kwargs = {"scale_wrt_gas": False} if self.is_deepspeed_enabled else {}
-                    loss = args.unmasking_weight * unmasking / self.current_gradient_accumulation_steps
-                    self.accelerator.backward(loss, **kwargs)
+                    self.accelerator.backward(args.unmasking_weight * unmasking, **kwargs)
                     unmasking = unmasking.detach()
                 kept = states.detach()
                 y, filled = draft(

@@ -2,16 +2,18 @@
 
 import os
 from copy import copy
+from dataclasses import dataclass
 
 import torch
 from peft import PeftConfig, PeftModel
 from torch.nn.parallel import DistributedDataParallel
+from transformers.utils import ModelOutput
 
 from prism_hf.evaluation.calibration import auroc, expected_calibration_error
 from prism_hf.models.prism import PrismForMaskedDiffusion
 from prism_hf.models.prism.peft_model import QUALITY_HEAD, PeftModelForPrism
 
-from .masked_diffusion_trainer import MaskedDiffusionTrainer
+from .masked_diffusion_trainer import IGNORED, MaskedDiffusionTrainer, Noised
 from .training_arguments import QualityTrainingArguments
 
 
@@ -50,6 +52,23 @@ def touching_all(loss: torch.Tensor, model) -> torch.Tensor:
     if isinstance(model, DistributedDataParallel) and torch.is_grad_enabled():
         return loss + 0.0 * sum(parameter.sum() for parameter in model.parameters() if parameter.requires_grad)
     return loss
+
+
+@dataclass
+class JudgedDrafts(ModelOutput):
+    """Drafts of a batch, D of each row; draft d of row b is row `d * B + b`.
+
+    quality_logits (D * B, L). filled (D * B, L) bool: positions that the draft filled, where its quality is learned.
+    correct (D * B, L) bool: whether the draft holds the clean token.
+    """
+
+    quality_logits: torch.Tensor | None = None
+    filled: torch.Tensor | None = None
+    correct: torch.Tensor | None = None
+
+    def judgements(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of the N filled positions, their logits (N,), and whether they are right (N,)."""
+        return self.quality_logits[self.filled], self.correct[self.filled]
 
 
 class QualityTrainer(MaskedDiffusionTrainer):
@@ -109,6 +128,17 @@ class QualityTrainer(MaskedDiffusionTrainer):
         """Add (N,) judged tokens, and whether they are right, to what is logged."""
         self.add_mean(training, "draft_accuracy", correct.sum(), torch.ones_like(correct).sum())
         self.judged[training].append(torch.stack([quality_logits.detach().float().sigmoid(), correct.float()], dim=1))
+
+    def predictions(self, noised: Noised, outputs: JudgedDrafts) -> tuple[torch.Tensor, torch.Tensor]:
+        """What `compute_metrics` and `predict` get of a batch.
+
+        Returns:
+            the quality (B, L), in [0, 1], and labels (B, L), 1 where the draft holds the clean token and 0 where it
+            does not; both are -100 at positions that the draft did not fill. With D > 1 drafts, (B, L, D).
+        """
+        quality = outputs.quality_logits.float().sigmoid().masked_fill(~outputs.filled, IGNORED)
+        labels = outputs.correct.long().masked_fill(~outputs.filled, IGNORED)
+        return tuple(value.unflatten(0, (-1, len(noised.z))).movedim(0, -1).squeeze(-1) for value in (quality, labels))
 
     def pop_metrics(self, training: bool) -> dict[str, float]:
         metrics = super().pop_metrics(training)

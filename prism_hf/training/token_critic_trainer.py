@@ -1,7 +1,7 @@
 """Token-Critic: a second network learns which tokens of a masked diffusion model's drafts are right (2209.04439)."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 
@@ -11,8 +11,8 @@ from prism_hf.generation.denoising import forward_parameters
 from prism_hf.hub import base_model_name, unwrapped
 from prism_hf.models.auto import load_model
 
-from .masked_diffusion_trainer import Noised
-from .quality_trainer import QualityTrainer, touching_all
+from .masked_diffusion_trainer import Noised, T
+from .quality_trainer import JudgedDrafts, QualityTrainer, touching_all
 from .training_arguments import TokenCriticTrainingArguments
 
 
@@ -87,19 +87,28 @@ class TokenCriticTrainer(QualityTrainer):
         name = base_model_name(self.denoiser) or type(self.denoiser).__name__
         unwrapped(self.model).training_record.denoiser = name
 
+    @property
+    def drafting_draws(self) -> int:
+        return 1
+
+    def loss_counts(self, masked: torch.Tensor, maskable: torch.Tensor, num_rows: int) -> dict[str, torch.Tensor]:
+        return {"critic_loss": self.num_learned(masked, maskable)}
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """The critic's loss on the denoiser's drafts of a batch."""
-        training = model.training
-        noised = self.noise(inputs, training, drafting_draws=1)
+        """The critic's loss on the denoiser's drafts of a batch. The outputs are `JudgedDrafts`."""
+        noised = self.noised(inputs, model.training)
         y = self.draft(noised)
         outputs = model(input_ids=y, attention_mask=noised.attention_mask, return_logits=False)
-        quality_logits = outputs.quality_logits[noised.masked]
-        correct = y[noised.masked] == noised.targets
-        loss = quality_loss(quality_logits, correct, noised.denominator, noised.weights)
-        self.add_mean(training, "critic_loss", loss * noised.denominator, noised.denominator)
-        self.add_judgements(training, quality_logits, correct)
+        outputs = JudgedDrafts(outputs.quality_logits, noised.masked, y == inputs["input_ids"])
+        quality_logits, correct = outputs.judgements()
+        loss = quality_loss(quality_logits, correct, noised.denominators["critic_loss"], noised.weights)
+        self.add_losses(model.training, noised, {"critic_loss": loss})
+        self.add_judgements(model.training, quality_logits, correct)
         loss = touching_all(loss, model)
         return (loss, outputs) if return_outputs else loss
+
+    def total_loss(self, losses: Mapping[str, T]) -> T:
+        return losses["critic_loss"]
 
     def draft(self, noised: Noised) -> torch.Tensor:
         """`z` with all masks filled from the denoiser's posterior, (B, L)."""

@@ -21,11 +21,24 @@ def test_schedule_ends_and_derivative(name):
 
 
 def test_antithetic_timesteps_put_one_in_each_stratum():
-    t = antithetic_timesteps(torch.rand(1, generator=seeded()), 8, earliest=0.0)
+    t = antithetic_timesteps(torch.rand(1, generator=seeded()), torch.arange(8), 8, earliest=0.0)
     assert (t.mul(8).floor().sort().values == torch.arange(8)).all()
-    draws = torch.cat([antithetic_timesteps(u, 2) for u in torch.rand(2000, 1, generator=seeded())])
-    assert draws.min() >= 1e-3
-    assert abs(draws.mean().item() - 0.5005) < 0.01
+
+
+@pytest.mark.parametrize("num_rows", [2, 5, None])
+def test_each_timestep_is_uniform_by_itself(num_rows):
+    shifts = torch.linspace(0, 1, 1001, dtype=torch.float64)[:-1]
+    for row in (0, 1, 4):
+        t = torch.cat([antithetic_timesteps(u, torch.tensor([row]), num_rows, 0.2, 0.7) for u in shifts])
+        assert 0.2 <= t.min() < 0.201 and 0.699 < t.max() < 0.7
+        torch.testing.assert_close(t.sort().values.diff(), torch.full((999,), 0.0005, dtype=torch.float64))
+
+
+def test_timesteps_of_a_stream_are_spread_evenly():
+    t = antithetic_timesteps(torch.rand(1, generator=seeded()), torch.arange(100), None, earliest=0.0)
+    for first in (10, 33, 100):
+        counted = (t[:first] < torch.linspace(0, 1, 101)[:, None]).sum(-1)
+        assert (counted - first * torch.linspace(0, 1, 101)).abs().max() < 3
 
 
 def test_mask_tokens_only_where_allowed_and_at_the_right_rate():

@@ -91,7 +91,7 @@ class Poisoned(MaskedDiffusionTrainer):
 
     def compute_loss(self, model, inputs, *args, **kwargs):
         loss = super().compute_loss(model, inputs, *args, **kwargs)
-        is_here = self.state.global_step == self.at and self.micro_batch == self.micro_batch_at
+        is_here = self.state.global_step == self.at and len(self.window) == self.micro_batch_at
         return Poison.apply(loss) if is_here and model.training else loss
 
 

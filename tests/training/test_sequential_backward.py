@@ -33,21 +33,18 @@ def gradients(model):
 def test_gradients_are_those_of_the_joint_loss(prism, sequences, arguments, settings, accumulation):
     prism = without_dropout(prism)
     args = arguments(PrismTrainingArguments, gradient_accumulation_steps=accumulation, **settings)
-    trainer = PrismTrainer(prism, args, train_dataset=sequences(8))
-    inputs = batch_of(sequences(8), 8)
+    trainer = PrismTrainer(prism, args, train_dataset=sequences(16))
+    window, _ = trainer.get_batch_samples(iter(trainer.get_train_dataloader()), accumulation, args.device)
 
     # In evaluation mode compute_loss is the joint loss, with the graphs of both forwards.
-    prism.train()
-    draws = trainer.batch_draws
-    trainer.batch_draws = lambda training, *shape: draws(True, *shape)
     prism.eval()
-    joint = trainer.compute_loss(prism, inputs)
-    (joint / accumulation).backward()
+    joint = sum(trainer.compute_loss(prism, inputs) for inputs in window)
+    joint.backward()
     expected = gradients(prism)
     prism.zero_grad()
 
-    loss = trainer.training_step(prism, inputs)
-    torch.testing.assert_close(loss * accumulation, joint.detach())
+    loss = sum(trainer.training_step(prism, inputs) for inputs in window)
+    torch.testing.assert_close(loss, joint.detach())
     found = gradients(prism)
     compared = 0
     for name, gradient in expected.items():
@@ -81,7 +78,7 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_batch(prism, sequences, a
 
     def poisoned(model, inputs, **kwargs):
         loss = computed(model, inputs, **kwargs)
-        if (trainer.state.global_step, trainer.micro_batch) == (2, 1):
+        if (trainer.state.global_step, len(trainer.window)) == (2, 1):
             before.update(batch=inputs["input_ids"].clone(), weights=copy.deepcopy(prism.state_dict()))
             return loss * torch.nan
         return loss

@@ -58,7 +58,7 @@ def test_critic_loss_of_a_batch(request, critic, sequences, arguments, normalize
     u, draws = step_uniform(0, 0, 0).item(), row_uniforms(0, 0, 0, range(8), 2, LENGTH)
     terms, count = [], 0
     for b, row in enumerate(rows):
-        t = 1e-3 + (1 - 1e-3) * ((u / 8 + b / 8) % 1)
+        t = 1e-3 + (1 - 1e-3) * ((u + b / 8) % 1)
         masked = [i for i in range(LENGTH) if row["maskable"][i] and draws[b, 0, i] < t]
         z = row["input_ids"].clone()
         z[masked] = MASK
@@ -86,7 +86,7 @@ def test_denoiser_decodes_masked_positions_only(critic, prism, sequences, argume
     args = arguments(TokenCriticTrainingArguments)
     trainer = TokenCriticTrainer(critic, args, denoiser=prism, train_dataset=sequences(8))
     (inputs,) = trainer.get_train_dataloader()
-    before = trainer.noise(inputs, True, 1).masked.sum()
+    before = trainer.noised(inputs, True).masked.sum()
     trainer.compute_loss(critic.train(), inputs)
     assert decoded == [int(before)] and not judged
 

@@ -1,20 +1,31 @@
-"""Loading that refuses a checkpoint which does not hold the whole model."""
+"""Loading that refuses a checkpoint which does not hold the whole model, and names a file that is damaged."""
 
+import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
+from safetensors import SafetensorError, safe_open
 from transformers.utils import (
+    ADAPTER_CONFIG_NAME,
     ADAPTER_SAFE_WEIGHTS_NAME,
     ADAPTER_WEIGHTS_NAME,
+    CONFIG_NAME,
     SAFE_WEIGHTS_INDEX_NAME,
     SAFE_WEIGHTS_NAME,
     WEIGHTS_INDEX_NAME,
     WEIGHTS_NAME,
 )
+from transformers.utils.hub import cached_file
+
+from .checkpoint import TorchFile
 
 # Files of which one makes a folder a whole model, or an adapter.
 MODEL_WEIGHTS = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_NAME, WEIGHTS_INDEX_NAME)
 ADAPTER_WEIGHTS = (ADAPTER_SAFE_WEIGHTS_NAME, ADAPTER_WEIGHTS_NAME)
+PLACE = ("cache_dir", "revision", "subfolder")  # arguments of a loader that say where a name leads
 
 
 class WholeCheckpointMixin:
@@ -33,13 +44,14 @@ class WholeCheckpointMixin:
         **kwargs,
     ):
         """As transformers'. Raises ValueError naming the weights that are missing, left over or of another size."""
-        model, info = super().from_pretrained(
-            pretrained_model_name_or_path,
-            *model_args,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,
-            **kwargs,
-        )
+        with naming_damage(pretrained_model_name_or_path, kwargs):
+            model, info = super().from_pretrained(
+                pretrained_model_name_or_path,
+                *model_args,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                **kwargs,
+            )
         mismatched = [
             f"{name} ({tuple(found)}, the config says {tuple(expected)})"
             for name, found, expected in info["mismatched_keys"]
@@ -58,8 +70,72 @@ REMEDIES = {
 }
 
 
-def refuse_weights(checkpoint: str | os.PathLike, kind: str, problem: str, names: Iterable[str]) -> None:
+def refuse_weights(
+    checkpoint: str | os.PathLike, kind: str, problem: str, names: Iterable[str], remedy: str | None = None
+) -> None:
     """Raise ValueError if a checkpoint of a `kind` of model has weights with a `problem`, one of `REMEDIES`."""
     if names := sorted(names):
         shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-        raise ValueError(f"{checkpoint} is no whole {kind}; weights {problem}: {shown}. Remedy: {REMEDIES[problem]}.")
+        raise ValueError(
+            f"{checkpoint} is no whole {kind}; weights {problem}: {shown}. Remedy: {remedy or REMEDIES[problem]}."
+        )
+
+
+@contextmanager
+def naming_damage(checkpoint: str | os.PathLike, arguments: Mapping[str, Any] | None = None) -> Iterator[None]:
+    """Within, a loader's error over a damaged file of `checkpoint` becomes a ValueError naming the file and the remedy.
+
+    Args:
+        checkpoint: a folder, or a name on the Hub.
+        arguments: of the loader; those in `PLACE` say where the name leads.
+    """
+    try:
+        yield
+    except Exception as error:
+        folder = folder_of(checkpoint, arguments or {})
+        damage = find_damage(folder) if folder else None
+        if damage is None:
+            raise
+        raise ValueError(f"{damage} Remedy: download or copy the file again, or save the checkpoint again.") from error
+
+
+def folder_of(checkpoint: str | os.PathLike, arguments: Mapping[str, Any]) -> Path | None:
+    """The folder of a checkpoint: itself, or where the cache of the Hub keeps it."""
+    place = {name: arguments[name] for name in PLACE if arguments.get(name) is not None}
+    if os.path.isdir(checkpoint):
+        return Path(checkpoint, place.get("subfolder", ""))
+    for name in (CONFIG_NAME, ADAPTER_CONFIG_NAME):
+        try:
+            return Path(cached_file(str(checkpoint), name, local_files_only=True, **place)).parent
+        except (OSError, ValueError):
+            continue
+    return None
+
+
+def find_damage(folder: Path) -> str | None:
+    """What is wrong with the first damaged file of a checkpoint's folder, with its name; None if none is."""
+    for path in [*sorted(folder.glob("*config.json")), *sorted(folder.glob("*.index.json"))]:
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            return f"{path} is cut off or damaged: it is no JSON ({error})."
+        if path.name.endswith(".index.json"):
+            shards = content.get("weight_map") if isinstance(content, dict) else None
+            if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
+                return f"{path} is damaged: it has no 'weight_map' from weights to files."
+            if missing := sorted({name for name in shards.values() if not (folder / name).is_file()}):
+                return f"{path} names {', '.join(missing[:5])}, which {folder} lacks."
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(path, "pt"):
+                pass
+        except (SafetensorError, OSError) as error:
+            return f"{path} is cut off or damaged ({error})."
+    for path in sorted(folder.glob("*.bin")):
+        try:
+            TorchFile(path)
+        except (OSError, ValueError) as error:
+            return f"{error}"
+    if (folder / ADAPTER_CONFIG_NAME).exists() and not any((folder / name).exists() for name in ADAPTER_WEIGHTS):
+        return f"{folder} has no weights of its adapter ({ADAPTER_SAFE_WEIGHTS_NAME})."
+    return None

@@ -13,7 +13,7 @@ from prism_hf.diffusion.drafting import take_positions
 from prism_hf.generation import RemaskGenerationMixin
 from prism_hf.generation.caching import CanvasCache
 from prism_hf.hub import HEAD_SETTINGS, HubMixin
-from prism_hf.models.loading import WholeCheckpointMixin, refuse_weights
+from prism_hf.models.loading import WholeCheckpointMixin, naming_damage, refuse_weights
 from prism_hf.models.mdlm import MdlmQualityHead, init_mdlm_module
 from prism_hf.models.vocabulary import resize_vocabulary
 
@@ -177,13 +177,14 @@ class PrismForMaskedDiffusion(RemaskGenerationMixin, HubMixin, WholeCheckpointMi
     @classmethod
     def from_backbone(cls, pretrained_model_name_or_path, config: PrismConfig, *model_args, **kwargs):
         """Load what `AutoModelForMaskedLM` loads, under a new quality head with the settings of `config`."""
-        backbone, info = AutoModelForMaskedLM.from_pretrained(
-            pretrained_model_name_or_path,
-            *model_args,
-            config=config.backbone_config,
-            output_loading_info=True,
-            **kwargs,
-        )
+        with naming_damage(pretrained_model_name_or_path, kwargs):
+            backbone, info = AutoModelForMaskedLM.from_pretrained(
+                pretrained_model_name_or_path,
+                *model_args,
+                config=config.backbone_config,
+                output_loading_info=True,
+                **kwargs,
+            )
         # What is left over of a BERT-like checkpoint may rightly be the head of another task.
         refuse_weights(pretrained_model_name_or_path, type(backbone).__name__, "missing", info["missing_keys"])
         backbone.config.name_or_path = ""  # nested, it would be saved; at the top, transformers leaves it out

@@ -4,12 +4,13 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from peft import PeftConfig, PeftModel, load_peft_weights
+from peft import PeftConfig, PeftModel, PeftType, get_peft_model_state_dict, load_peft_weights
+from peft.utils.error import NoMatchingPeftModuleError
 from transformers import AutoConfig
 
 from prism_hf.generation import RemaskGenerationConfig
-from prism_hf.hub import CARD, HEAD_SETTINGS, HubMixin, write_card, write_files
-from prism_hf.models.loading import refuse_weights
+from prism_hf.hub import CARD, HEAD_SETTINGS, HubMixin, base_model_name, unwrapped, write_card, write_files
+from prism_hf.models.loading import naming_damage, refuse_weights
 
 from .configuration_prism import PrismConfig
 from .modeling_prism import PrismForMaskedDiffusion
@@ -32,6 +33,19 @@ class PeftModelForPrism(HubMixin, PeftModel):
         check_head(model, peft_config)
         super().__init__(model, peft_config, adapter_name, **kwargs)
 
+    @classmethod
+    def from_pretrained(cls, model, model_id: str | os.PathLike, *args, **kwargs) -> "PeftModelForPrism":
+        """As the parent's. Raises ValueError for an adapter of another base model, or a damaged file, naming it."""
+        try:
+            with naming_damage(model_id, kwargs):
+                return super().from_pretrained(model, str(model_id), *args, **kwargs)
+        except NoMatchingPeftModuleError as error:
+            raise ValueError(
+                f"{model_id} is an adapter of another model than {type(unwrapped(model)).__name__} "
+                f"{base_model_name(model) or ''}, which has none of the modules that it adapts. Remedy: load it onto "
+                "the base model that it was trained on (base_model_name_or_path in its adapter_config.json)."
+            ) from error
+
     def add_adapter(self, adapter_name: str, peft_config: PeftConfig, *args, **kwargs) -> None:
         """As the parent's. Raises ValueError for an adapter of another quality head."""
         check_head(self.get_base_model(), peft_config)
@@ -39,15 +53,25 @@ class PeftModelForPrism(HubMixin, PeftModel):
 
     def load_adapter(self, model_id: str | os.PathLike, adapter_name: str, *args, **kwargs):
         """As the parent's. Raises ValueError for an adapter of another quality head, or one that is not whole."""
+        model_id = str(model_id)  # a path without weights, PEFT takes for a name on the Hub
         where = {name: kwargs[name] for name in (*HUB_ARGUMENTS, "revision", "subfolder") if name in kwargs}
-        peft_config = self.peft_config.get(adapter_name) or PeftConfig.from_pretrained(model_id, **where)
+        peft_config = self.peft_config.get(adapter_name) or read_config(model_id, **where)
+        with naming_damage(model_id, where):
+            weights = load_peft_weights(model_id, device="cpu", **where)
         if saves_head(peft_config):  # of the head's weights, PEFT tells only those left over
-            check_head_weights(self.get_base_model(), load_peft_weights(model_id, device="cpu", **where), model_id)
-        is_new = adapter_name not in self.peft_config
-        result = super().load_adapter(model_id, adapter_name, *args, **kwargs)
+            check_head_weights(self.get_base_model(), weights, model_id)
+        is_new, mismatched = adapter_name not in self.peft_config, []
         try:
-            refuse_weights(model_id, peft_config.peft_type.value, "missing", result.missing_keys)
-            refuse_weights(model_id, peft_config.peft_type.value, "left over", result.unexpected_keys)
+            result = super().load_adapter(model_id, adapter_name, *args, **kwargs)
+        except RuntimeError:
+            mismatched = mismatched_weights(self, adapter_name, weights)
+            if not mismatched:
+                raise
+        kind, remedy = f"{peft_config.peft_type.value} adapter of this model", adapter_remedy(peft_config)
+        try:
+            refuse_weights(model_id, kind, "of another size", mismatched, remedy)
+            refuse_weights(model_id, kind, "missing", result.missing_keys, remedy)
+            refuse_weights(model_id, kind, "left over", result.unexpected_keys, remedy)
         except ValueError:
             if is_new:
                 self.delete_adapter(adapter_name)
@@ -92,7 +116,7 @@ class AutoPeftModelForPrism:
         """
         hub = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
         adapter_hub = hub | {"revision": revision, "subfolder": subfolder}
-        peft_config = PeftConfig.from_pretrained(pretrained_model_name_or_path, **adapter_hub)
+        peft_config = read_config(pretrained_model_name_or_path, **adapter_hub)
         peft_config.task_type = None  # with one, PEFT would build the wrapper of that task
         head = recorded_head(peft_config) | {name: kwargs.pop(name) for name in HEAD_SETTINGS if name in kwargs}
         base = load_base(pretrained_model_name_or_path, peft_config, head, kwargs)
@@ -107,11 +131,48 @@ class AutoPeftModelForPrism:
             config=peft_config,
             **adapter_hub,
         )
-        with suppress(OSError):  # an adapter that was saved by other means has none: the base's own stays
+        # An adapter that was saved by other means has none: the base's own stays.
+        with suppress(OSError), naming_damage(pretrained_model_name_or_path, adapter_hub):
             base.generation_config = RemaskGenerationConfig.from_pretrained(
                 pretrained_model_name_or_path, revision=revision, **hub
             )
         return model
+
+
+def read_config(adapter: str | os.PathLike, **hub) -> PeftConfig:
+    """The config of an adapter. ValueError if it is damaged, or none that this version of PEFT knows."""
+    try:
+        with naming_damage(adapter, hub):
+            config = PeftConfig.from_pretrained(str(adapter), **hub)
+        rank = getattr(config, "r", 1)
+        if type(rank) is not int or rank < 1:
+            raise TypeError(f"r is {rank!r}, not a positive integer")
+        return config
+    except (KeyError, TypeError) as error:
+        known = ", ".join(sorted(kind.value for kind in PeftType))
+        raise ValueError(
+            f"{adapter}: its adapter_config.json is none that PEFT knows ({type(error).__name__}: {error}); peft_type "
+            f"is one of {known}. Remedy: save the adapter again, or use the version of PEFT that it was saved with."
+        ) from error
+
+
+def mismatched_weights(model: PeftModel, adapter_name: str, weights: dict) -> list[str]:
+    """Those `weights` of an adapter that have another shape in `model`, with both shapes."""
+    own = get_peft_model_state_dict(model, adapter_name=adapter_name)
+    return [
+        f"{name} ({tuple(value.shape)}, the model and the adapter's config say {tuple(own[name].shape)})"
+        for name, value in weights.items()
+        if name in own and own[name].shape != value.shape
+    ]
+
+
+def adapter_remedy(peft_config: PeftConfig) -> str:
+    """What to compare where an adapter's weights are not those that its config gives on its base model."""
+    fields = {name: getattr(peft_config, name, None) for name in ("r", "target_modules", "base_model_name_or_path")}
+    told = ", ".join(
+        f"{name}={sorted(value) if isinstance(value, set) else value!r}" for name, value in fields.items() if value
+    )
+    return f"in its adapter_config.json give what it was trained with, rank, modules and base model (there: {told})"
 
 
 def recorded_head(peft_config: PeftConfig) -> dict:
@@ -165,7 +226,13 @@ def load_base(adapter, peft_config: PeftConfig, head: dict, kwargs: dict) -> Pri
             "prism_hf.models.prism.peft_model.PeftModelForPrism.from_pretrained(base, adapter)."
         )
     known = {key: kwargs[key] for key in (*HUB_ARGUMENTS, "trust_remote_code") if key in kwargs}
-    config = AutoConfig.from_pretrained(name, revision=revision, **known)
+    try:
+        config = AutoConfig.from_pretrained(name, revision=revision, **known)
+    except OSError as error:
+        raise OSError(
+            f"The base model {name!r} that {adapter} names cannot be loaded: {error} Remedy: put it there, or write "
+            "where it is as base_model_name_or_path in adapter_config.json."
+        ) from error
     if isinstance(config, PrismConfig):  # check_head compares its head with the adapter's
         return PrismForMaskedDiffusion.from_pretrained(name, revision=revision, **kwargs)
     if not saves_head(peft_config):

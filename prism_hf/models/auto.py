@@ -35,6 +35,6 @@ def refuse_two_models(name: str, hub: dict[str, Any]) -> None:
     for weights in MODEL_WEIGHTS:
         if has_file(name, os.path.join(hub.get("subfolder", ""), weights), **where):
             raise ValueError(
-                f"{name} has both an adapter and a whole model ({weights}). Remedy: load the one that is meant, with "
-                "AutoPeftModelForPrism.from_pretrained or PrismForMaskedDiffusion.from_pretrained, or move the other."
+                f"{name} has both an adapter and a whole model ({weights}), and neither is preferred. "
+                "Remedy: move one of them to a folder or repository of its own."
             )

@@ -25,6 +25,7 @@ from .checkpoint import TorchFile
 # Files of which one makes a folder a whole model, or an adapter.
 MODEL_WEIGHTS = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_NAME, WEIGHTS_INDEX_NAME)
 ADAPTER_WEIGHTS = (ADAPTER_SAFE_WEIGHTS_NAME, ADAPTER_WEIGHTS_NAME)
+TORCH_FILES = ("*_model*.bin", "*.pt", "*.pth")
 PLACE = ("cache_dir", "revision", "subfolder")  # arguments of a loader that say where a name leads
 
 
@@ -83,7 +84,9 @@ def refuse_weights(
 
 @contextmanager
 def naming_damage(checkpoint: str | os.PathLike, arguments: Mapping[str, Any] | None = None) -> Iterator[None]:
-    """Within, a loader's error over a damaged file of `checkpoint` becomes a ValueError naming the file and the remedy.
+    """Within, a loader's error over a damaged file of `checkpoint` becomes one that names the file and the remedy.
+
+    It is an OSError where the loader's is, else a ValueError.
 
     Args:
         checkpoint: a folder, or a name on the Hub.
@@ -96,7 +99,8 @@ def naming_damage(checkpoint: str | os.PathLike, arguments: Mapping[str, Any] | 
         damage = find_damage(folder) if folder else None
         if damage is None:
             raise
-        raise ValueError(f"{damage} Remedy: download or copy the file again, or save the checkpoint again.") from error
+        kind = OSError if isinstance(error, OSError) else ValueError
+        raise kind(f"{damage} Remedy: download or copy the file again, or save the checkpoint again.") from error
 
 
 def folder_of(checkpoint: str | os.PathLike, arguments: Mapping[str, Any]) -> Path | None:
@@ -114,7 +118,7 @@ def folder_of(checkpoint: str | os.PathLike, arguments: Mapping[str, Any]) -> Pa
 
 def find_damage(folder: Path) -> str | None:
     """What is wrong with the first damaged file of a checkpoint's folder, with its name; None if none is."""
-    for path in [*sorted(folder.glob("*config.json")), *sorted(folder.glob("*.index.json"))]:
+    for path in sorted(folder.glob("*.json")):
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
@@ -131,11 +135,11 @@ def find_damage(folder: Path) -> str | None:
                 pass
         except (SafetensorError, OSError) as error:
             return f"{path} is cut off or damaged ({error})."
-    for path in sorted(folder.glob("*.bin")):
+    for path in sorted(path for pattern in TORCH_FILES for path in folder.glob(pattern)):
         try:
             TorchFile(path)
         except (OSError, ValueError) as error:
-            return f"{error}"
+            return str(error).partition(" Remedy")[0]
     if (folder / ADAPTER_CONFIG_NAME).exists() and not any((folder / name).exists() for name in ADAPTER_WEIGHTS):
         return f"{folder} has no weights of its adapter ({ADAPTER_SAFE_WEIGHTS_NAME})."
     return None

@@ -11,6 +11,8 @@ from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import TrainerCallback
 
+from prism_hf.models.loading import naming_damage
+
 EMA_FILE = "ema.safetensors"
 # Names in the file are those of torch's AveragedModel.
 PREFIX, COUNT = "module.", "n_averaged"
@@ -104,7 +106,8 @@ class EMACallback(TrainerCallback):
         path = Path(checkpoint) / EMA_FILE
         if not path.exists():
             raise ValueError(f"{path} is missing: the checkpoint was written without ema_decay. Resume without it too.")
-        self.restored = load_file(path)
+        with naming_damage(checkpoint):
+            self.restored = load_file(path)
 
 
 def trained(model: nn.Module) -> list[tuple[str, nn.Parameter]]:

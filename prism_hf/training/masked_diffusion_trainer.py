@@ -26,6 +26,7 @@ from prism_hf.diffusion.losses import unmasking_loss
 from prism_hf.diffusion.noising import mask_tokens
 from prism_hf.diffusion.schedules import SCHEDULES, antithetic_timesteps
 from prism_hf.hub import TrainingRecord, unwrapped, write_card, write_files
+from prism_hf.models.loading import naming_damage
 
 from .checkpoints import STATES, last_checkpoint, missing_parts, remove_leftovers, rotate_checkpoints, staged
 from .collator import MaskedDiffusionCollator, ReadCollator, first_row
@@ -588,9 +589,18 @@ class MaskedDiffusionTrainer(Trainer):
                 dataset=dataset,
             )
 
+    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
+        with naming_damage(resume_from_checkpoint):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_rng_state(self, checkpoint):
+        with naming_damage(checkpoint):
+            super()._load_rng_state(checkpoint)
+
     def _load_optimizer_and_scheduler(self, checkpoint):
-        super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
+            with naming_damage(checkpoint):
+                super()._load_optimizer_and_scheduler(checkpoint)
             for callback in self.ema_callbacks():
                 callback.load(checkpoint)
 

@@ -1,12 +1,13 @@
 """PEFT adapters of a `PrismForMaskedDiffusion`: what they save, and loading base and adapter in one line."""
 
 import os
-from contextlib import suppress
 from pathlib import Path
 
 from peft import PeftConfig, PeftModel, PeftType, get_peft_model_state_dict, load_peft_weights
 from peft.utils.error import NoMatchingPeftModuleError
 from transformers import AutoConfig
+from transformers.utils import GENERATION_CONFIG_NAME
+from transformers.utils.hub import has_file
 
 from prism_hf.generation import RemaskGenerationConfig
 from prism_hf.hub import CARD, HEAD_SETTINGS, HubMixin, base_model_name, unwrapped, write_card, write_files
@@ -131,11 +132,12 @@ class AutoPeftModelForPrism:
             config=peft_config,
             **adapter_hub,
         )
-        # An adapter that was saved by other means has none: the base's own stays.
-        with suppress(OSError), naming_damage(pretrained_model_name_or_path, adapter_hub):
-            base.generation_config = RemaskGenerationConfig.from_pretrained(
-                pretrained_model_name_or_path, revision=revision, **hub
-            )
+        where = {name: value for name, value in hub.items() if name != "force_download"} | {"revision": revision}
+        if has_file(str(pretrained_model_name_or_path), GENERATION_CONFIG_NAME, **where):
+            with naming_damage(pretrained_model_name_or_path, adapter_hub):
+                base.generation_config = RemaskGenerationConfig.from_pretrained(
+                    pretrained_model_name_or_path, revision=revision, **hub
+                )
         return model
 
 

@@ -1,7 +1,8 @@
 """How good the samples are, and whether the quality head knows it."""
 
+from .answers import FoundCode, extract_code, find_code
 from .calibration import auroc, expected_calibration_error, plot_reliability, reliability_bins
-from .code import CodeProblem, extract_code, pass_at_k, read_problems, run_answers
+from .code import CodeProblem, pass_at_k, read_problems, run_answers
 from .comparison import GridPoint, compare, expand_grid
 from .comparison_report import comparison_table, plot_comparison
 from .digests import weights_digest
@@ -17,6 +18,7 @@ from .text import count_scored_tokens, generative_perplexity, mauve, negative_lo
 __all__ = [
     "TASKS",
     "CodeProblem",
+    "FoundCode",
     "GridPoint",
     "ProgramResult",
     "Task",
@@ -31,6 +33,7 @@ __all__ = [
     "expand_grid",
     "expected_calibration_error",
     "extract_code",
+    "find_code",
     "generative_perplexity",
     "is_solved",
     "isolation_problem",

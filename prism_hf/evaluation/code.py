@@ -5,20 +5,26 @@ Layouts as published, JSONL, gzipped where the name ends in .gz: mbpp.jsonl (arX
 `entry_point`.
 """
 
+import contextlib
 import gzip
+import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..data.code import code_prompt, first_function_name
 from ..data.jsonl import existing_file, read_object
+from .answers import as_body, defined, extract_code
 from .sandbox import ProgramResult, run_programs
 
 MBPP = {"task_id": int, "text": str, "code": str, "test_setup_code": str, "test_list": list}
 HUMANEVAL = {"task_id": str, "prompt": str, "canonical_solution": str, "test": str, "entry_point": str}
+# What tells one from the other. Sanitized MBPP has `prompt` for `text` and a list `test_imports` for `test_setup_code`.
+OF_MBPP = {"text", "code", "test_list", "test_setup_code", "test_imports"}
+OF_HUMANEVAL = {"canonical_solution", "test", "entry_point"}
 # By task_id, as the authors of MBPP split it. Problems 1 to 10 are for few-shot prompts.
 MBPP_SPLITS = {"prompt": range(1, 11), "test": range(11, 511), "validation": range(511, 601), "train": range(601, 975)}
 
@@ -50,7 +56,9 @@ class CodeProblem:
 
 
 def read_problems(path: str | Path) -> list[CodeProblem]:
-    """The problems of a file in the layout of MBPP or HumanEval.
+    """The problems of a file in the layout of MBPP, sanitized or not, or HumanEval; a JSON object a line, or one array.
+
+    Text that a model is to read may be a chat, a list of messages, which then is the text of them all.
 
     Raises:
         ValueError: with file and line, where there is no JSON, or it lacks a field, has one of another type, repeats a
@@ -59,35 +67,67 @@ def read_problems(path: str | Path) -> list[CodeProblem]:
     path = existing_file(path)
     with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
         try:
-            lines = file.read().decode().split("\n")
+            text = file.read().decode("utf-8-sig")
         except (OSError, EOFError, UnicodeDecodeError) as error:
             raise ValueError(f"{path} cannot be read as {'gzipped ' * (path.suffix == '.gz')}text: {error}.") from error
     problems, seen = [], {}
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            problem = read_problem(line, f"{path}, line {number}")
-            if problem.task_id in seen:
-                first = seen[problem.task_id]
-                raise ValueError(
-                    f"{path}, line {number} has the task_id {problem.task_id!r} of line {first}: keep one."
-                )
-            seen[problem.task_id] = number
-            problems.append(problem)
+    for where, row in rows_of(text, path):
+        problem = read_problem(row, f"{path}, {where}")
+        if problem.task_id in seen:
+            first = seen[problem.task_id]
+            raise ValueError(f"{path}, {where} has the task_id {problem.task_id!r} of {first}: keep one.")
+        seen[problem.task_id] = where
+        problems.append(problem)
     if not problems:
         raise ValueError(f"{path} has no problems: give one a line, in the layout of MBPP or HumanEval.")
     return problems
 
 
-def read_problem(line: str, where: str) -> CodeProblem:
-    row = read_object(line, where)
-    is_mbpp = len(MBPP.keys() & row.keys()) >= len(HUMANEVAL.keys() & row.keys())
+def rows_of(text: str, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The rows of JSONL, or of one JSON array, each with its place."""
+    if text.lstrip().startswith("["):
+        # A line that is an array is none of JSONL.
+        with contextlib.suppress(ValueError):
+            rows = json.loads(text)
+            if all(isinstance(row, dict) for row in rows):
+                yield from ((f"entry {number}", row) for number, row in enumerate(rows, start=1))
+                return
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            yield f"line {number}", read_object(line, f"{path}, line {number}")
+
+
+def read_problem(row: dict[str, Any], where: str) -> CodeProblem:
+    is_mbpp = len(OF_MBPP & row.keys()) >= len(OF_HUMANEVAL & row.keys())
+    row = dict(row)
+    if is_mbpp and "text" not in row and "prompt" in row:
+        row["text"] = row["prompt"]
+    if is_mbpp and "test_setup_code" not in row and isinstance(row.get("test_imports", []), list):
+        row["test_setup_code"] = "\n".join(map(str, row.get("test_imports", [])))
+    asked = "text" if is_mbpp else "prompt"
+    is_chat = isinstance(row.get(asked), list)
+    if is_chat:
+        row[asked] = text_of_chat(row[asked], f"{where}: {asked!r}")
     for name, kind in (MBPP if is_mbpp else HUMANEVAL).items():
         if name not in row:
             layout = "MBPP" if is_mbpp else "HumanEval"
             raise ValueError(f"{where} has no field {name!r} of the layout of {layout}, only {sorted(row)}.")
         if not isinstance(row[name], kind):
             raise ValueError(f"{where}: {name!r} must be {kind.__name__}, got {row[name]!r}.")
-    return from_mbpp(row, where) if is_mbpp else from_humaneval(row, where)
+    return from_mbpp(row, where) if is_mbpp else from_humaneval(row, where, is_chat)
+
+
+def text_of_chat(messages: list[Any], where: str) -> str:
+    """The text of messages, dicts with a `role` and a `content`, with a blank line between two."""
+    texts = []
+    for message in messages:
+        content = message.get("content") if isinstance(message, dict) else None
+        if isinstance(content, list):  # parts, of which some may be no text
+            content = "\n".join(part["text"] for part in content if isinstance(part, dict) and "text" in part)
+        if not isinstance(content, str):
+            raise ValueError(f"{where} must be text or a list of messages with a role and a content, got {message!r}.")
+        texts.append(content)
+    return "\n\n".join(texts)
 
 
 def from_mbpp(row: dict[str, Any], where: str) -> CodeProblem:
@@ -103,30 +143,38 @@ def from_mbpp(row: dict[str, Any], where: str) -> CodeProblem:
     return CodeProblem(row["task_id"], row["text"], name, given, row["code"], tests)
 
 
-def from_humaneval(row: dict[str, Any], where: str) -> CodeProblem:
-    name = row["entry_point"]
-    if not re.search(rf"^def +{re.escape(name)}\b", row["prompt"], re.MULTILINE):
+def from_humaneval(row: dict[str, Any], where: str, is_chat: bool = False) -> CodeProblem:
+    name, asked = row["entry_point"], row["prompt"]
+    given = extract_code(asked, name) + "\n" if is_chat else asked
+    if function_head(given, name) is None:
         raise ValueError(f"{where}: 'prompt' does not define the 'entry_point' {name!r}.")
     return CodeProblem(
         task_id=row["task_id"],
-        instruction=f"Complete this function:\n\n{row['prompt'].strip()}",
+        instruction=asked if is_chat else f"Complete this function:\n\n{asked.strip()}",
         entry_point=name,
-        given=row["prompt"],
+        given=given,
         reference=row["canonical_solution"],
         tests=f"{row['test']}\ncheck({name})\n",
     )
 
 
-def extract_code(completion: str) -> str:
-    """What is between <py> and </py>, or from <py> on where the end is missing; nothing where there is no <py>."""
-    _, _, code = completion.partition("<py>")
-    code, _, _ = code.partition("</py>")
-    return code.strip("\n")
+def function_head(code: str, name: str) -> re.Match | None:
+    """Where a top-level function begins."""
+    return re.search(rf"^(?:async +)?def +{re.escape(name)}\b", code, re.MULTILINE)
+
+
+def program_of(problem: CodeProblem, answer: str) -> str:
+    """The program of an answer: after what is given, whose last function it may complete or write anew."""
+    if function_head(problem.given, problem.entry_point):
+        if problem.entry_point not in defined(answer):
+            return f"{problem.given.rstrip()}\n{as_body(answer)}\n"
+        return problem.given[: function_head(problem.given, problem.entry_point).start()] + answer + "\n"
+    return f"{problem.given}{answer}\n"
 
 
 def run_answers(problems: Sequence[CodeProblem], answers: Sequence[str], **kwargs) -> list[ProgramResult]:
     """Whether the code of each answer passes its problem's tests. kwargs: see `run_program` and `run_programs`."""
-    programs = [(problem.given + answer, problem.tests) for problem, answer in zip(problems, answers, strict=True)]
+    programs = [(program_of(problem, answer), problem.tests) for problem, answer in zip(problems, answers, strict=True)]
     return run_programs(programs, **kwargs)
 
 

@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
-from .code import MBPP_SPLITS, CodeProblem, extract_code, read_problems, run_answers
+from .answers import extract_code
+from .code import MBPP_SPLITS, CodeProblem, read_problems, run_answers
 from .digests import json_digest
 from .evaluate_settings import PADDING
 from .sandbox import check_isolation
@@ -69,7 +70,8 @@ def load_code(
 
     def score(sequences: Tensor, asked_for: Tensor) -> Tensor:
         asked = tuning_problems if torch.equal(asked_for, tuning_examples) else problems
-        answers = [extract_code(text) for text in completions(sequences[:, -max_new_tokens:], own_tokenizer)]
+        texts = completions(sequences[:, -max_new_tokens:], own_tokenizer)
+        answers = [extract_code(text, problem.entry_point) for text, problem in zip(texts, asked, strict=True)]
         results = run_answers(asked, answers, isolation=isolation, timeout=timeout, num_workers=num_workers)
         return torch.tensor([result.passed for result in results])
 

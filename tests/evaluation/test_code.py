@@ -6,7 +6,7 @@ from itertools import combinations
 
 import pytest
 
-from prism_hf.evaluation import extract_code, isolation_problem, pass_at_k, read_problems, run_answers
+from prism_hf.evaluation import isolation_problem, pass_at_k, read_problems, run_answers
 
 MBPP = [
     {
@@ -97,19 +97,44 @@ def test_prompts_name_what_to_write(tmp_path):
     assert "def largest(numbers: List[int]) -> int:" in problems[1].prompt
 
 
-@pytest.mark.parametrize(
-    "completion, code",
-    [
-        ("\n<py>\ndef f():\n    return 1\n</py>", "def f():\n    return 1"),
-        ("Here: <py>    return 1</py> and <py>more</py>", "    return 1"),
-        ("<py>\nx = '<py>'\ncut", "x = '<py>'\ncut"),
-        ("def f(): return 1", ""),
-        ("</py> x <py>y", "y"),
-        ("", ""),
-    ],
-)
-def test_code_is_what_is_between_the_tags(completion, code):
-    assert extract_code(completion) == code
+SANITIZED = {
+    "source_file": "x", "task_id": 11, "prompt": MBPP[0]["text"], "code": MBPP[0]["code"],
+    "test_imports": ["import math"], "test_list": MBPP[0]["test_list"],
+}  # fmt: skip
+
+
+def as_chat(text):
+    return [{"role": "system", "content": "Be brief."}, {"role": "user", "content": [{"type": "text", "text": text}]}]
+
+
+def test_other_files_of_the_same_problems(tmp_path):
+    (published,) = read_problems(write(tmp_path / "mbpp.jsonl", MBPP[:1]))
+    path = tmp_path / "problems.json"
+    for rows in ([SANITIZED], MBPP[:1]):
+        for text in (json.dumps(rows), json.dumps(rows, indent=2), json.dumps(rows[0])):
+            for mark in ("", "\ufeff"):
+                path.write_text(mark + text, encoding="utf-8")
+                (problem,) = read_problems(path)
+                assert (problem.prompt, problem.reference) == (published.prompt, published.reference)
+    path.write_text(json.dumps([SANITIZED]))
+    assert read_problems(path)[0].tests.startswith("import math\nassert add(1, 2) == 3\n")
+    path.write_text(json.dumps([SANITIZED, SANITIZED]))
+    with pytest.raises(ValueError, match="entry 2 has the task_id 11 of entry 1: keep one"):
+        read_problems(path)
+
+
+def test_a_chat_may_ask(tmp_path, isolation):
+    (mbpp,) = read_problems(write(tmp_path / "a.jsonl", [SANITIZED | {"prompt": as_chat("Add two numbers.")}]))
+    assert mbpp.prompt.startswith("Be brief.\n\nAdd two numbers.\n\nAnswer with Python code only")
+    asked = as_chat(f"Complete:\n```python\n{HUMANEVAL[0]['prompt']}```")
+    (humaneval,) = read_problems(write(tmp_path / "b.jsonl", [HUMANEVAL[0] | {"prompt": asked}]))
+    assert humaneval.given.startswith("from typing import List") and "Complete:" not in humaneval.given
+    answers = [humaneval.reference, "def largest(numbers: List[int]):\n    return max(numbers)"]
+    results = run_answers([humaneval] * 2, answers, isolation=isolation, progress=False)
+    assert [result.passed for result in results] == [True, True]
+    for wrong in ([], [{"role": "user"}], ["Add"], [{"role": "user", "content": 3}]):
+        with pytest.raises(ValueError, match=r"a.jsonl, line 1: 'prompt'|'text'.*list of messages|names no|must be"):
+            read_problems(write(tmp_path / "a.jsonl", [HUMANEVAL[0] | {"prompt": wrong}]))
 
 
 def test_pass_at_k_is_the_share_of_subsets_with_a_right_answer():

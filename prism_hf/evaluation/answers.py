@@ -1,0 +1,223 @@
+"""Finding the code in what a model answered, as a person would who reads it.
+
+Nothing is parsed or compiled here: an answer can be written so that either ends the interpreter that does it.
+"""
+
+import re
+import textwrap
+from typing import NamedTuple
+
+# Where code was found, the surest first.
+FORMS = ("fence in tags", "tags", "fence", "bare code", "nothing")
+
+# One that is not closed ends with its line, or with the text. Each part has one way to match, so that none takes long.
+STRING = (
+    r"'''(?:\\[\s\S]|[^\\])*?(?:'''|\Z)|\"\"\"(?:\\[\s\S]|[^\\])*?(?:\"\"\"|\Z)"
+    r"|'(?:\\[\s\S]|[^'\\\n])*'?|\"(?:\\[\s\S]|[^\"\\\n])*\"?"
+)
+COMMENT = r"#(?:(?!</?py)[^\n])*"
+TAG = r"<[ \t]*py(?:thon)?3?[ \t]*>"
+END_TAG = r"<[ \t]*/[ \t]*py(?:thon)?3?[ \t]*>"
+FENCE = r"^[ \t]*(?P<mark>`{3,}|~{3,})(?P<language>[^\n`]*)\n"
+IN_LINE = r"(`{1,3})(?:python3?[ \t]|py[ \t])?([^`\n]+)\1"
+FENCE_LINE = r"[ \t]*(?:`{3,}|~{3,})[^\n]*"
+PROMPTED = r"^[ \t]*(?:>>>|\.\.\.)(?: |$)"
+
+DEFINITION = r"^(?:async[ \t]+)?(?:def|class)[ \t]+(\w+)|^(\w+)[ \t]*=[ \t]*lambda\b"
+IMPORTED = r"^(?:from[ \t]+\S+[ \t]+)?import[ \t]+([^#\n]+)"
+# How a line of code begins, its strings and comments written as underscores; prose may begin so too, but seldom does.
+CODE_LINE = re.compile(
+    r"""(?:async\s+)?def\s+\w+\s*\( | class\s+\w+\s*[:(] | @\w+ | import\s+[\w.]+(?:\s+as\s+\w+|\s*,\s*[\w.]+)*\s*$
+    | from\s+[\w.]+\s+import\s | (?:async\s+)?for\s.+\sin\s.+: | (?:if|elif|while)\s.*: | (?:async\s+)?with\s.+:
+    | (?:else|try|finally|except)\b[^:]*: | (?:return|yield|raise|assert|del|global|nonlocal|await)\b
+    | (?:pass|break|continue|return)\s*$ | (?:match|case)\s.+:\s*$ | [\w.]+\(
+    | [\w.\[\]*][\w.,\[\]*\s_]*(?::\s*[\w.\[\], |]+)?(?:[-+*/%&|^@]|//|\*\*|<<|>>|:)?=(?!=)
+    | [)\]}({\[_]""",
+    re.VERBOSE,
+)
+PROSE = re.compile(r"[A-Z][\w']*[ ,.!:]")
+
+
+class FoundCode(NamedTuple):
+    """Code, empty if none was found, and where it was: one of `FORMS`."""
+
+    code: str
+    form: str
+
+
+def find_code(completion: str, entry_point: str | None = None) -> FoundCode:
+    """The code of an answer, without what surrounds it, not indented unless it is the body of a function.
+
+    Looked at are, in this order, blocks between <py> and </py> (of which a fence inside is the code), fenced blocks,
+    and text that is code. Preferred is what defines the function `entry_point`, then what defines anything, then what
+    looks like code; of several such blocks the last, as a second one corrects the first. An end that is missing is that
+    of the answer. Blocks that define what the chosen one calls go with it.
+    """
+    text = completion.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
+    text = re.sub(r"^[ \t\u00a0]+", lambda match: match[0].replace("\u00a0", " "), text, flags=re.MULTILINE)
+    tagged = tagged_blocks(text)
+    found = {
+        "fence in tags": [inner for block in tagged for inner in fenced_blocks(block)],
+        "tags": [without_fences(block) for block in tagged],
+        "fence": fenced_blocks(text),
+        "bare code": [bare_code(text)],
+    }
+    found = {form: [straighten(block) for block in blocks] for form, blocks in found.items()}
+    for suits in (lambda code: entry_point in defined(code), defined, looks_like_code):
+        for form, blocks in found.items():
+            suitable = [block for block in blocks if suits(block)]
+            if suitable:
+                return FoundCode(with_helpers(suitable[-1], blocks, entry_point), form)
+    # Not like code, and yet said to be the answer.
+    for form, blocks in found.items():
+        blocks = [block for block in blocks if block.strip()]
+        if blocks:
+            return FoundCode(blocks[-1], form)
+    return FoundCode("", "nothing")
+
+
+def extract_code(completion: str, entry_point: str | None = None) -> str:
+    """The code of an answer, empty if there is none: see `find_code`."""
+    return find_code(completion, entry_point).code
+
+
+def as_body(code: str) -> str:
+    """Code without a function's head as the body of one, indented by four, wherever its indentation was lost."""
+    lines = code.strip("\n").split("\n")
+    depths = [len(line) - len(line.lstrip()) for line in lines if line.strip()]
+    if not depths:
+        return ""
+    if depths[0] > 0:
+        first = next(line for line in lines if line.strip())
+        own = first[: depths[0]]
+        return "\n".join("    " + line.removeprefix(own) if line.startswith(own) else line for line in lines)
+    rest = min(depths[1:], default=0)
+    # The first line alone lost it, together with the white space that the answer began with.
+    if rest > 0 and not (lines[0].rstrip().endswith(":") and depths[1] == rest):
+        return "\n".join([" " * rest + lines[0], *lines[1:]])
+    return textwrap.indent("\n".join(lines), "    ")
+
+
+def tagged_blocks(text: str) -> list[str]:
+    """What follows each <py>, up to its end. Text before an end without a beginning is one: the prompt had it."""
+    beginning = re.compile(TAG, re.IGNORECASE)
+    first, end = beginning.search(text), re.search(END_TAG, text, re.IGNORECASE)
+    blocks, at = [], 0
+    if end and (first is None or end.start() < first.start()):
+        stop, at = end_of_code(text, 0, END_TAG)
+        blocks.append(text[:stop])
+    while begin := beginning.search(text, at):
+        stop, at = end_of_code(text, begin.end(), rf"{END_TAG}|(?={TAG})")
+        blocks.append(re.sub(r"\n[ \t]*<(?:/p?y?)?\Z", "", text[begin.end() : stop]))  # an end that was cut
+    return blocks
+
+
+def fenced_blocks(text: str, depth: int = 1) -> list[str]:
+    """What is between lines of backticks or tildes, or of those within a longer one, and functions within a line."""
+    blocks, at = [match[2] for match in re.finditer(IN_LINE, text) if re.match(DEFINITION, match[2])], 0
+    fence = re.compile(FENCE, re.MULTILINE)
+    while begin := fence.search(text, at):
+        mark = begin["mark"]
+        stop, at = end_of_code(text, begin.end(), rf"^[ \t]*{re.escape(mark)}{re.escape(mark[0])}*[ \t]*$")
+        block = text[begin.end() : stop]
+        inner = fenced_blocks(block, depth - 1) if depth and len(mark) > 3 else []
+        blocks += inner if any(map(defined, map(straighten, inner))) else [block]
+    return blocks
+
+
+def without_fences(block: str) -> str:
+    """A block without lines of fences, one half of a pair, at its beginning and end."""
+    lines = block.strip("\n").split("\n")
+    while lines and re.fullmatch(FENCE_LINE, lines[0]):
+        lines.pop(0)
+    while lines and re.fullmatch(FENCE_LINE, lines[-1]):
+        lines.pop()
+    return "\n".join(lines)
+
+
+def end_of_code(text: str, start: int, end: str) -> tuple[int, int]:
+    """Where the pattern `end` first matches outside of strings, and where that match ends; else the end of the text."""
+    for match in re.compile(f"{STRING}|{COMMENT}|(?P<end>{end})", re.IGNORECASE | re.MULTILINE).finditer(text, start):
+        if match["end"] is not None:
+            return match.span("end")
+    return len(text), len(text)
+
+
+def bare_code(text: str) -> str:
+    """The lines of text from the first that is code to the last before prose goes on; empty if none is."""
+    prompted = [line for line in text.split("\n") if re.match(PROMPTED, line)]
+    lines = text.split("\n")
+    if prompted and not any(is_code(line) for line in lines):
+        lines = [re.sub(PROMPTED, "", line) for line in prompted]
+    start = next((number for number, line in enumerate(lines) if begins_code(line)), None)
+    if start is None:
+        return ""
+    depth, kept = 0, 0
+    base = len(lines[start]) - len(lines[start].lstrip())
+    for line in without_strings("\n".join(lines[start:])).split("\n"):
+        words = line.strip()
+        outside = len(line) - len(line.lstrip()) <= base and depth <= 0
+        if words and outside and not is_code(words):
+            break
+        depth += sum(map(line.count, "([{")) - sum(map(line.count, ")]}"))
+        kept += 1
+    return "\n".join(lines[start : start + kept])
+
+
+def begins_code(line: str) -> bool:
+    """Whether code begins at a line: it looks like some, or is indented as the body of a function is."""
+    words = without_strings(line).strip()
+    if not words or words.startswith("_"):
+        return bool(words) and line[:1] in " \t" and not PROSE.match(line.strip())
+    indented = line.startswith(("  ", "\t")) and not PROSE.match(words) and words[0].isidentifier()
+    return is_code(words) or indented
+
+
+def is_code(line: str) -> bool:
+    return CODE_LINE.match(line[:300]) is not None
+
+
+def looks_like_code(code: str) -> bool:
+    return any(is_code(line.strip()) for line in without_strings(code).split("\n") if line.strip("_ \t"))
+
+
+def without_strings(code: str) -> str:
+    """Code in which each character of strings and comments, but for ends of lines, is an underscore."""
+    return re.sub(f"{STRING}|{COMMENT}", lambda match: re.sub(r"[^\n]", "_", match[0]), code)
+
+
+def straighten(block: str) -> str:
+    """A block without the indentation that all its lines have, or the first alone; that of a body stays."""
+    code = block.strip("\n")
+    code = re.sub(r"\A[ \t]+(?=(?:def|class|async|from|import|@)\b[\s\S]*\n\S)", "", code).rstrip()
+    level = textwrap.dedent(code)
+    is_body = re.search(r"^(?:return|yield)\b", without_strings(level), re.MULTILINE)
+    return code if is_body else level
+
+
+def defined(code: str) -> set[str]:
+    """The names of functions and classes that code defines at its top level."""
+    return {
+        name
+        for match in re.finditer(DEFINITION, without_strings(code), re.MULTILINE)
+        for name in match.groups()
+        if name
+    }
+
+
+def imported(code: str) -> set[str]:
+    parts = (part for match in re.finditer(IMPORTED, code, re.MULTILINE) for part in match[1].strip("() ").split(","))
+    return {part.split()[-1].split(".")[0] for part in parts if part.split()}
+
+
+def with_helpers(code: str, blocks: list[str], entry_point: str | None) -> str:
+    """Code after those of the other blocks that define or import what it names and has not itself."""
+    own = defined(code) | imported(code)
+    helpers = [
+        block
+        for block in dict.fromkeys(blocks)
+        if block != code
+        and entry_point not in defined(block)
+        and any(re.search(rf"\b{name}\b", code) for name in (defined(block) | imported(block)) - own)
+    ]
+    return "\n\n".join([*helpers, code])

@@ -13,7 +13,9 @@ from accelerate import PartialState
 from transformers import AutoTokenizer, TextStreamer
 
 from prism_hf import RemaskGenerationConfig, load_model, remask_generate
-from prism_hf.generation import TerminalDraftStreamer, ended_by_tokenizer, prepare_generation_config
+from prism_hf.data import encode_prompts
+from prism_hf.generation import TerminalDraftStreamer, fitted_to_tokenizer, prepare_generation_config
+from prism_hf.generation.stopping import as_ids, until_end
 from prism_hf.training import parse_arguments
 
 
@@ -40,10 +42,10 @@ def main() -> None:
         raise ValueError(f"The tokenizer of {args.model_name_or_path} has no chat template: set its chat_template.")
     model = load_model(args.model_name_or_path, dtype=args.dtype, attn_implementation=args.attn_implementation)
     model.to(device)
-    settings = ended_by_tokenizer(model, tokenizer, args.generation)
+    settings = fitted_to_tokenizer(model, tokenizer, args.generation)
+    config = prepare_generation_config(model, None, **settings)
     if sys.stdout.isatty():
-        mask_token_id = prepare_generation_config(model, None, **settings).mask_token_id
-        streamer = TerminalDraftStreamer(tokenizer, mask_token_id, skip_prompt=True, skip_special_tokens=True)
+        streamer = TerminalDraftStreamer(tokenizer, config.mask_token_id, skip_prompt=True, skip_special_tokens=True)
     else:
         streamer = TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
     generator = torch.Generator().manual_seed(args.seed)
@@ -61,16 +63,15 @@ def main() -> None:
         if turn in ("", "/clear"):
             continue
         messages.append({"role": "user", "content": turn})
-        prompt = tokenizer.apply_chat_template(
-            messages, add_generation_prompt=True, return_dict=True, return_tensors="pt"
-        ).input_ids.to(device)
+        prompt = torch.tensor(encode_prompts([messages], tokenizer, apply_chat_template=True), device=device)
         try:
             sequences = remask_generate(model, prompt, generator=generator, streamer=streamer, **settings)
         except KeyboardInterrupt:  # enough of this answer
             streamer.end()
             messages.pop()
             continue
-        answer = tokenizer.decode(sequences[0, prompt.shape[1] :], skip_special_tokens=True)
+        answer = until_end(sequences[0, prompt.shape[1] :].tolist(), as_ids(config.eos_token_id))
+        answer = tokenizer.decode(answer, skip_special_tokens=True)
         messages.append({"role": "assistant", "content": answer})
 
 

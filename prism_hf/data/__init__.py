@@ -10,6 +10,7 @@ from .code import (
     split_code,
 )
 from .jsonl import read_prompts
+from .prompts import encode_prompts, tokens_without_text
 from .source_files import SourceFiles, python_files, train_byte_level_bpe
 from .sudoku import (
     SolvedGrids,
@@ -38,6 +39,7 @@ __all__ = [
     "code_target",
     "count_solutions",
     "encode_code",
+    "encode_prompts",
     "first_function_name",
     "generate_puzzles",
     "generate_solved_grids",
@@ -51,6 +53,7 @@ __all__ = [
     "split_code",
     "to_grid",
     "to_sequence",
+    "tokens_without_text",
     "train_byte_level_bpe",
     "write_sudoku_csv",
 ]

@@ -15,6 +15,7 @@ from datasets.exceptions import DatasetGenerationError
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
+from .prompts import encode_texts
 from .splits import check_share, is_held_out, is_trained_on
 
 logger = logging.get_logger(__name__)
@@ -249,8 +250,8 @@ def encode_batch(
             name = first_function_name(code)
         complete = all(isinstance(text, str) and text.strip() for text in (instruction, code, name))
         texts.append(code_texts(instruction, code, name, tokenizer, apply_chat_template) if complete else ("", ""))
-    # The prompt is tokenized by itself, as it is in generation. A template has its own special tokens.
-    prompts = tokenizer([prompt for prompt, _ in texts], add_special_tokens=not apply_chat_template).input_ids
+    # The prompt is tokenized by itself, as it is in generation.
+    prompts = encode_texts([prompt for prompt, _ in texts], tokenizer, rendered=apply_chat_template)
     targets = tokenizer([target for _, target in texts], add_special_tokens=False).input_ids
 
     columns = {name: [] for name in ENCODED}

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
+from ..data.prompts import encode_prompts, tokens_without_text
 from .answers import extract_code
 from .code import MBPP_SPLITS, CodeProblem, read_problems, run_answers
 from .digests import json_digest
@@ -90,6 +91,7 @@ def load_code(
             "isolation": isolation,
             "timeout": timeout,
         },
+        never_drawn=tokens_without_text(own_tokenizer, model.config.vocab_size, mask_token_id),
     )
 
 
@@ -121,22 +123,11 @@ def encode_problems(
 
     Raises ValueError if the tokenizer lacks the template, or a prompt holds the mask token.
     """
-    texts = [problem.prompt for problem in problems]
-    if apply_chat_template:
-        if tokenizer.chat_template is None:
-            raise ValueError(
-                f"The tokenizer {tokenizer.name_or_path!r} has no chat template: leave apply_chat_template off."
-            )
-        chats = [[{"role": "user", "content": text}] for text in texts]
-        texts = [tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True) for chat in chats]
-    rows = []
-    for problem, text in zip(problems, texts, strict=True):
-        ids = tokenizer(text, add_special_tokens=not apply_chat_template).input_ids
-        if mask_token_id in ids:
-            raise ValueError(
-                f"The prompt of problem {problem.task_id} holds the mask token, which follows it: {text!r}."
-            )
-        rows.append(torch.tensor(ids + [mask_token_id] * max_new_tokens))
+    encoded = encode_prompts(
+        [problem.prompt for problem in problems], tokenizer, apply_chat_template, mask_token_id=mask_token_id,
+        names=[f"The prompt of problem {problem.task_id}" for problem in problems],
+    )  # fmt: skip
+    rows = [torch.tensor(ids + [mask_token_id] * max_new_tokens) for ids in encoded]
     if not rows:
         return torch.empty(0, max_new_tokens, dtype=torch.long)
     return pad_sequence(rows, batch_first=True, padding_value=PADDING, padding_side="left")

@@ -161,7 +161,7 @@ def compare(
 
         rows = evaluate_settings(
             model, examples, [point.setting for point in chosen], path, measure, made_with, batch_size, seeds[split],
-            bf16, critic,
+            bf16, critic, task.never_drawn,
         )  # fmt: skip
         return [row | {"scores": unpack_scores(row["scores"])} for row in rows]
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,7 @@ def evaluate_settings(
     seed: int = 0,
     bf16: bool = False,
     critic=None,
+    never_drawn: Sequence[int] = (),
 ) -> list[dict[str, Any]]:
     """Complete examples (N, L), which may hold `PADDING`, once for each of `settings`.
 
@@ -66,6 +67,7 @@ def evaluate_settings(
             `batch_size`, `seed` and `bf16`.
         seed: of the first batch's random numbers.
         critic: the network for the settings that have an entry `critic`, which is its name.
+        never_drawn: tokens suppressed in every setting, beside its own `suppress_tokens`.
 
     Returns one dict a setting: the setting, what is in `made_with`, `forward_passes` (of the slowest batch),
     `mean_forward_passes` (those that the examples took, fewer where a threshold lets some end early), `seconds`, and
@@ -77,12 +79,14 @@ def evaluate_settings(
     """
     check_settings(model, settings, critic)
     settings = [{"remask_strategy": "none"} | setting for setting in settings]
+    if never_drawn:  # other tokens than those that results of the same name were made with
+        made_with = made_with | {"never_drawn": json_digest(list(never_drawn))}
     made_with = made_with | {
         "examples": digest(examples), "weights": weights_digest(model), "batch_size": batch_size, "seed": seed,
         "bf16": bf16,
     }  # fmt: skip
     with output_lock(path):
-        return complete_missing(model, examples, settings, Path(path), measure, made_with, critic)
+        return complete_missing(model, examples, settings, Path(path), measure, made_with, critic, never_drawn)
 
 
 def complete_missing(
@@ -93,6 +97,7 @@ def complete_missing(
     measure: Callable[[Tensor], dict[str, Any]],
     made_with: dict[str, Any],
     critic,
+    never_drawn: Sequence[int],
 ) -> list[dict[str, Any]]:
     """The rows of `settings`, of which those that are not in the file `path` yet are made and added."""
     state, batch_size, seed, bf16 = PartialState(), made_with["batch_size"], made_with["seed"], made_with["bf16"]
@@ -107,7 +112,7 @@ def complete_missing(
         batch = examples[start : start + batch_size].to(state.device)
         generator = torch.Generator().manual_seed(seed + start)
         with precision:
-            output = generate(model, batch, setting, generator, critic)
+            output = generate(model, batch, setting, generator, critic, never_drawn)
         progress.update(output.num_forwards)
         return {
             "sequences": output.sequences.tolist(),
@@ -181,11 +186,18 @@ def check_settings(model, settings: list[dict[str, Any]], critic=None) -> None:
 
 
 def generate(
-    model, examples: Tensor, setting: dict[str, Any], generator: torch.Generator, critic=None
+    model,
+    examples: Tensor,
+    setting: dict[str, Any],
+    generator: torch.Generator,
+    critic=None,
+    never_drawn: Sequence[int] = (),
 ) -> RemaskGenerationOutput:
     """Examples (B, L) completed as a setting says."""
     call = generate_with_retries if "retries" in setting else remask_generate
     arguments = keyword_arguments(setting, critic) | {"return_dict_in_generate": True}
+    if never_drawn:
+        arguments["suppress_tokens"] = sorted({*(arguments["suppress_tokens"] or []), *never_drawn})
     padding = examples == PADDING
     if padding.any():
         arguments["attention_mask"] = (~padding).long()

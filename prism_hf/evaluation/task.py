@@ -19,7 +19,8 @@ class Task:
 
     measures: further columns, by their heads: each takes scores, completed examples and what they were, and returns a
     number. made_with: what results depend on beside the examples, kept with them. tuning_seed: added to the sampler's
-    seed for the examples to tune on, where it is not the examples but their random numbers that differ.
+    seed for the examples to tune on, where it is not the examples but their random numbers that differ. never_drawn:
+    tokens that no text has, such as those that only fill the model's vocabulary up.
     """
 
     examples: Tensor
@@ -30,6 +31,7 @@ class Task:
     measures: dict[str, Callable[[Tensor, Tensor, Tensor], float]] = field(default_factory=dict)
     made_with: dict[str, Any] = field(default_factory=dict)
     tuning_seed: int = 0
+    never_drawn: list[int] = field(default_factory=list)
 
 
 def check_integers(task: str, *bounds: tuple[str, Any, int]) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.jsonl import read_prompts
+from ..data.prompts import encode_prompts, tokens_without_text
 from .digests import weights_digest
 from .task import Task, check_integers, load_tokenizer
 from .text import (
@@ -68,7 +69,7 @@ def load_text(
     scoring_model, scoring_tokenizer = load_scorer(scorer, length, model.device)
     examples = torch.full((number, length), mask_token_id)
     if prompts is not None:
-        examples = encode_prompts(prompts, own_tokenizer, length, mask_token_id)
+        examples = masked_examples(prompts, own_tokenizer, length, mask_token_id)
 
     source = "from nothing" if prompts is None else f"from prompts of {Path(prompts_file).name}"
     origin = f"{num_samples} samples of {length} tokens {source}, scored by {scorer} in nats a token."
@@ -90,6 +91,7 @@ def load_text(
             "tokenizer": tokenizer or model.name_or_path,
         },
         tuning_seed=TUNING_SEED,
+        never_drawn=tokens_without_text(own_tokenizer, model.config.vocab_size, mask_token_id),
     )
 
 
@@ -156,14 +158,13 @@ def distinct_prompts(path: str, number: int) -> list[str]:
     return prompts[:number]
 
 
-def encode_prompts(prompts: list[str], tokenizer: PreTrainedTokenizerBase, length: int, mask_token_id: int) -> Tensor:
+def masked_examples(prompts: list[str], tokenizer: PreTrainedTokenizerBase, length: int, mask_token_id: int) -> Tensor:
     """Each prompt and masks after it, (N, length). Raises ValueError for one that leaves none or holds some."""
     examples = torch.full((len(prompts), length), mask_token_id)
-    for number, (row, ids) in enumerate(zip(examples, tokenizer(prompts).input_ids, strict=True), start=1):
+    encoded = encode_prompts(prompts, tokenizer, mask_token_id=mask_token_id)
+    for number, (row, ids) in enumerate(zip(examples, encoded, strict=True), start=1):
         if len(ids) >= length:
             raise ValueError(f"Prompt {number} has {len(ids)} tokens, which leaves none of length={length}: raise it.")
-        if mask_token_id in ids:
-            raise ValueError(f"Prompt {number} holds the mask token, which follows it: {prompts[number - 1]!r}.")
         row[: len(ids)] = torch.tensor(ids, dtype=row.dtype)
     return examples
 

@@ -1,6 +1,7 @@
 """Generation by denoising: one loop, unmasking orders, remasking strategies."""
 
-from .configuration_remask import RemaskGenerationConfig, ended_by_tokenizer, prepare_generation_config
+from .checks import fitted_to_tokenizer
+from .configuration_remask import RemaskGenerationConfig, prepare_generation_config
 from .orders import ORDERS
 from .planners import PathPlanning, TokenCritic
 from .remask_generate import (
@@ -54,7 +55,7 @@ __all__ = [
     "TokenCritic",
     "Trajectory",
     "WinoRemasking",
-    "ended_by_tokenizer",
+    "fitted_to_tokenizer",
     "generate_with_retries",
     "prepare_generation_config",
     "register_strategy",

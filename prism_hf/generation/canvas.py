@@ -17,7 +17,7 @@ class Canvas:
     tokens (B, L) int64. attention_mask (B, L) int64, or None without padding. fillable (B, L) bool: the masks. given
     (B, L) bool: the real tokens that were there. appended (B, L) int64: 0, 1, ... at the new masks, -1 elsewhere. back
     (B, L) int64: where the column of a returned sequence is found in the canvas; None if it is the same. num_new: masks
-    appended to each row, the last columns of the returned sequences.
+    appended to each row, the last columns of the returned sequences. token_type_ids (B, L) int64, if they were given.
     """
 
     tokens: torch.Tensor
@@ -27,28 +27,27 @@ class Canvas:
     appended: torch.Tensor
     back: torch.Tensor | None
     num_new: int
+    token_type_ids: torch.Tensor | None = None
 
     def restore(self, values: torch.Tensor) -> torch.Tensor:
         """Put values (..., B, L) at the positions of the canvas in the order of the returned sequences."""
         return values if self.back is None else values.gather(-1, self.back.expand(values.shape))
 
 
-def prepare_canvas(input_ids, attention_mask, config: RemaskGenerationConfig) -> Canvas:
+def prepare_canvas(input_ids, attention_mask, config: RemaskGenerationConfig, token_type_ids=None) -> Canvas:
     """Append `max_new_tokens` masks to each row's real tokens, and repeat rows `num_return_sequences` times.
 
-    Instead of `max_new_tokens`, `max_length` may say how long the sequences get.
+    Instead of `max_new_tokens`, `max_length` may say how long the sequences get. New tokens are of the type of the last
+    real one.
 
-    Raises ValueError on shapes that do not fit, before anything is computed.
+    Raises ValueError if there are more tokens than `max_length`.
     """
-    if not isinstance(input_ids, torch.Tensor) or input_ids.ndim != 2:
-        raise ValueError(f"input_ids must be a tensor (batch, length), got {getattr(input_ids, 'shape', input_ids)}.")
-    if attention_mask is not None and attention_mask.shape != input_ids.shape:
-        raise ValueError(
-            f"attention_mask has shape {tuple(attention_mask.shape)}: "
-            f"give it that of input_ids, {tuple(input_ids.shape)}."
-        )
+    input_ids = input_ids.long()
+    types = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids.long()
     real = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
-    input_ids, real = (each.repeat_interleave(config.num_return_sequences, dim=0) for each in (input_ids, real))
+    input_ids, real, types = (
+        each.repeat_interleave(config.num_return_sequences, dim=0) for each in (input_ids, real, types)
+    )
     batch, width = input_ids.shape
     num_new = config.max_new_tokens
     if num_new is None:
@@ -59,10 +58,15 @@ def prepare_canvas(input_ids, attention_mask, config: RemaskGenerationConfig) ->
     tokens = torch.cat([input_ids, input_ids.new_full(new, config.mask_token_id)], dim=1)
     present = torch.cat([real, real.new_ones(new)], dim=1)
     column = torch.arange(tokens.shape[1], device=tokens.device).expand(tokens.shape)
+    if token_type_ids is not None:
+        last = (real * column[:, :width]).amax(-1, keepdim=True) if width else real.new_zeros(batch, 1)
+        types = torch.cat([types, types.gather(1, last).expand(new)], dim=1)
     back = padding = None
     if not bool(real.all()):
         column = (~present).to(torch.uint8).argsort(dim=-1, stable=True)
         tokens, present = tokens.gather(1, column), present.gather(1, column)
+        if token_type_ids is not None:
+            types = types.gather(1, column)
         padding = present.long()
         # Masks in place keep their columns. Appended ones end every row, as those of a decoder do.
         back = column.argsort(-1)
@@ -79,4 +83,5 @@ def prepare_canvas(input_ids, attention_mask, config: RemaskGenerationConfig) ->
         appended=(column - width).clamp(min=-1),
         back=back,
         num_new=num_new,
+        token_type_ids=None if token_type_ids is None else types,
     )

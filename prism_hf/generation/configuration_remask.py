@@ -9,6 +9,7 @@ from transformers.utils import logging
 
 from prism_hf.fields import Allowed, Count, Fraction, NotNegative, Positive, check_value, did_you_mean
 
+from .left_to_right import reason_against
 from .orders import ORDERS
 from .strategies import field_names, name_of, resolve_strategy, selection_of, strategy_to_saved
 
@@ -20,7 +21,10 @@ DECIDED_BY_STRATEGY = ("num_remask", "eta", "quality_threshold", "confidence_thr
 DETERMINISTIC = ("prism", "wino", "p2", "token_critic")
 ORDER_OF = {"lowest": "confidence", "probability": "random", "ranking": "confidence"}
 # Of `generate`, beside the fields of its config.
-ARGUMENTS = ("input_ids", "attention_mask", "generator", "logits_processor", "stopping_criteria", "streamer")
+ARGUMENTS = (
+    *("input_ids", "attention_mask", "token_type_ids", "generator", "logits_processor", "stopping_criteria"),
+    "streamer",
+)
 
 
 # Of each field what it accepts beside None, and the default that None stands for.
@@ -136,7 +140,8 @@ class RemaskGenerationConfig(GenerationConfig):
         eos_token_id (`int` or `list[int]`): the first of these among a row's appended tokens ends the row; what follows
             becomes `pad_token_id`. A row is looked at when a block of it is complete, and when all rows have ended,
             later blocks are not computed. Masks in place may be filled with it as with any other token.
-        pad_token_id (`int`, defaults to the first of `eos_token_id`): fills a row after its end.
+        pad_token_id (`int`, defaults to `model.config.pad_token_id`, then the first of `eos_token_id`): fills a row
+            after its end.
         bos_token_id (`int`): not used; kept in step with the tokenizer by `Trainer`, as the other special tokens are.
     """
 
@@ -156,8 +161,10 @@ class RemaskGenerationConfig(GenerationConfig):
 
     @classmethod
     def reject_unknown(cls, names, also_known=()) -> None:
-        """Raise ValueError for any of `names`, with the nearest field name or one of those `also_known`."""
+        """Raise ValueError for any of `names`: why denoising lacks it, or the nearest right name."""
         for name in names:
+            if reason := reason_against(name):
+                raise ValueError(f"{name!r} has no meaning in denoising: {reason}.")
             hint = did_you_mean(name, (*cls.fields, *ARGUMENTS, *also_known))
             hint = hint or f" The fields are {', '.join(cls.fields)}."
             raise ValueError(f"{name!r} is not a generation parameter of {cls.__name__}.{hint}")
@@ -176,6 +183,20 @@ class RemaskGenerationConfig(GenerationConfig):
         """As the parent's; the left-to-right settings that a base checkpoint's file may hold are left out."""
         foreign = set(GenerationConfig().__dict__) - set(cls.fields) - {"_from_model_config", "transformers_version"}
         return super().from_dict({key: value for key, value in config_dict.items() if key not in foreign}, **kwargs)
+
+    @classmethod
+    def _dict_from_json_file(cls, json_file) -> dict[str, Any]:
+        """What a file holds. Raises ValueError, where the parent's OSError would pass for a file that is not there."""
+        try:
+            settings = super()._dict_from_json_file(json_file)
+            if not isinstance(settings, dict):
+                raise ValueError(f"it holds no mapping but {settings!r}")
+            cls.from_dict(settings)
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"{json_file} holds no generation settings: {error} Correct or delete the file."
+            ) from error
+        return settings
 
     def validate(self, strict: bool = False, user_set_attributes=None) -> None:
         """Raise ValueError on the first field with an impossible value."""
@@ -355,17 +376,17 @@ def with_own_fields(values: dict[str, Any], given: dict[str, Any]) -> dict[str, 
 
 
 def own_settings(generation_config: GenerationConfig | None) -> dict:
-    """Our fields of a config. One of transformers' own class may hold its defaults, which nobody chose."""
+    """Our fields of a config. One of transformers' own class may hold its defaults, which nobody chose.
+
+    Raises ValueError where that one asks for beams.
+    """
     if generation_config is None:
         return {}
     if isinstance(generation_config, RemaskGenerationConfig):
         shared = {"remask_strategy": generation_config.remask_strategy}  # it may hold a network
         return copy.deepcopy(generation_config.__dict__ | dict.fromkeys(shared)) | shared
     unchosen = GenerationConfig._get_default_generation_params()
-    return {name: value for name, value in generation_config.to_dict().items() if unchosen.get(name) != value}
-
-
-def ended_by_tokenizer(model, tokenizer, settings: dict[str, Any]) -> dict[str, Any]:
-    """The keyword arguments of a call, where the tokenizer's EOS ends a text unless they or the model say what does."""
-    named = "eos_token_id" in settings or prepare_generation_config(model, None, **settings).eos_token_id is not None
-    return settings if named else settings | {"eos_token_id": tokenizer.eos_token_id}
+    chosen = {name: value for name, value in generation_config.to_dict().items() if unchosen.get(name) != value}
+    if (chosen.get("num_beams") or 1) > 1:
+        RemaskGenerationConfig.reject_unknown(["num_beams"])
+    return chosen

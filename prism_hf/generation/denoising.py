@@ -12,6 +12,7 @@ from prism_hf.diffusion.drafting import lowest_first, select_lowest, take_positi
 
 from .caching import CanvasCache
 from .canvas import Canvas
+from .checks import excluded_tokens
 from .configuration_remask import RemaskGenerationConfig
 from .families import as_described
 from .orders import BLIND_ORDERS, POSTERIOR_ORDERS
@@ -23,6 +24,10 @@ from .shadows import add_shadows
 from .strategies import RemaskStrategy, StepState, ask, selection_of
 
 ANCESTRAL = AncestralSampling()
+NAN_QUALITY = (
+    "The model's quality_logits are NaN, so that no token can be judged: its weights are broken, or its dtype is too "
+    "narrow."
+)
 
 
 def forward_parameters(model) -> dict[str, inspect.Parameter]:
@@ -69,9 +74,10 @@ def make_reader(model, canvas: Canvas, config: RemaskGenerationConfig, needs_qua
     cache = CanvasCache() if config.cache else None
     if cache is not None:
         kwargs["cache"] = cache
-    excluded = [config.mask_token_id, *(config.suppress_tokens or ())]
-    excluded += [word[0] for word in config.bad_words_ids or () if len(word) == 1]
-    excluded = torch.tensor(excluded, device=canvas.tokens.device)
+    excluded = torch.tensor(excluded_tokens(config), device=canvas.tokens.device)
+    types = canvas.token_type_ids if "token_type_ids" in parameters else None
+    if types is not None and config.cfg_scale:
+        types = types.repeat(2, 1)
     attention_mask = canvas.attention_mask
     if config.cfg_scale and attention_mask is not None:
         attention_mask = attention_mask.repeat(2, 1)
@@ -95,6 +101,10 @@ def make_reader(model, canvas: Canvas, config: RemaskGenerationConfig, needs_qua
         inputs = {"input_ids": tokens, "attention_mask": attention_mask}
         if shadowed is not None:
             inputs = add_shadows(tokens, shadowed, attention_mask, config.mask_token_id, model.dtype)
+        if types is not None:
+            of_tokens = types if computed is None else types.gather(1, computed)
+            of_shadows = [] if shadowed is None else [types.gather(1, shadowed)]
+            inputs["token_type_ids"] = torch.cat([of_tokens, *of_shadows], dim=1)
         output = call(**inputs, **({"logits_at": at} if takes_positions else {}), **kwargs)
         logits = output.logits if takes_positions or at is None else take_positions(output.logits, at)
         if config.cfg_scale:
@@ -242,7 +252,10 @@ def observe(sampler: Sampler, planned: PlannedStep, progress: Progress, generate
 
 
 def fill(sampler: Sampler, planned: PlannedStep, progress: Progress, positions, posterior, takes) -> Progress:
-    """Draw tokens from the posterior at those of `positions` (B, W) that the step `takes` (B, W) bool."""
+    """Draw tokens from the posterior at those of `positions` (B, W) that the step `takes` (B, W) bool.
+
+    Where the posterior is NaN, or every token is excluded, there is nothing to draw, and the mask stays.
+    """
     tokens, masked, confidence = progress
     config = sampler.config
     filled = torch.zeros_like(masked).scatter(1, positions, takes)
@@ -259,11 +272,12 @@ def fill(sampler: Sampler, planned: PlannedStep, progress: Progress, positions, 
     temperature = config.temperature if config.do_sample else 0.0
     warped = partial(warp, temperature=temperature, top_p=config.top_p, top_k=config.top_k)
     drawn = posterior.map(lambda logits: draw_tokens(warped(logits), temperature, sampler.generator))
+    takes, drawn = takes & (drawn >= 0), drawn.clamp(min=0)
     tokens = tokens.scatter(1, positions, torch.where(takes, drawn, tokens.gather(1, positions)))
     if confidence is not None:
         sure = posterior.map(lambda logits, token: probability_of(warped(logits), token), drawn).to(confidence.dtype)
         confidence = confidence.scatter(1, positions, torch.where(takes, sure, confidence.gather(1, positions)))
-    return Progress(tokens, masked & ~filled, confidence)
+    return Progress(tokens, masked & ~filled.scatter(1, positions, takes), confidence)
 
 
 def step_by_score(progress: Progress, window, planned: PlannedStep, sampler: Sampler) -> tuple[Progress, Changes]:
@@ -310,7 +324,7 @@ def step_by_score(progress: Progress, window, planned: PlannedStep, sampler: Sam
 
     progress = Progress(tokens.masked_fill(remasked, config.mask_token_id), masked | remasked, confidence)
     progress = fill(sampler, planned, progress, positions, posterior, takes)
-    return progress, Changes(nothing.scatter(1, positions, takes), remasked, quality)
+    return progress, Changes(masked & ~progress.masked, remasked, quality)
 
 
 def step_by_probability(progress: Progress, window, planned: PlannedStep, sampler: Sampler) -> tuple[Progress, Changes]:
@@ -340,7 +354,7 @@ def step_by_probability(progress: Progress, window, planned: PlannedStep, sample
 
     progress = Progress(tokens.masked_fill(remasked, sampler.config.mask_token_id), masked | remasked, confidence)
     progress = fill(sampler, planned, progress, positions, posterior, takes)
-    return progress, Changes(torch.zeros_like(masked).scatter(1, positions, takes), remasked, quality)
+    return progress, Changes(masked & ~progress.masked, remasked, quality)
 
 
 def step_by_ranking(progress: Progress, window, planned: PlannedStep, sampler: Sampler) -> tuple[Progress, Changes]:
@@ -367,7 +381,7 @@ def step_by_ranking(progress: Progress, window, planned: PlannedStep, sampler: S
     tokens = drafted.tokens.masked_fill(dropped, sampler.config.mask_token_id)
     return (
         Progress(tokens, drafted.masked | dropped, drafted.confidence),
-        Changes(unfilled & kept, generated & dropped, quality),
+        Changes(unfilled & kept & ~drafted.masked, generated & dropped, quality),
     )
 
 
@@ -392,3 +406,25 @@ def denoise(progress: Progress, window, planned: PlannedStep, sampler: Sampler) 
     if quality is not None:
         quality = quality.masked_fill(removed, torch.nan)
     return progress, Changes(filled, remasked | removed, quality)
+
+
+def check_filled(read: Callable, canvas: Canvas, progress: Progress, nan_quality: torch.Tensor) -> None:
+    """Raise ValueError where masks are left after the last step, as nothing could be drawn, or quality was NaN."""
+    left = progress.masked & canvas.fillable
+    masks_left, nan_quality = torch.stack([left.any(), nan_quality]).tolist()
+    if nan_quality:
+        raise ValueError(NAN_QUALITY)
+    if not masks_left:
+        return
+    row, column = left.nonzero()[0].tolist()
+    posterior, _ = read(progress.tokens, left.to(torch.uint8).argmax(-1, keepdim=True))
+    logits = posterior.logits[row]
+    if not bool(logits.isfinite().any()) or bool(logits.isnan().any()):
+        raise ValueError(
+            f"The model's logits are not finite (row {row}, position {column} of the canvas): its weights are broken, "
+            "or its dtype is too narrow."
+        )
+    raise ValueError(
+        f"No token was left to draw at {left.sum().item()} masks (the first is at position {column} of row {row}): "
+        "suppress_tokens, bad_words_ids and logits_processor exclude all of them. Allow one."
+    )

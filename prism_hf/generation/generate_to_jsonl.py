@@ -23,10 +23,13 @@ from prism_hf.data.jsonl import (
     shard_path,
 )
 from prism_hf.data.output_lock import output_lock
+from prism_hf.data.prompts import encode_prompts
 from prism_hf.launching import wait_for_slowest
 
-from .configuration_remask import RemaskGenerationConfig, ended_by_tokenizer, prepare_generation_config
-from .remask_generate import remask_generate
+from .checks import check_lengths, fitted_to_tokenizer
+from .configuration_remask import RemaskGenerationConfig, prepare_generation_config
+from .remask_generate import prepare_generation, remask_generate
+from .stopping import as_ids, until_end
 
 logger = logging.get_logger(__name__)
 
@@ -44,8 +47,9 @@ def generate_to_jsonl(
 ) -> None:
     """Write each of `rows` with a `completion` of its `prompt`, in order, to the JSONL file `path`.
 
-    The completion is the text of the appended tokens; with no `max_new_tokens`, where only masks within the prompt are
-    filled, the whole text. With `num_return_sequences` a row is written as many times, next to one another.
+    The completion is the text of the appended tokens, up to the row's end; with no `max_new_tokens`, where only masks
+    within the prompt are filled, the whole text. With `num_return_sequences` a row is written as many times, next to
+    one another.
 
     Under `accelerate launch` the processes, which must see the same file system, share the batches. Each appends to a
     shard beside the output; in the end the shards become the output, at once. A run that was killed goes on when it is
@@ -61,10 +65,9 @@ def generate_to_jsonl(
         rows: dicts with a `prompt`; other fields are carried through. The same in all processes.
         path: the output. `<path>.settings.json` tells what it was made with.
         batch_size: prompts in a batch.
-        apply_chat_template: the prompt becomes a user's turn in the tokenizer's template.
+        apply_chat_template: the prompt becomes a user's turn in the tokenizer's template, or is a list of messages.
         settings: what else the output depends on, such as the name of the model: a run with others does not go on.
-        kwargs: fields of `RemaskGenerationConfig`. Where neither they nor the model's own settings have an
-            `eos_token_id`, it is the tokenizer's.
+        kwargs: fields of `RemaskGenerationConfig`, completed by what the tokenizer tells, see `fitted_to_tokenizer`.
 
     Raises:
         ValueError: on wrong rows or settings, or an output that was begun with others, that another run writes, or that
@@ -73,11 +76,11 @@ def generate_to_jsonl(
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size} must be at least 1.")
     path, state = Path(path), PartialState()
-    generation = ended_by_tokenizer(model, tokenizer, kwargs) | {"return_dict_in_generate": True}
+    generation = fitted_to_tokenizer(model, tokenizer, kwargs) | {"return_dict_in_generate": True}
     config = prepare_generation_config(model, None, **generation)
     if config.max_new_tokens is None:
         raise ValueError(f"max_length={config.max_length} counts a prompt of any length: set max_new_tokens instead.")
-    prompts = encode_prompts(rows, tokenizer, config, apply_chat_template)
+    prompts = prepare_prompts(model, rows, tokenizer, config, apply_chat_template)
     begun = {
         "num_prompts": len(rows),
         "prompts": hashlib.sha256(json.dumps(rows).encode()).hexdigest(),
@@ -130,7 +133,8 @@ def write_missing(
     state.wait_for_everyone()
 
 
-def encode_prompts(
+def prepare_prompts(
+    model,
     rows: list[dict[str, Any]],
     tokenizer: PreTrainedTokenizerBase,
     config: RemaskGenerationConfig,
@@ -139,29 +143,17 @@ def encode_prompts(
     """Token ids of each prompt. Raises ValueError, with the number of the row, for one that cannot be completed."""
     if not rows:
         raise ValueError("There are no prompts; give at least one.")
-    if apply_chat_template and tokenizer.chat_template is None:
-        raise ValueError(
-            f"The tokenizer {tokenizer.name_or_path!r} has no chat template: leave apply_chat_template off, or set "
-            "tokenizer.chat_template."
-        )
     for number, row in enumerate(rows, start=1):
+        if "prompt" not in row:
+            raise ValueError(f"Prompt {number} has no field 'prompt', only {sorted(row)}: name it so.")
         if "completion" in row:
             raise ValueError(f"Prompt {number} has a field 'completion', where the result goes: rename it.")
-    texts = [row["prompt"] for row in rows]
-    if apply_chat_template:
-        chats = [[{"role": "user", "content": text}] for text in texts]
-        texts = tokenizer.apply_chat_template(chats, tokenize=False, add_generation_prompt=True)
-    # A template has its own special tokens.
-    encoded = tokenizer(texts, add_special_tokens=not apply_chat_template).input_ids
+    prompts = [row["prompt"] for row in rows]
     appends = bool(config.max_new_tokens)
-    for number, ids in enumerate(encoded, start=1):
-        if appends and config.mask_token_id in ids:
-            raise ValueError(
-                f"Prompt {number} holds the mask token, which is filled in place with max_new_tokens=0 only; got "
-                f"max_new_tokens={config.max_new_tokens}."
-            )
-        if not appends and config.mask_token_id not in ids:
-            raise ValueError(f"Prompt {number} has no mask to fill: set max_new_tokens, to append some.")
+    encoded = encode_prompts(prompts, tokenizer, apply_chat_template, appends, config.mask_token_id)
+    check_lengths(model, map(len, encoded), config.max_new_tokens, name="Prompt", first=1)
+    most_masks = max(encoded, key=lambda ids: ids.count(config.mask_token_id))
+    prepare_generation(model, config, torch.tensor([most_masks], dtype=torch.long, device=PartialState().device))
     return encoded
 
 
@@ -179,13 +171,15 @@ def complete(
     device: torch.device,
 ) -> list[str]:
     """The texts of a batch of prompts, one or several for each: what was appended, or else the whole."""
-    ids = [torch.tensor(prompt, device=device) for prompt in prompts]
+    ids = [torch.tensor(prompt, dtype=torch.long, device=device) for prompt in prompts]
     # The padding is attended by nothing, so that its token does not matter.
     input_ids = pad_sequence(ids, batch_first=True, padding_value=0, padding_side="left")
     real = pad_sequence([torch.ones_like(each) for each in ids], batch_first=True, padding_side="left")
     sequences = remask_generate(model, input_ids, attention_mask=real, generator=generator, **generation).sequences
     new = sequences[:, input_ids.shape[1] :].tolist()
     if new[0]:
+        ends = as_ids(prepare_generation_config(model, None, **generation).eos_token_id)
+        new = [until_end(row, ends) for row in new]
         return tokenizer.batch_decode(new, skip_special_tokens=True)
     real = real.bool().repeat_interleave(len(sequences) // len(prompts), dim=0)
     whole = [row[kept].tolist() for row, kept in zip(sequences, real, strict=True)]

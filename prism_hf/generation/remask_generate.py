@@ -4,6 +4,7 @@ import copy
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from transformers import GenerationConfig, GenerationMixin, LogitsProcessorList, StoppingCriteriaList
@@ -21,10 +22,12 @@ from transformers.utils import ModelOutput, logging
 
 from .caching import check_cache, plan_cache
 from .canvas import Canvas, prepare_canvas
+from .checks import check_endings, check_inputs, check_lengths, check_tokens
 from .configuration_remask import RemaskGenerationConfig, prepare_generation_config
 from .denoising import (
     Progress,
     Sampler,
+    check_filled,
     check_quality,
     denoise,
     fit_step,
@@ -33,10 +36,10 @@ from .denoising import (
     most_remasked_next,
 )
 from .families import family_of
-from .plans import adapts, loop_of, plan_steps
+from .plans import PlannedStep, adapts, loop_of, plan_steps
 from .shadows import check_shadows
-from .stopping import as_ids, check_endings, end_rows
-from .strategies import STRATEGIES, field_names, resolve_strategy
+from .stopping import as_ids, end_rows
+from .strategies import STRATEGIES, RemaskStrategy, field_names, resolve_strategy
 from .streaming import Stream
 from .trajectory import Trajectory
 
@@ -45,6 +48,11 @@ logger = logging.get_logger(__name__)
 # What transformers' generate hands to a `custom_generate` beside our own arguments; none of it concerns a canvas. Its
 # `cache` is an object for decoders, ours a name.
 HANDED_OVER = ("use_cache", "cache", "past_key_values", "position_ids", "logits_to_keep")
+# What a tokenizer tells of a text beside the inputs of a model.
+DESCRIPTIONS = (
+    *("special_tokens_mask", "offset_mapping", "length", "overflow_to_sample_mapping", "num_truncated_tokens"),
+    *("overflowing_tokens", "assistant_masks"),
+)
 # Made by it from settings that reach us as settings.
 DERIVED = (
     EosTokenCriteria,
@@ -87,6 +95,11 @@ def without_derived(callables: list) -> list:
     return type(callables)(each for each in callables if not isinstance(each, DERIVED))
 
 
+def without_descriptions(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The keyword arguments of a call without what a tokenizer only tells of a text."""
+    return {name: value for name, value in kwargs.items() if name not in DESCRIPTIONS}
+
+
 def collect(records: list[tuple], canvas: Canvas) -> Trajectory | None:
     """The trajectory of what was recorded after each step: canvas, filled, remasked, and quality or None."""
     if not records:
@@ -95,18 +108,58 @@ def collect(records: list[tuple], canvas: Canvas) -> Trajectory | None:
     return Trajectory(*map(canvas.restore, series))
 
 
-@torch.no_grad()
-def remask_generate(
+@dataclass(frozen=True)
+class Generation:
+    """A generation that has been checked and planned, and has not begun."""
+
+    config: RemaskGenerationConfig
+    strategy: RemaskStrategy | None
+    canvas: Canvas
+    steps: int
+    plan: list[PlannedStep]
+    pad_token_id: int | None
+
+
+def prepare_generation(
     model,
+    config: RemaskGenerationConfig,
     input_ids: torch.LongTensor,
-    generation_config: GenerationConfig | None = None,
     attention_mask: torch.Tensor | None = None,
-    generator: torch.Generator | None = None,
-    logits_processor: LogitsProcessorList | None = None,
+    token_type_ids: torch.Tensor | None = None,
     stopping_criteria: StoppingCriteriaList | None = None,
-    streamer: BaseStreamer | None = None,
-    **kwargs,
-) -> torch.LongTensor | RemaskGenerationOutput:
+) -> Generation:
+    """Check all that can be known before the first forward, and plan each step. Raises ValueError with the remedy."""
+    family_of(model)
+    strategy = resolve_strategy(config.remask_strategy)
+    check_inputs(model, input_ids, attention_mask, token_type_ids)
+    check_tokens(model, config)
+    if getattr(strategy, "needs_quality", False):
+        check_quality(model)
+    canvas = prepare_canvas(input_ids, attention_mask, config, token_type_ids)
+    lengths = canvas.given.sum(-1) + canvas.fillable.sum(-1) - canvas.num_new
+    check_lengths(model, lengths[:: config.num_return_sequences].tolist(), canvas.num_new, input_ids.shape[1])
+    if config.cache:
+        check_cache(model, canvas, config)
+    if getattr(strategy, "needs_shadows", False):
+        check_shadows(model, config)
+    num_masks = canvas.fillable.sum(-1).tolist()
+    most_masks = max(num_masks, default=0)
+    if most_masks == 0:
+        raise ValueError(
+            f"input_ids has no mask token (mask_token_id={config.mask_token_id}) to fill: "
+            "put masks in it, or set max_new_tokens."
+        )
+    steps = config.steps or most_masks
+    if loop_of(config, steps)[0] > steps:
+        raise ValueError(f"loop_start={config.loop_start} is after the last of {steps} steps: lower it.")
+    pad_token_id = check_endings(model, config, stopping_criteria, canvas.num_new)
+    plan = plan_steps(num_masks, canvas.num_new, config, steps, canvas.tokens.device)
+    if config.cache:
+        plan = plan_cache(plan, canvas, config)
+    return Generation(config, strategy, canvas, steps, plan, pad_token_id)
+
+
+class RemaskGenerate:
     """Fill the masks of `input_ids` (B, L), and `max_new_tokens` appended ones, correcting tokens on the way.
 
     Tokens given in `input_ids` never change, and positions with `attention_mask` 0 are never filled. Rows may have
@@ -118,9 +171,9 @@ def remask_generate(
         model: any masked language model whose output has `logits` (B, L, V); strategies that read quality also need
             `quality_logits` (B, L). If its forward takes positions `logits_at` (B, W), and then gives logits (B, W, V),
             the LM head runs only where a step can decide; else it runs everywhere.
-        input_ids: (B, L).
+        input_ids: (B, L), of any integer type.
         generation_config: a `RemaskGenerationConfig`; any other `GenerationConfig` is read for what the two share.
-        attention_mask: (B, L), 0 at padding.
+        attention_mask: (B, L), 0 at padding and 1 elsewhere.
         generator: the source of all randomness.
         logits_processor: called each step with the N positions that may be filled, each as a row of its own, after they
             were chosen: input_ids (N, L) are the tokens to the left of the position, as far as they are decided (masks
@@ -131,57 +184,89 @@ def remask_generate(
             block's tokens (time) ends the row after the block.
         streamer: gets what comes before the first mask, then each block when it is complete, and drafts of the block
             after each step if it has `put_draft`.
+        token_type_ids: (B, L), as some tokenizers give them. They go to a model whose forward names them, new tokens
+            being of the type of the last one before them; another model does without.
+        use_cache: not read; a canvas is read in both directions, and what can be kept of it is said by `cache`.
         kwargs: fields of `RemaskGenerationConfig`, which win over `generation_config`, and of the remask strategy, such
-            as the `critic` of `remask_strategy="token_critic"`.
+            as the `critic` of `remask_strategy="token_critic"`. What else a tokenizer returns (`special_tokens_mask`,
+            `offset_mapping`, ...) is not read.
 
     The loop waits for the device when a block is complete, if `eos_token_id` or `stopping_criteria` may end it; after
-    each step with a `confidence_threshold`, with `"wino"` or with a `streamer`; and not otherwise.
+    each step with a `confidence_threshold`, with `"wino"` or with a `streamer`; at the end; and not otherwise.
 
     Works as `model.generate(..., custom_generate=remask_generate, ...)` too, for a model class with transformers' own
-    `generate`. Only the streamer is not passed on there.
+    `generate`, which passes on what a signature names. This one names all fields of `RemaskGenerationConfig` and those
+    of all strategies registered at the time. Only the streamer is not passed on there.
 
     Returns the sequences (B * num_return_sequences, L + max_new_tokens), or a `RemaskGenerationOutput` with
     `return_dict_in_generate`. Raises ValueError on unknown or contradictory settings, a missing quality head, or an
-    input without masks, before the first forward.
+    input that cannot be read or has no masks, before the first forward; and where a mask could not be filled, after the
+    last: the model gave NaN, or every token was excluded there.
     """
-    logits_processor = as_list(logits_processor, LogitsProcessorList, "logits_processor")
-    stopping_criteria = as_list(stopping_criteria, StoppingCriteriaList, "stopping_criteria")
-    if "use_cache" in kwargs:  # transformers' generate always hands it over
-        kwargs = {name: value for name, value in kwargs.items() if name not in HANDED_OVER or isinstance(value, str)}
-        logits_processor, stopping_criteria = map(without_derived, (logits_processor, stopping_criteria))
-        generation_config = copy.copy(generation_config)
-        generation_config.max_length = None  # its default, 20 more than the prompt, stands where the user gave none
-    config = prepare_generation_config(model, generation_config, **kwargs)
-    family_of(model)
-    strategy = resolve_strategy(config.remask_strategy)
-    needs_quality = strategy is not None and getattr(strategy, "needs_quality", False)
-    if needs_quality:
-        check_quality(model)
-    canvas = prepare_canvas(input_ids, attention_mask, config)
-    if config.cache:
-        check_cache(model, canvas, config)
-    if getattr(strategy, "needs_shadows", False):
-        check_shadows(model, config)
-    num_masks = canvas.fillable.sum(-1)
-    most_masks = max(num_masks.tolist(), default=0)
-    if most_masks == 0:
-        raise ValueError(
-            f"input_ids has no mask token (mask_token_id={config.mask_token_id}) to fill: "
-            "put masks in it, or set max_new_tokens."
-        )
-    steps = config.steps or most_masks
-    if loop_of(config, steps)[0] > steps:
-        raise ValueError(f"loop_start={config.loop_start} is after the last of {steps} steps: lower it.")
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        """Arguments, and the fields of the config and of all strategies, for transformers to pass them on.
+
+        Without `attention_mask` and `use_cache`, which it reads itself.
+        """
+        arguments = dict(inspect.signature(self.__call__).parameters)
+        del arguments["attention_mask"], arguments["use_cache"], arguments["kwargs"]
+        fields = [*RemaskGenerationConfig.fields, *(name for cls in STRATEGIES.values() for name in field_names(cls))]
+        for name in fields:
+            arguments[name] = inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None)
+        return inspect.Signature(list(arguments.values()))
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        model,
+        input_ids: torch.LongTensor,
+        generation_config: GenerationConfig | None = None,
+        attention_mask: torch.Tensor | None = None,
+        generator: torch.Generator | None = None,
+        logits_processor: LogitsProcessorList | None = None,
+        stopping_criteria: StoppingCriteriaList | None = None,
+        streamer: BaseStreamer | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        **kwargs,
+    ) -> torch.LongTensor | RemaskGenerationOutput:
+        logits_processor = as_list(logits_processor, LogitsProcessorList, "logits_processor")
+        stopping_criteria = as_list(stopping_criteria, StoppingCriteriaList, "stopping_criteria")
+        kwargs = without_descriptions(kwargs)
+        if hasattr(generation_config, "_eos_token_tensor"):  # transformers' generate has prepared it
+            kwargs = {
+                name: value for name, value in kwargs.items() if name not in HANDED_OVER or isinstance(value, str)
+            }
+            logits_processor, stopping_criteria = map(without_derived, (logits_processor, stopping_criteria))
+            generation_config = copy.copy(generation_config)
+            generation_config.max_length = None  # its default, 20 more than the prompt, stands where the user gave none
+        config = prepare_generation_config(model, generation_config, **kwargs)
+        generation = prepare_generation(model, config, input_ids, attention_mask, token_type_ids, stopping_criteria)
+        return run(model, generation, generator, logits_processor, stopping_criteria, streamer)
+
+
+remask_generate = RemaskGenerate()
+
+
+def run(
+    model,
+    generation: Generation,
+    generator: torch.Generator | None,
+    logits_processor: LogitsProcessorList,
+    stopping_criteria: StoppingCriteriaList,
+    streamer: BaseStreamer | None,
+) -> torch.LongTensor | RemaskGenerationOutput:
+    """Make the steps of a generation. Raises ValueError where a mask cannot be filled."""
+    config, strategy, canvas, plan = generation.config, generation.strategy, generation.canvas, generation.plan
+    steps, pad_token_id, num_masks = generation.steps, generation.pad_token_id, canvas.fillable.sum(-1)
     can_end = bool(stopping_criteria) or (config.eos_token_id is not None and canvas.num_new > 0)
-    pad_token_id = check_endings(config, stopping_criteria, canvas.num_new)
-    plan = plan_steps(num_masks.tolist(), canvas.num_new, config, steps, canvas.tokens.device)
-    if config.cache:
-        plan = plan_cache(plan, canvas, config)
-    read = make_reader(model, canvas, config, needs_quality)
+    read = make_reader(model, canvas, config, getattr(strategy, "needs_quality", False))
     eos_token_ids = torch.tensor(as_ids(config.eos_token_id), dtype=torch.long, device=canvas.tokens.device)
     stream = None if streamer is None else Stream(streamer, canvas)
     if stream is not None:
-        stream.confirm(canvas.tokens, canvas.fillable)
+        stream.confirm(canvas.tokens, canvas.fillable, torch.zeros_like(canvas.fillable))
 
     sampler = Sampler(read, strategy, config, steps, canvas.attention_mask, generator, logits_processor)
     confidence = None
@@ -192,6 +277,7 @@ def remask_generate(
     finished, forwards = torch.zeros_like(num_masks, dtype=torch.bool), torch.zeros_like(num_masks)
     cut_off, records, num_forwards, settled = torch.zeros_like(canvas.fillable), [], 0, False
     most_remasked = torch.zeros_like(num_masks)
+    unsound = torch.zeros((), dtype=torch.bool, device=num_masks.device)
     for planned in plan:
         rows = planned.rows
         unfinished = canvas.fillable & ~finished[:, None]
@@ -211,6 +297,8 @@ def remask_generate(
             forwards += own_forwards * (rows.asks.bool() & reads)
             num_forwards += own_forwards
         progress, (filled, remasked, quality) = denoise(progress, window, planned, sampler)
+        if quality is not None:
+            unsound = unsound | (quality.isnan() & window & ~remasked).any()
         closed = rows.last.bool()
         if adapts(config):
             unfilled = (progress.masked & window).any(-1)
@@ -229,13 +317,14 @@ def remask_generate(
         if closing:
             finished = finished | (closed & (rows.end == num_masks))
         if stream is not None and closing:
-            stream.confirm(progress.tokens, (later | (window & ~closed[:, None])) & ~finished[:, None])
+            stream.confirm(progress.tokens, (later | (window & ~closed[:, None])) & ~finished[:, None], cut_off)
         elif stream is not None:
             stream.draft(progress.tokens, later)
         if config.output_trajectory:
             records.append((progress.tokens, filled, remasked, quality))
         if closing and can_end and planned is not plan[-1] and bool(finished.all()):
             break
+    check_filled(read, canvas, progress, unsound)
     if streamer is not None:
         streamer.end()
 
@@ -248,18 +337,6 @@ def remask_generate(
         num_forwards=num_forwards,
         trajectory=collect(records, canvas),
     )
-
-
-# transformers passes a `custom_generate` what its signature names, and the attention mask in any case, so not twice.
-_signature = inspect.signature(remask_generate)
-_arguments = [
-    each
-    for name, each in _signature.parameters.items()
-    if each.kind is not each.VAR_KEYWORD and name != "attention_mask"
-]
-_names = [*RemaskGenerationConfig.fields, *(name for cls in STRATEGIES.values() for name in field_names(cls))]
-_fields = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in dict.fromkeys(_names)]
-remask_generate.__signature__ = _signature.replace(parameters=[*_arguments, *_fields])
 
 
 class RemaskGenerationMixin:
@@ -282,6 +359,7 @@ class RemaskGenerationMixin:
         streamer: BaseStreamer | None = None,
         custom_generate: str | Callable | None = None,
         trust_remote_code: bool | None = None,
+        token_type_ids: torch.Tensor | None = None,
         **kwargs,
     ) -> torch.LongTensor | RemaskGenerationOutput:
         """See `remask_generate`; `custom_generate`, a repository or a callable, takes its place as in transformers."""
@@ -294,6 +372,7 @@ class RemaskGenerationMixin:
             "logits_processor": logits_processor,
             "stopping_criteria": stopping_criteria,
             "streamer": streamer,
+            "token_type_ids": token_type_ids,
         }
         given = {name: value for name, value in given.items() if value is not None}
         return (custom_generate or remask_generate)(self, input_ids, **given, **kwargs)

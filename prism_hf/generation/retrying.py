@@ -6,8 +6,8 @@ from typing import Any
 import torch
 
 from .configuration_remask import prepare_generation_config
-from .denoising import check_quality, forward_parameters
-from .remask_generate import RemaskGenerationOutput, remask_generate
+from .denoising import NAN_QUALITY, check_quality, forward_parameters
+from .remask_generate import RemaskGenerationOutput, prepare_generation, remask_generate, without_descriptions
 from .sampling import uniform
 
 
@@ -20,6 +20,7 @@ def generate_with_retries(
     hide: float = 0.0,
     attention_mask: torch.Tensor | None = None,
     generator: torch.Generator | None = None,
+    token_type_ids: torch.Tensor | None = None,
     **kwargs,
 ) -> RemaskGenerationOutput:
     """`remask_generate`, then again, with other settings, for rows with a written token of low quality.
@@ -36,23 +37,34 @@ def generate_with_retries(
         retry_below: a row is written anew if a written token that is not hidden has a lower quality, in [0, 1].
         hide: share of the written tokens that are masked while the others are judged, drawn anew each time, in [0, 1).
             All rows are judged before each retry, so that one that was trusted may still be found wrong.
-        attention_mask, generator, kwargs: as for `remask_generate`.
+        attention_mask, generator, token_type_ids, kwargs: as for `remask_generate`.
 
     Returns:
         The last attempt at each row. `num_forwards` counts all calls, one judgement before each retry included. The
         attempts end when a judgement finds nothing to write anew.
 
     Raises:
-        ValueError: on wrong settings, before the first forward.
+        ValueError: on wrong settings of any attempt, before the first forward; where a mask cannot be filled, or the
+            quality is NaN.
     """
     if not 0 <= retry_below <= 1:
         raise ValueError(f"retry_below must be a number from 0 to 1, got {retry_below!r}.")
     if not 0 <= hide < 1:
         raise ValueError(f"hide must be a share from 0 to less than 1, as something is to be judged, got {hide!r}.")
     check_quality(model)
+    kwargs = without_descriptions(kwargs)
     attempts = [kwargs, *({**kwargs, **settings} for settings in retries)]
     configs = [prepare_generation_config(model, None, **settings) for settings in attempts]
-    num_new = configs[0].max_new_tokens
+    plans = [prepare_generation(model, config, input_ids, attention_mask, token_type_ids) for config in configs]
+    num_new = plans[0].canvas.num_new
+    appended = [plan.canvas.num_new for plan in plans]
+    if set(appended) != {num_new}:
+        raise ValueError(
+            f"The attempts append {appended} tokens, but each takes the place of another: leave max_new_tokens and "
+            "max_length out of retries."
+        )
+    if any(config.num_return_sequences > 1 for config in configs):
+        raise ValueError("num_return_sequences must be 1, as each row is written anew by itself: repeat rows instead.")
     if num_new and attention_mask is not None and not attention_mask[:, -1].all():
         raise ValueError("Appended masks need input_ids padded on the left: set tokenizer.padding_side = 'left'.")
     mask_token_id = configs[0].mask_token_id
@@ -69,6 +81,7 @@ def generate_with_retries(
             model,
             input_ids[rows],
             attention_mask=None if attention_mask is None else attention_mask[rows],
+            token_type_ids=None if token_type_ids is None else token_type_ids[rows],
             generator=generator,
             **{**settings, "return_dict_in_generate": True},
         )
@@ -80,6 +93,8 @@ def generate_with_retries(
         visible = sequences.masked_fill(written & ~judged, mask_token_id)
         quality = model(input_ids=visible, attention_mask=seen, **wanted).quality_logits.sigmoid()
         num_forwards += 1
+        if bool((quality.isnan() & judged).any()):
+            raise ValueError(NAN_QUALITY)
         rows = (quality.masked_fill(~judged, 1.0).amin(-1) < retry_below).nonzero()[:, 0]
         if len(rows) == 0:
             break

@@ -30,17 +30,23 @@ def warp(logits: torch.Tensor, temperature: float = 0.0, top_p: float = 1.0, top
 def draw_tokens(
     logits: torch.Tensor, temperature: float = 0.0, generator: torch.Generator | None = None
 ) -> torch.Tensor:
-    """One token a row from warped `logits` (..., V) -> (...) int64.
+    """One token a row from warped `logits` (..., V) -> (...) int64, -1 where they are NaN or all minus infinity.
 
     `temperature` 0 takes the argmax. Otherwise it is a Gumbel argmax in float64: float32 noise truncates the tails and
     quietly lowers the temperature (arXiv 2503.00307).
     """
     if temperature == 0:
-        return logits.argmax(-1)
+        return finite_argmax(logits)
     noise = uniform(logits.shape, logits.device, generator, torch.float64)
     # A uniform of exactly 0 would give infinite noise, and an excluded token (minus infinity) plus that is NaN.
     exponential = (-torch.log1p(-noise)).clamp(min=torch.finfo(torch.float64).tiny)
-    return (logits - exponential.log()).argmax(-1)
+    return finite_argmax(logits - exponential.log())
+
+
+def finite_argmax(scores: torch.Tensor) -> torch.Tensor:
+    """The index of the largest of `scores` (..., V), -1 where that is no number. NaN counts as the largest."""
+    largest, index = scores.max(-1)
+    return torch.where(largest.isfinite(), index, -1)
 
 
 def probability_of(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:

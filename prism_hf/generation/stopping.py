@@ -4,7 +4,6 @@ import torch
 from transformers import StoppingCriteriaList
 
 from .canvas import Canvas
-from .configuration_remask import RemaskGenerationConfig
 from .plans import PlannedStep
 
 
@@ -13,17 +12,12 @@ def as_ids(value: int | list[int] | None) -> list[int]:
     return [value] if isinstance(value, int) else list(value or [])
 
 
-def check_endings(config: RemaskGenerationConfig, criteria: StoppingCriteriaList, num_new: int) -> int | None:
-    """The token that fills a row after its end. Raises ValueError if rows may end and there is none."""
-    if criteria and not num_new:
-        raise ValueError(
-            "stopping_criteria end rows within their new tokens: set max_new_tokens, or leave the criteria out when "
-            "there are only the masks of input_ids to fill."
-        )
-    eos_token_ids = as_ids(config.eos_token_id)
-    if config.pad_token_id is None and criteria and not eos_token_ids:
-        raise ValueError("stopping_criteria need pad_token_id: what a row holds after its end.")
-    return config.pad_token_id if config.pad_token_id is not None or not eos_token_ids else eos_token_ids[0]
+def until_end(tokens: list[int], eos_token_ids: list[int]) -> list[int]:
+    """A row's appended tokens up to the first that ends it, without what fills the row after that."""
+    for index, token in enumerate(tokens):
+        if token in eos_token_ids:
+            return tokens[: index + 1]
+    return tokens
 
 
 def last_kept(

@@ -17,21 +17,27 @@ class Stream:
     def __init__(self, streamer: BaseStreamer, canvas: Canvas):
         self.streamer, self.canvas, self.shown = streamer, canvas, 0
 
-    def confirm(self, tokens: torch.Tensor, pending: torch.Tensor) -> None:
-        """Put the tokens before the first column in which some row is `pending` (B, L) bool."""
-        stop = self.first_column(pending)
+    def confirm(self, tokens: torch.Tensor, pending: torch.Tensor, cut_off: torch.Tensor) -> None:
+        """Put the tokens before the first column in which some row is `pending` (B, L) bool, or every one has ended.
+
+        cut_off (B, L) bool: what follows the end of a row.
+        """
+        hidden = self.canvas.restore(pending).any(0) | self.canvas.restore(cut_off).all(0)
+        stop = max(first_true(hidden), self.shown)
         self.streamer.put(self.canvas.restore(tokens)[:, self.shown : stop].cpu())
         self.shown = stop
 
     def draft(self, tokens: torch.Tensor, pending: torch.Tensor) -> None:
         """Show the tokens in between as a draft, where the streamer takes one."""
         if hasattr(self.streamer, "put_draft"):
-            stop = self.first_column(pending)
+            stop = first_true(self.canvas.restore(pending).any(0))
             self.streamer.put_draft(self.canvas.restore(tokens)[:, self.shown : stop].cpu())
 
-    def first_column(self, pending: torch.Tensor) -> int:
-        columns = self.canvas.restore(pending).any(0).tolist()
-        return columns.index(True) if True in columns else len(columns)
+
+def first_true(columns: torch.Tensor) -> int:
+    """The index of the first true one of `columns` (L,), L if there is none."""
+    columns = columns.tolist()
+    return columns.index(True) if True in columns else len(columns)
 
 
 MASK_SIGN = "░"

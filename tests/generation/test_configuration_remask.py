@@ -93,6 +93,29 @@ def test_model_saves_and_loads_its_config(tmp_path):
     assert GenerativeBert.from_pretrained(tmp_path, generation_config=given).generation_config.steps == 3
 
 
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (b"{", "Expecting property name"),
+        (b"", "Expecting value"),
+        (b"\xff\xfe{}", "utf-8"),
+        (b"[1]", "no mapping"),
+        (b'{"num_remasks": 2}', "'num_remask'"),
+        (b'{"top_p": 1.5}', "top_p=1.5"),
+        (b'{"remask_strategy": "prsim"}', "'prism'"),
+    ],
+)
+def test_a_broken_file_is_named(tmp_path, content, message):
+    model = tiny_bert()
+    model.save_pretrained(tmp_path)
+    (tmp_path / "generation_config.json").write_bytes(content)
+    for load in (GenerativeBert.from_pretrained, RemaskGenerationConfig.from_pretrained):
+        with pytest.raises(ValueError, match=rf"(?s)generation_config\.json.*{message}"):
+            load(tmp_path)
+    (tmp_path / "generation_config.json").unlink()
+    assert GenerativeBert.from_pretrained(tmp_path).generation_config == RemaskGenerationConfig()
+
+
 def test_plain_masked_language_model():
     model, ids = tiny_bert(BertForMaskedLM), torch.full((2, 8), 4)
     assert not (remask_generate(model, ids, remask_strategy="random", num_remask=1) == 4).any()

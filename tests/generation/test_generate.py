@@ -298,7 +298,7 @@ def test_rows_end_at_the_end_of_sequence_and_later_blocks_are_not_computed():
     assert out.num_forwards == model.calls == 6 and len(out.trajectory.canvas) == 6
     # The first row was finished after two blocks of two steps, with three tokens.
     assert out.tokens_per_forward.tolist() == [3 / 4, pytest.approx(5 / 6)]
-    # Padding defaults to the end token.
+    # Padding defaults to the end token, where the model has none for padding.
     alone = remask_generate(
         Position(script[0]), prompt[:1], max_new_tokens=8, block_length=2, steps=8, eos_token_id=EOS
     )
@@ -413,6 +413,23 @@ def test_streamers_get_prompt_drafts_and_blocks():
     log = Log()
     remask_generate(Position(list(range(10, 16))), torch.tensor([[7, MASK, 8, MASK, 9]]), streamer=log)
     assert log.log == [("put", [[7]]), ("draft", [[11, 8, MASK, 9]]), ("put", [[11, 8, 13, 9]]), "end"]
+
+
+def test_a_streamer_gets_nothing_after_the_end():
+    script = [0, 0, 4, EOS, 6, 7, 8, 9]
+    for settings in ({"block_length": 3, "steps": 6}, {}):
+        log = Log()
+        remask_generate(
+            Position(script), torch.tensor([[7, 8]]), streamer=log, max_new_tokens=6, eos_token_id=[EOS, 20], **settings
+        )
+        confirmed = [token for entry in log.log if entry[0] == "put" for token in entry[1][0]]
+        assert confirmed == [7, 8, 4, EOS]
+    log, (ids, mask) = Log(), pad([[5, 7, 8], [6]], "left")
+    rows = [[0, 0, 0, 4, EOS, 6, 7], [0, 4, 5, EOS, 6, 7, 8]]
+    remask_generate(
+        Position(rows), ids, attention_mask=mask, streamer=log, max_new_tokens=4, eos_token_id=EOS, pad_token_id=PAD
+    )
+    assert [entry[1] for entry in log.log if entry[0] == "put"][-1] == [[4, EOS, PAD], [4, 5, EOS]]
 
 
 def test_text_streamers(tokenizer, capsys):

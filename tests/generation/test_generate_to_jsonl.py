@@ -4,9 +4,13 @@ import json
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from torch import nn
+from transformers import PreTrainedTokenizerFast
 
 import prism_hf
 from prism_hf import LladaConfig, LladaForMaskedDiffusion, generate_to_jsonl, remask_generate
@@ -126,3 +130,86 @@ def test_mistakes_are_named_before_work_begins(model, tokenizer, tmp_path, rows,
     with pytest.raises(ValueError, match=message):
         generate_to_jsonl(model, tokenizer, rows, tmp_path / "out.jsonl", **settings)
     assert list(tmp_path.iterdir()) == []
+
+
+WORDS = ["[MASK]", "[PAD]", "[CLS]", "[SEP]", "[UNK]", *(f"w{i}" for i in range(5, 40))]
+
+
+@pytest.fixture(scope="module")
+def bert_tokenizer():
+    backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    backend.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    special = {"mask_token": "[MASK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "unk_token": "[UNK]"}
+    return PreTrainedTokenizerFast(tokenizer_object=backend, **special)
+
+
+class Scripted(nn.Module):
+    """Prefers the ids of `script` in turn at new positions, and keeps the canvases that it has seen."""
+
+    def __init__(self, script, vocabulary, prompt_length):
+        super().__init__()
+        self.config = SimpleNamespace(mask_token_id=0, vocab_size=vocabulary, max_position_embeddings=12)
+        self.script, self.prompt_length, self.seen = script, prompt_length, []
+
+    def forward(self, input_ids, attention_mask=None):
+        self.seen.append(input_ids)
+        logits = torch.zeros(*input_ids.shape, self.config.vocab_size)
+        for place, tokens in enumerate(self.script, start=self.prompt_length):
+            for rank, token in enumerate([tokens] if isinstance(tokens, int) else tokens):
+                logits[:, place, token] = 9.0 - rank
+        return SimpleNamespace(logits=logits)
+
+
+def completions(model, tokenizer, folder, prompts, **settings):
+    generate_to_jsonl(model, tokenizer, [{"prompt": each} for each in prompts], folder / "out.jsonl", **settings)
+    return [json.loads(line)["completion"] for line in (folder / "out.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize(
+    "eos_token_id, completion",
+    [
+        ([10, 34], "w17 w20 w10"),
+        (20, "w17 w20"),
+        ([17], "w17"),
+        (None, "w17 w20 w10 w34 w10"),
+        ([39, 2], "w17 w20 w10 w34 w10"),
+    ],
+)
+def test_a_completion_ends_where_its_row_does(bert_tokenizer, tmp_path, eos_token_id, completion):
+    model = Scripted([17, 20, 10, 34, 10], 40, 3)
+    settings = {"max_new_tokens": 5, "eos_token_id": eos_token_id}
+    assert completions(model, bert_tokenizer, tmp_path, ["w7 w8"], **settings) == [completion]
+
+
+def test_ids_that_the_tokenizer_lacks_are_not_drawn(bert_tokenizer, tmp_path):
+    """A vocabulary that was padded from 40 to 64; the model likes an id without a word best."""
+    model = Scripted([(63, 17), (40, 20), (41, 21)], 64, 3)
+    out = completions(model, bert_tokenizer, tmp_path, ["w7 w8"], max_new_tokens=3, suppress_tokens=[21, 5])
+    assert out[0].startswith("w17 w20 ") and "w21" not in out[0] and len(out[0].split()) == 3
+
+
+def test_nothing_closes_the_prompt(bert_tokenizer, tmp_path):
+    model = Scripted([], 40, 0)
+    completions(model, bert_tokenizer, tmp_path, ["w7 w8", ""], max_new_tokens=2)
+    assert model.seen[0][:, :5].tolist() == [[2, 7, 8, 0, 0], [2, 0, 0, 0, 0]]
+    model.seen.clear()
+    completions(model, bert_tokenizer, tmp_path / "in place", ["w7 [MASK] w8"])
+    assert model.seen[0].tolist() == [[2, 7, 0, 8, 3]]
+
+
+def test_what_cannot_be_completed_is_refused_before_any_row_is(bert_tokenizer, tmp_path):
+    model, rows = Scripted([], 40, 0), ["w7", "w7 " * 8, "w7"]
+    for prompts, settings, message in (
+        (rows, {"max_new_tokens": 5}, "Prompt 2 has 9 tokens and is to get 5 .* the 12 "),
+        (["w7 " * 12 + "[MASK]"], {}, "Prompt 1 has 15 tokens, more than the 12"),
+        ([["w7"]], {"max_new_tokens": 5}, "Prompt 1 is no text"),
+        (rows, {"max_new_tokens": 2, "remask_strategy": "prism"}, "no quality head"),
+        (rows, {"max_new_tokens": 2, "block_length": 1, "steps": 1}, "too few"),
+        (rows, {"max_new_tokens": 2, "eos_token_id": 40}, "eos_token_id has 40"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            completions(model, bert_tokenizer, tmp_path, prompts, batch_size=1, **settings)
+    assert not model.seen and not list(tmp_path.iterdir())
+    with pytest.raises(ValueError, match="Prompt 2 has no field 'prompt'"):
+        generate_to_jsonl(model, bert_tokenizer, [{"prompt": "w7"}, {"text": "w7"}], tmp_path / "o", max_new_tokens=2)

@@ -1,0 +1,122 @@
+"""Prompts of every kind of tokenizer, each as it is before an answer."""
+
+import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
+
+from prism_hf.data import SudokuTokenizer, encode_prompts, tokens_without_text
+from prism_hf.data.code import encode_batch
+
+WORDS = ["[MASK]", "[PAD]", "[CLS]", "[SEP]", "[UNK]", "<s>", "</s>", "<|user|>", "<|assistant|>", "a", "b", "c", "d"]
+ID = {word: index for index, word in enumerate(WORDS)}
+TEMPLATES = {
+    "bert": ("[CLS] $A [SEP]", {"cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}),
+    "roberta": ("<s> $A </s>", {"bos_token": "<s>", "eos_token": "</s>", "mask_token": "[MASK]"}),
+    "gpt2": ("$A", {"eos_token": "</s>"}),
+    "llama": ("<s> $A", {"bos_token": "<s>", "eos_token": "</s>"}),
+    "llama with eos": ("<s> $A </s>", {"bos_token": "<s>", "eos_token": "</s>"}),
+    "t5": ("$A </s>", {"eos_token": "</s>"}),
+    "xlnet": ("$A [SEP] [CLS]", {"sep_token": "[SEP]", "cls_token": "[CLS]", "mask_token": "[MASK]"}),
+}
+BEFORE = {"bert": ["[CLS]"], "roberta": ["<s>"], "llama": ["<s>"], "llama with eos": ["<s>"]}
+AFTER = {
+    "bert": ["[SEP]"],
+    "roberta": ["</s>"],
+    "llama with eos": ["</s>"],
+    "t5": ["</s>"],
+    "xlnet": ["[SEP]", "[CLS]"],
+}
+CHAT = (
+    "{% for message in messages %}<|{{ message.role }}|> {{ message.content }} </s> {% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+def build(kind, words=WORDS):
+    template, special = TEMPLATES[kind]
+    backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    backend.post_processor = processors.TemplateProcessing(template, special_tokens=[(w, ID[w]) for w in WORDS[:7]])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, unk_token="[UNK]", pad_token="[PAD]", chat_template=CHAT, **special
+    )
+
+
+def ids(*words):
+    return [ID[word] for word in words]
+
+
+@pytest.mark.parametrize("kind", TEMPLATES)
+def test_nothing_closes_a_prompt_that_an_answer_follows(kind):
+    tokenizer, before, after = build(kind), BEFORE.get(kind, []), AFTER.get(kind, [])
+    texts = ["a b", "", "c [SEP]", "</s> d </s>"]
+    expected = [ids(*before, *text.split()) for text in texts]
+    assert encode_prompts(texts, tokenizer) == expected
+    assert encode_prompts([""], tokenizer) == [ids(*before)]
+    in_place = encode_prompts(texts, tokenizer, appends=False)
+    assert in_place == [each + ids(*after) for each in expected] == tokenizer(texts).input_ids
+
+
+@pytest.mark.parametrize("kind", TEMPLATES)
+def test_a_template_brings_its_own_special_tokens(kind):
+    chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}]
+    expected = ids("<|user|>", "a", "</s>", "<|assistant|>", "b", "</s>", "<|user|>", "c", "</s>", "<|assistant|>")
+    encoded = encode_prompts([chat, "d"], build(kind), apply_chat_template=True)
+    assert encoded == [expected, ids("<|user|>", "d", "</s>", "<|assistant|>")]
+
+
+def test_what_a_model_trains_on_begins_as_what_it_completes():
+    tokenizer = build("roberta")
+    batch = {"instruction": ["a b"], "code": ["c"], "entry_point": ["d"]}
+    canvas = encode_batch(batch, tokenizer, 200, 100, False)
+    length = canvas["prompt_length"][0]
+    row = canvas["input_ids"][0]
+    assert row[0] == ID["<s>"] and ID["</s>"] not in row[: length + canvas["target_length"][0]]
+
+
+@pytest.mark.parametrize("words", [["[UNK]", "x"], ["[UNK]", "a"]])
+def test_a_tokenizer_that_knows_few_words(words):
+    """The letter that is looked at first may be unknown to it."""
+    backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate([*words, "<e>"])}))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    backend.post_processor = processors.TemplateProcessing("$A <e>", special_tokens=[("<e>", 2)])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<e>")
+    assert encode_prompts([words[1]], tokenizer) == [[1]]
+
+
+def test_a_slow_tokenizer():
+    assert encode_prompts(["12.4"], SudokuTokenizer(), appends=False, mask_token_id=0) == [[1, 2, 0, 4]]
+    assert encode_prompts(["124"], SudokuTokenizer(), mask_token_id=0) == [[1, 2, 4]]
+
+
+@pytest.mark.parametrize(
+    "prompts, settings, message",
+    [
+        (["a", "b [MASK]"], {"mask_token_id": 0}, "Prompt 2 holds the mask token"),
+        (["[MASK]", "b"], {"mask_token_id": 0, "appends": False}, "Prompt 2 has no mask to fill"),
+        (["a", 3], {}, "Prompt 2 is no text but 3: give a string"),
+        (["a", None], {"apply_chat_template": True}, "Prompt 2 is no text but None"),
+        ([[{"role": "user", "content": "a"}]], {}, "Prompt 1 is no text .*set apply_chat_template"),
+        (["a", "b [MASK]"], {"mask_token_id": 0, "names": ["one", "two"]}, "two holds the mask"),
+    ],
+)
+def test_prompts_that_cannot_be_completed_are_named(prompts, settings, message):
+    with pytest.raises(ValueError, match=message):
+        encode_prompts(prompts, build("bert"), **settings)
+
+
+def test_a_template_that_is_missing():
+    tokenizer = build("bert")
+    tokenizer.chat_template = None
+    with pytest.raises(ValueError, match="no chat template"):
+        encode_prompts(["a"], tokenizer, apply_chat_template=True)
+
+
+def test_ids_without_text():
+    tokenizer = build("bert")
+    tokenizer.add_tokens(["new"])
+    assert tokens_without_text(tokenizer, 18, 0) == [14, 15, 16, 17]
+    assert tokens_without_text(tokenizer, 18, 17) == [14, 15, 16]  # the mask is never drawn anyway
+    assert tokens_without_text(tokenizer, 10, 0) == tokens_without_text(tokenizer, None, 0) == []
+    backend = Tokenizer(models.WordLevel({"a": 0, "b": 3}, unk_token="a"))
+    assert tokens_without_text(PreTrainedTokenizerFast(tokenizer_object=backend), 6, 5) == [1, 2, 4]

@@ -52,12 +52,14 @@ def aligned(model: Callable) -> Callable:
 def without_padding(model: Callable, lengths: list[int]) -> Callable:
     """`model`, which reads the rows of each length by themselves; their padding, to the right, gets outputs of 0."""
 
-    def call(input_ids, attention_mask, logits_at=None, **inputs) -> SimpleNamespace:
+    def call(input_ids, attention_mask, logits_at=None, token_type_ids=None, **inputs) -> SimpleNamespace:
         found = {"logits": None, "quality_logits": None}
         for length in sorted({*lengths} - {0}, reverse=True):
             rows = [row for row, each in enumerate(lengths) if each == length]
             if logits_at is not None:
                 inputs["logits_at"] = logits_at[rows].clamp(max=length - 1)
+            if token_type_ids is not None:
+                inputs["token_type_ids"] = token_type_ids[rows, :length]
             output = model(input_ids=input_ids[rows, :length], attention_mask=None, **inputs)
             for name, value in found.items():
                 of_rows = getattr(output, name, None)

@@ -22,7 +22,7 @@ from transformers.utils import ModelOutput, logging
 
 from .caching import check_cache, plan_cache
 from .canvas import Canvas, prepare_canvas
-from .checks import check_endings, check_inputs, check_lengths, check_tokens
+from .checks import check_endings, check_inputs, check_lengths, check_tokens, vocabulary_size
 from .configuration_remask import RemaskGenerationConfig, prepare_generation_config
 from .denoising import (
     Progress,
@@ -93,6 +93,21 @@ def as_list(value, cls: type, name: str) -> list:
 def without_derived(callables: list) -> list:
     """The logits processors or stopping criteria that do not just repeat a setting."""
     return type(callables)(each for each in callables if not isinstance(each, DERIVED))
+
+
+def as_chosen(model, generation_config: GenerationConfig) -> GenerationConfig:
+    """A config that transformers has prepared, without what nobody chose.
+
+    That is the default `max_length`, 20 more than the prompt, and the special tokens of a model's config that are none
+    of its tokens, as where a class has those of its published checkpoint for defaults.
+    """
+    generation_config, size = copy.copy(generation_config), vocabulary_size(model)
+    generation_config.max_length = None
+    for name in ("eos_token_id", "pad_token_id"):
+        tokens = as_ids(getattr(generation_config, name))
+        if tokens == as_ids(getattr(model.config, name, None)) and size is not None and max(tokens, default=0) >= size:
+            setattr(generation_config, name, None)
+    return generation_config
 
 
 def without_descriptions(kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -240,8 +255,7 @@ class RemaskGenerate:
                 name: value for name, value in kwargs.items() if name not in HANDED_OVER or isinstance(value, str)
             }
             logits_processor, stopping_criteria = map(without_derived, (logits_processor, stopping_criteria))
-            generation_config = copy.copy(generation_config)
-            generation_config.max_length = None  # its default, 20 more than the prompt, stands where the user gave none
+            generation_config = as_chosen(model, generation_config)
         config = prepare_generation_config(model, generation_config, **kwargs)
         generation = prepare_generation(model, config, input_ids, attention_mask, token_type_ids, stopping_criteria)
         return run(model, generation, generator, logits_processor, stopping_criteria, streamer)

@@ -394,3 +394,14 @@ def test_settings_of_a_call_are_not_the_models(prism):
     before = prism.generation_config.to_dict()
     prepare_generation_config(prism, None, remask_strategy="prism", confidence_threshold=0.4)
     assert prism.generation_config.to_dict() == before
+
+
+def test_token_types_reach_a_family_that_reads_padding(tokenizer):
+    config = AutoConfig.for_model("fnet", **TINY | {"vocab_size": VOCAB}, initializer_range=0.5)
+    model = AutoModelForMaskedLM.from_config(config).eval()
+    texts, settings = ["w5 w6 w7", "w8"], {"mask_token_id": MASK, "max_new_tokens": 3}
+    encoded = tokenizer(texts, return_tensors="pt", padding=True)
+    together = remask_generate(model, **encoded, **settings)
+    for row, text in zip(together, texts, strict=True):
+        alone = remask_generate(model, **tokenizer(text, return_tensors="pt"), **settings)[0]
+        assert torch.equal(row[-len(alone) :], alone)

@@ -42,6 +42,8 @@ from prism_hf.models.prism import PrismConfig, PrismForMaskedDiffusion
 
 from .checkpoint import TorchFile
 
+LIGHTNING_OPTIONS, LLADA_OPTIONS = ("no_ema", "mask_token_id"), ("base_model", "lora_alpha")
+
 
 def build_mdlm(backbone: StateDict, config: MdlmConfig) -> MdlmForMaskedDiffusion:
     """The model of a converted state dict, which it takes over without a copy."""
@@ -87,7 +89,7 @@ def empty_prism(config: PrismConfig) -> PrismForMaskedDiffusion:
 def save_tokenizer(config: MdlmConfig, folder: Path) -> str:
     """Save the tokenizer of a published model into its folder, where it can be had. Returns what happened, in words."""
     known = VOCABULARIES.get(config.vocab_size)
-    if known is None or known.mask_token_id != config.mask_token_id:
+    if known is None or known.tokenizer is None or known.mask_token_id != config.mask_token_id:
         return f"no tokenizer: none is known for {config.vocab_size} tokens with mask token {config.mask_token_id}"
     if known.tokenizer == "sudoku":
         SudokuTokenizer().save_pretrained(folder)
@@ -132,12 +134,12 @@ def convert_lightning(args: argparse.Namespace) -> None:
 
 
 def convert_llada(args: argparse.Namespace) -> None:
-    weights, config = convert_llada_checkpoint(args.checkpoint, args.base_model, args.lora_alpha)
+    weights, config = convert_llada_checkpoint(args.checkpoint, args.base_model or BASE_MODEL, args.lora_alpha)
     write_adapter(weights, config, args.output)
     modules = ", ".join(sorted(config.target_modules))
     print(
         f"Wrote {args.output}: a LoRA adapter of rank {config.r}, alpha {config.lora_alpha}, on {modules} of "
-        f"{args.base_model}, with its quality head."
+        f"{config.base_model_name_or_path}, with its quality head."
     )
 
 
@@ -155,6 +157,12 @@ def check_output(output: Path, is_adapter: bool) -> None:
         )
 
 
+def check_options(args: argparse.Namespace, foreign: tuple[str, ...]) -> None:
+    """Raise ValueError if an option is given that says nothing about this kind of file."""
+    if given := [f"--{name.replace('_', '-')}" for name in foreign if vars(args)[name] not in (None, False)]:
+        raise ValueError(f"{', '.join(given)} says nothing about a file like {args.checkpoint}: leave it out.")
+
+
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m prism_hf.models.convert_checkpoint",
@@ -164,7 +172,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("output", type=Path, help="folder to write to")
     parser.add_argument("--no-ema", action="store_true", help=".ckpt: the raw weights, not their moving average")
     parser.add_argument("--mask-token-id", type=int, help=".ckpt: id of the mask token, where it is another one")
-    parser.add_argument("--base-model", default=BASE_MODEL, help="LLaDA: name or folder of the base (%(default)s)")
+    parser.add_argument("--base-model", help=f"LLaDA: name or folder of the base ({BASE_MODEL})")
     parser.add_argument("--lora-alpha", type=float, help="LLaDA: LoRA's alpha, which the file lacks (the rank)")
     return parser.parse_args(arguments)
 
@@ -172,8 +180,11 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> None:
     args = parse(arguments)
     try:
+        if args.checkpoint.is_dir():
+            raise ValueError(f"{args.checkpoint} is a folder: give the .ckpt or pytorch_model.bin file in it.")
         file = TorchFile(args.checkpoint)
         is_llada = is_llada_checkpoint(file.data)
+        check_options(args, LIGHTNING_OPTIONS if is_llada else LLADA_OPTIONS)
         check_output(args.output, is_adapter=is_llada)
         print(f"Reading {args.checkpoint} ({file.size / 2**20:.1f} MiB) ...")
         del file

@@ -45,13 +45,16 @@ class Global:
     path: str
 
 
-@dataclass(eq=False, slots=True)
+@dataclass(eq=False, repr=False, slots=True)
 class Inert:
     """An object that was not built: what it would have been called with, and the state it would have been given."""
 
     made_by: Any
     arguments: Any
     state: Any = None
+
+    def __repr__(self) -> str:
+        return f"<{describe(self)}>"  # its parts may refer to one another so often that they fill no memory but text
 
 
 @dataclass(eq=False, frozen=True, slots=True)
@@ -200,6 +203,7 @@ class Unpickler:
                 raise BrokenFile("its pickle has more instructions than any checkpoint of its size needs.")
             self.step(instruction.name, argument)
         (result,) = self.stack
+        self.memo.clear()
         return result
 
     def step(self, name: str, argument: Any) -> None:

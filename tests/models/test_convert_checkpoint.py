@@ -174,10 +174,9 @@ def test_hyper_parameters_and_vocabulary_tell_the_config(tmp_path, vocab_size, t
     assert load_model(tmp_path / "other").config.mask_token_id == 7
 
 
-def test_gpt2_is_named_where_its_tokenizer_cannot_be_had(tmp_path, capsys, monkeypatch):
+def test_gpt2_is_named(tmp_path, capsys):
     model = MdlmForMaskedDiffusion(MdlmConfig(hidden_dim=4, cond_dim=4, n_blocks=1, n_heads=2))
     save_lightning(tmp_path / "owt.ckpt", model, None, text_tokenizer(), list(model.parameters()))
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
     main([str(tmp_path / "owt.ckpt"), str(tmp_path / "out")])
     assert load_model(tmp_path / "out").config.mask_token_id == 50257
     assert "mask token 50257" in (told := capsys.readouterr().out) and "gpt2" in told
@@ -294,6 +293,10 @@ def test_an_output_that_cannot_be_is_refused_before_work(tmp_path, llada):
     (tmp_path / "model" / "model.safetensors").touch()
     with pytest.raises(SystemExit, match="model and an adapter in one folder"):
         main([str(llada[0]), str(tmp_path / "model")])
+    with pytest.raises(SystemExit, match="is a folder: give the"):
+        main([str(tmp_path), str(tmp_path / "out")])
+    with pytest.raises(SystemExit, match="--no-ema says nothing about a file like"):
+        main([str(llada[0]), str(tmp_path / "out"), "--no-ema"])
     with pytest.raises(SystemExit, match="nothing_here"):
         main([str(tmp_path / "nothing_here.ckpt"), str(tmp_path / "out")])
 

@@ -30,14 +30,14 @@ StoredDict = dict[str, StoredTensor]
 class Vocabulary:
     """What the size of a published model's vocabulary tells: its tokenizer, its mask token and the model's length."""
 
-    tokenizer: str
+    tokenizer: str | None  # on the Hub, or "sudoku"
     mask_token_id: int
     model_length: int
 
 
 VOCABULARIES = {
     11: Vocabulary("sudoku", mask_token_id=0, model_length=89),  # 0 is a blank, 10 ends a row
-    35: Vocabulary("text8", mask_token_id=4, model_length=256),
+    35: Vocabulary(None, mask_token_id=4, model_length=256),  # text8's characters
     30522: Vocabulary("bert-base-uncased", mask_token_id=103, model_length=128),
     50258: Vocabulary("gpt2", mask_token_id=50257, model_length=1024),  # GPT-2's tokens, then the mask
 }

@@ -57,14 +57,16 @@ class PeftModelForPrism(HubMixin, PeftModel):
         model_id = str(model_id)  # a path without weights, PEFT takes for a name on the Hub
         where = {name: kwargs[name] for name in (*HUB_ARGUMENTS, "revision", "subfolder") if name in kwargs}
         peft_config = self.peft_config.get(adapter_name) or read_config(model_id, **where)
-        with naming_damage(model_id, where):
-            weights = load_peft_weights(model_id, device="cpu", **where)
         if saves_head(peft_config):  # of the head's weights, PEFT tells only those left over
+            with naming_damage(model_id, where):
+                weights = load_peft_weights(model_id, device="cpu", **where)
             check_head_weights(self.get_base_model(), weights, model_id)
         is_new, mismatched = adapter_name not in self.peft_config, []
         try:
-            result = super().load_adapter(model_id, adapter_name, *args, **kwargs)
+            with naming_damage(model_id, where):
+                result = super().load_adapter(model_id, adapter_name, *args, **kwargs)
         except RuntimeError:
+            weights = load_peft_weights(model_id, device="cpu", **where)
             mismatched = mismatched_weights(self, adapter_name, weights)
             if not mismatched:
                 raise

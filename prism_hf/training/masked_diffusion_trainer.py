@@ -454,7 +454,8 @@ class MaskedDiffusionTrainer(Trainer):
         output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
         metrics = self.pop_metrics(training=False)
         if metrics:
-            metrics["loss"] = self.total_loss(metrics)
+            # A part of which there was no term has no mean.
+            metrics["loss"] = self.total_loss(defaultdict(lambda: math.nan, metrics))
         output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in metrics.items()})
         return output
 

@@ -1,12 +1,12 @@
 """Trains on random rows, cut into batches in several ways: cut_run.py OUTPUT NUMBER_OF_CASES.
 
 Alone, it takes each global batch whole, and in small batches accumulated; as one of several processes, in small batches
-shared. OUTPUT gets, for each cut and case, what was logged, the gradients of each step, and what `predict` returns.
+shared, and some runs are broken off there and resumed. OUTPUT gets, for each cut and case, what was logged, the
+gradients of each step, and what `predict` returns.
 """
 
 import random
 import sys
-import tempfile
 
 import torch
 from torch.utils.data import IterableDataset
@@ -29,7 +29,8 @@ KINDS = {
     "prism": (PrismTrainer, PrismTrainingArguments),
     "token_critic": (TokenCriticTrainer, TokenCriticTrainingArguments),
 }
-NOT_COMPARED = ("runtime", "per_second", "preparation_time", "flos")
+# The last is of the steps of the last process only, where training was resumed.
+NOT_COMPARED = ("runtime", "per_second", "preparation_time", "flos", "train_loss")
 
 
 class Stream(IterableDataset):
@@ -70,7 +71,34 @@ def rows_of(case, number, equal_lengths):
     return rows
 
 
-def run(kind, number, cut, world):
+class Stop(TrainerCallback):
+    """Ends training after a step, as if it were broken off."""
+
+    def __init__(self, last_step):
+        self.last_step = last_step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_training_stop = state.global_step == self.last_step
+
+
+def prism_settings(case, number):
+    return {
+        "quality_normalizer": ("filled", "draft")[number // 2 % 2], "num_drafts": case.randint(1, 2),
+        "num_draft_tokens": 3, "draft_selection": case.choice(["random", "semi_autoregressive"]),
+        "draft_window": case.choice([2, 5]), "draft_steps": case.randint(1, 2), "unmasking_weight": 0.7,
+    }  # fmt: skip
+
+
+def models_of(kind, seed):
+    model = backbone(seed)
+    if kind == "masked_diffusion":
+        return {"model": model}
+    model = PrismForMaskedDiffusion(PrismConfig(backbone_config=model.config), model)
+    torch.nn.init.normal_(list(model.quality_head.parameters())[-2], std=0.5)
+    return {"model": model} | ({"denoiser": backbone(seed + 1)} if kind == "token_critic" else {})
+
+
+def run(kind, number, cut, world, folder):
     """One case; all that is random in it depends on its number alone."""
     case = random.Random(number)
     batch, accumulation = case.randint(1, 5), case.randint(1, 3)
@@ -81,52 +109,49 @@ def run(kind, number, cut, world):
         "loss_normalizer": ("sequence", "masked")[number % 2],
         "noise_schedule": case.choice(["linear", "cosine"]),
     }
-    if kind == "prism":
-        settings |= {
-            "quality_normalizer": ("filled", "draft")[number // 2 % 2], "num_drafts": case.randint(1, 2),
-            "num_draft_tokens": 3, "draft_selection": case.choice(["random", "semi_autoregressive"]),
-            "draft_window": case.choice([2, 5]), "draft_steps": case.randint(1, 2), "unmasking_weight": 0.7,
-        }  # fmt: skip
+    settings |= prism_settings(case, number) if kind == "prism" else {}
     global_batch = batch * accumulation * PROCESSES
     if cut == "whole":
         batch, accumulation = global_batch, 1
     elif world == 1:
         accumulation *= PROCESSES
     trainer_class, arguments_class = KINDS[kind]
-    args = arguments_class(
-        tempfile.mkdtemp(), per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation,
-        per_device_eval_batch_size=batch, max_steps=2 * -(-len(rows) // global_batch), logging_steps=case.randint(1, 2),
-        optim="sgd", learning_rate=0.1, max_grad_norm=0.0, save_strategy="no", report_to="none", use_cpu=True,
-        disable_tqdm=True, seed=number,
-        accelerator_config={"dispatch_batches": False if source == "read by each" else None}, **settings,
-    )  # fmt: skip
-    model, kwargs = backbone(number), {}
-    if kind != "masked_diffusion":
-        model = PrismForMaskedDiffusion(PrismConfig(backbone_config=model.config), model)
-        torch.nn.init.normal_(list(model.quality_head.parameters())[-2], std=0.5)
-    if kind == "token_critic":
-        kwargs["denoiser"] = backbone(number + 1)
     as_source = list if source == "list" else Stream
     gradients = Gradients()
-    trainer = trainer_class(
-        model, args, train_dataset=as_source(rows), eval_dataset=as_source(held_out), callbacks=[gradients],
-        data_collator=MaskedDiffusionCollator(PAD), **kwargs,
-    )  # fmt: skip
-    trainer.train()
-    trainer.evaluate()
-    predicted = trainer.predict(as_source(held_out))
-    logs = [
-        {name: value for name, value in entry.items() if not name.endswith(NOT_COMPARED)}
-        for entry in trainer.state.log_history
-    ]
+
+    def trainer(*callbacks, save_steps):
+        args = arguments_class(
+            folder, per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation,
+            per_device_eval_batch_size=batch, max_steps=2 * -(-len(rows) // global_batch), logging_steps=1,
+            optim="sgd", learning_rate=0.1, max_grad_norm=0.0, save_strategy="steps", save_steps=save_steps,
+            report_to="none", use_cpu=True, disable_tqdm=True, seed=number,
+            accelerator_config={"dispatch_batches": False if source == "read by each" else None}, **settings,
+        )  # fmt: skip
+        return trainer_class(
+            args=args, train_dataset=as_source(rows), eval_dataset=as_source(held_out), **models_of(kind, number),
+            callbacks=[gradients, *callbacks], data_collator=MaskedDiffusionCollator(PAD),
+        )  # fmt: skip
+
+    broken_off = 0
+    if cut == "shared" and kind == "prism":
+        broken_off = max(1, -(-len(rows) // global_batch) - 1)
+        trainer(Stop(broken_off), save_steps=broken_off).train()
+    trained = trainer(save_steps=1000)
+    trained.train(resume_from_checkpoint=f"{folder}/checkpoint-{broken_off}" if broken_off else None)
+    trained.evaluate()
+    predicted = trained.predict(as_source(held_out))
     return {
-        "settings": settings | {"source": source, "rows": len(rows), "batch": global_batch},
-        "logs": logs,
+        "settings": str(settings | {"source": source, "rows": len(rows), "batch": global_batch}),
+        "logs": [compared(entry) for entry in trained.state.log_history],
         "gradients": torch.stack(gradients.of_steps),
         "predictions": predicted.predictions,
         "labels": predicted.label_ids,
-        "tested": {name: value for name, value in predicted.metrics.items() if not name.endswith(NOT_COMPARED)},
+        "tested": compared(predicted.metrics),
     }
+
+
+def compared(metrics):
+    return {name: value for name, value in metrics.items() if not name.endswith(NOT_COMPARED)}
 
 
 if __name__ == "__main__":
@@ -137,7 +162,7 @@ if __name__ == "__main__":
     state = PartialState(cpu=True)
     cuts = ["shared"] if state.num_processes > 1 else ["whole", "accumulated"]
     results = {
-        (cut, kind, number): run(kind, number, cut, state.num_processes)
+        (cut, kind, number): run(kind, number, cut, state.num_processes, f"{output}-{cut}-{kind}-{number}")
         for cut in cuts
         for kind in KINDS
         for number in range(cases)

@@ -347,3 +347,66 @@ def test_row_draws_depend_on_seed_step_and_row_only():
         assert not torch.isclose(other, whole).any()
     many = row_uniforms(0, 0, 0, range(2000), 1, 10).flatten()
     assert abs(many.mean().item() - 0.5) < 4 * math.sqrt(1 / 12 / len(many))
+
+
+def test_few_rows_in_a_large_batch_see_all_times(backbone, sequences, arguments):
+    args = arguments(MaskedDiffusionTrainingArguments, per_device_train_batch_size=32, max_steps=40)
+    trainer = MaskedDiffusionTrainer(backbone, args, train_dataset=sequences(8))
+    inputs, times = batch_of(sequences(8), 8), []
+    for step in range(40):
+        trainer.state.global_step = step
+        weights = torch.zeros(8, LENGTH)
+        noised = trainer.noised(inputs, training=True)
+        weights[noised.masked] = noised.weights
+        times += [1 / row.max().item() for row in weights if row.any()]
+    assert max(times) > 0.97
+    assert [sum(t > share for t in times) / 320 for share in (0.25, 0.5, 0.75)] == pytest.approx(
+        [3 / 4, 1 / 2, 1 / 4], abs=0.03
+    )
+
+
+def test_predictions_are_what_the_evaluation_is_a_mean_of(backbone, sequences, arguments):
+    seen = []
+
+    def accuracy(prediction):
+        seen.append(prediction)
+        chosen = prediction.label_ids != -100
+        return {"accuracy": (prediction.predictions.argmax(-1) == prediction.label_ids)[chosen].mean()}
+
+    args = arguments(MaskedDiffusionTrainingArguments, per_device_eval_batch_size=3, loss_normalizer="masked")
+    dataset = sequences(10, seed=1)
+    trainer = MaskedDiffusionTrainer(backbone, args, eval_dataset=dataset, compute_metrics=accuracy)
+    metrics = trainer.evaluate()
+    (prediction,) = seen
+    logits, labels = torch.tensor(prediction.predictions), torch.tensor(prediction.label_ids)
+    assert logits.shape == (10, LENGTH, 9) and labels.shape == (10, LENGTH)
+    masked = labels != -100
+    assert (labels[masked] == dataset.input_ids[masked]).all() and not masked[:, ~dataset.maskable].any()
+    assert F.cross_entropy(logits[masked], labels[masked]).item() == pytest.approx(metrics["eval_loss"], rel=1e-5)
+    assert metrics["eval_accuracy"] == pytest.approx((logits.argmax(-1) == labels)[masked].float().mean().item())
+    predicted = trainer.predict(dataset)
+    assert (predicted.predictions == prediction.predictions).all()
+    assert predicted.metrics["test_accuracy"] == metrics["eval_accuracy"]
+    trainer.preprocess_logits_for_metrics = lambda logits, labels: logits.argmax(-1)
+    assert trainer.predict(dataset).predictions.shape == (10, LENGTH)
+
+
+@pytest.mark.parametrize("num_drafts", [1, 2])
+def test_predictions_of_quality_are_what_the_evaluation_is_a_mean_of(prism, sequences, arguments, num_drafts):
+    args = arguments(PrismTrainingArguments, per_device_eval_batch_size=3, num_draft_tokens=3, num_drafts=num_drafts)
+    trainer = PrismTrainer(prism, args, eval_dataset=sequences(10, seed=1), compute_metrics=lambda _: {"seen": 1})
+    metrics, predicted = trainer.evaluate(), trainer.predict(sequences(10, seed=1))
+    quality, labels = torch.tensor(predicted.predictions), torch.tensor(predicted.label_ids)
+    assert quality.shape == labels.shape == ((10, LENGTH) if num_drafts == 1 else (10, LENGTH, num_drafts))
+    filled = labels != -100
+    assert filled.sum(1).max() == 3
+    loss = F.binary_cross_entropy(quality[filled], labels[filled].float()).item()
+    assert loss == pytest.approx(metrics["eval_quality_loss"], rel=1e-5)
+    assert labels[filled].float().mean().item() == pytest.approx(metrics["eval_draft_accuracy"])
+    assert metrics["eval_seen"] == 1
+
+
+def test_an_evaluation_in_which_nothing_is_masked_has_no_loss(prism, sequences, arguments):
+    args = arguments(PrismTrainingArguments, max_timestep=2e-3)
+    metrics = PrismTrainer(prism, args, eval_dataset=sequences(1)).evaluate()
+    assert math.isnan(metrics["eval_loss"]) and metrics["eval_unmasking_loss"] == 0.0

@@ -30,6 +30,9 @@ STORAGE_DTYPES = {
     "UntypedStorage": torch.uint8,
     "ComplexFloatStorage": torch.complex64,
     "ComplexDoubleStorage": torch.complex128,
+    "QInt8Storage": torch.qint8,
+    "QUInt8Storage": torch.quint8,
+    "QInt32Storage": torch.qint32,
 }
 DTYPES = {f"torch.{name}": value for name, value in vars(torch).items() if isinstance(value, torch.dtype)}
 
@@ -314,7 +317,7 @@ class Unpickler:
         if kind != "storage" or type(key) is not str or not is_count(numel) or any(item is not None for item in view):
             raise BrokenFile(f"its pickle refers to what is no plain storage. Remedy: {DAMAGED}.")
         dtype = STORAGE_DTYPES.get(storage_type.path.rpartition(".")[2])
-        if dtype is None:  # of quantised numbers
+        if dtype is None:  # of a kind that holds no weights of ours
             self.stack.append(Inert(storage_type, ()))
         else:
             self.storages.append(Storage(key, dtype, numel))

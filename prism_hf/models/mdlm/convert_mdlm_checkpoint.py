@@ -55,7 +55,8 @@ def convert_lightning_checkpoint(
         use_ema: take the averaged weights. `ema.shadow_params` is a list without names, in parameter order, that
             covers the backbone, the backbone and then the adapter, or the adapter alone (where the backbone was
             frozen); parameters that it does not cover, and buffers, come from `state_dict`.
-        mask_token_id: if None it is that of the published model with this size of vocabulary, else the last id.
+        mask_token_id: of a config that is read off the file. If None it is the tokenizer's in the hyper-parameters,
+            else that of the published model with this size of vocabulary, else the last id, with a warning.
 
     Returns:
         The backbone's state dict with its `backbone.` prefix, ready for `MdlmForMaskedDiffusion`; the adapter's

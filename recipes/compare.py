@@ -14,7 +14,9 @@ import torch
 from accelerate import PartialState
 
 from prism_hf import load_model
+from prism_hf.data.output_lock import output_lock
 from prism_hf.evaluation import compare, comparison_table, expand_grid, load_task, plot_comparison, weights_digest
+from prism_hf.launching import end_with_launcher
 from prism_hf.resources import resource_path
 from prism_hf.training import parse_arguments
 
@@ -45,9 +47,16 @@ class ComparisonArguments:
 
 
 def main() -> None:
+    end_with_launcher()
     (args,) = parse_arguments((ComparisonArguments,))
     state = PartialState(cpu=args.use_cpu)
+    path = Path(args.output_dir) / "results.jsonl"
+    with output_lock(path):
+        compare_strategies(args, path, state)
+    state.destroy_process_group()
 
+
+def compare_strategies(args: ComparisonArguments, path: Path, state: PartialState) -> None:
     def load(name: str):
         network = load_model(name, attn_implementation=args.attn_implementation).to(state.device)
         if args.torch_compile:
@@ -65,10 +74,8 @@ def main() -> None:
     model = load(args.model_name_or_path or resource_path("sudoku_prism"))
     task = load_task(**args.task, model=model)
 
-    folder = Path(args.output_dir)
-    rows = compare(
-        model, task, points, folder / "results.jsonl", model_name, args.batch_size, args.seed, args.bf16, critic
-    )
+    folder = path.parent
+    rows = compare(model, task, points, path, model_name, args.batch_size, args.seed, args.bf16, critic)
     if state.is_main_process:
         binary = rows[0]["scores"].dtype == torch.bool
         paired = "; in brackets, how many only the row gets right : how many only the reference" if binary else ""
@@ -84,7 +91,6 @@ def main() -> None:
         (folder / "comparison.md").write_text(report, encoding="utf-8")
         print(report)
         plot_comparison(folder / "comparison.png", rows, task.measured, args.reference)
-    state.destroy_process_group()
 
 
 if __name__ == "__main__":

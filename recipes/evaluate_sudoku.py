@@ -15,6 +15,7 @@ from transformers import AutoModelForMaskedLM
 
 import prism_hf.models  # noqa: F401  (registers PRISM and MDLM)
 from prism_hf.data import read_sudoku_csv, to_grid, to_sequence
+from prism_hf.data.output_lock import output_lock
 from prism_hf.evaluation import (
     evaluate_sudoku,
     markdown_table,
@@ -23,6 +24,7 @@ from prism_hf.evaluation import (
     plot_success,
     quality_samples,
 )
+from prism_hf.launching import end_with_launcher
 from prism_hf.resources import resource_path
 from prism_hf.training import parse_arguments
 
@@ -48,8 +50,16 @@ class EvaluationArguments:
 
 
 def main() -> None:
+    end_with_launcher()
     (args,) = parse_arguments((EvaluationArguments,))
     state = PartialState(cpu=args.use_cpu)
+    path = Path(args.output_dir) / "results.jsonl"
+    with output_lock(path):
+        evaluate(args, path, state)
+    state.destroy_process_group()
+
+
+def evaluate(args: EvaluationArguments, path: Path, state: PartialState) -> None:
     puzzles_file = args.puzzles_file or resource_path("sudoku/puzzles.csv")
     solutions_file = args.solutions_file
     if args.puzzles_file is None:
@@ -64,12 +74,11 @@ def main() -> None:
     model.to(state.device).eval()
 
     rows = evaluate_sudoku(
-        model, puzzles, args.settings, Path(args.output_dir) / "results.jsonl", solutions=solutions,
-        batch_size=args.batch_size, seed=args.seed, bf16=args.bf16,
+        model, puzzles, args.settings, path, solutions=solutions, batch_size=args.batch_size, seed=args.seed,
+        bf16=args.bf16,
     )  # fmt: skip
     if state.is_main_process:
         report(args, model, rows, puzzles, solutions)
-    state.destroy_process_group()
 
 
 def report(args: EvaluationArguments, model, rows: list[dict], puzzles: torch.Tensor, solutions: torch.Tensor) -> None:

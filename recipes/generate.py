@@ -18,6 +18,8 @@ from transformers import AutoTokenizer
 
 from prism_hf import RemaskGenerationConfig, generate_to_jsonl, load_model
 from prism_hf.data import read_prompts
+from prism_hf.data.output_lock import output_lock
+from prism_hf.launching import end_with_launcher
 from prism_hf.training import parse_arguments
 
 
@@ -38,9 +40,16 @@ class GenerateArguments:
 
 
 def main() -> None:
+    end_with_launcher()
     (args,) = parse_arguments((GenerateArguments,))
     RemaskGenerationConfig(**args.generation)  # a misspelt field is to fail before the model is loaded
     state = PartialState(cpu=args.use_cpu)
+    with output_lock(args.output_file):
+        generate(args, state)
+    state.destroy_process_group()
+
+
+def generate(args: GenerateArguments, state: PartialState) -> None:
     prompts = [None]
     if state.is_main_process:  # a pipe can be read once only
         if args.prompts_file is not None and Path(args.prompts_file).resolve() == Path(args.output_file).resolve():
@@ -54,7 +63,6 @@ def main() -> None:
         apply_chat_template=args.apply_chat_template, **args.generation,
         settings={"model_name_or_path": args.model_name_or_path, "dtype": args.dtype},
     )  # fmt: skip
-    state.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -2,18 +2,18 @@
 
     accelerate launch recipes/train_mdm.py --config recipes/configs/sudoku_mdm_laptop.yaml
 
-Any argument of the YAML file can be given on the command line too. Started again, it goes on from the last checkpoint.
+Any argument of the YAML file can be given on the command line too. Started again, it goes on from the last
+checkpoint; a finished run changes nothing then.
 """
 
 from dataclasses import dataclass, field
 
-from accelerate import PartialState
-from transformers import AutoConfig, AutoModelForMaskedLM, set_seed
+from transformers import AutoConfig, AutoModelForMaskedLM
 
 import prism_hf.models  # noqa: F401  (registers LLaDA and MDLM)
 from prism_hf import MaskedDiffusionTrainer, MaskedDiffusionTrainingArguments
 from prism_hf.data import DataArguments, load_training_data
-from prism_hf.training import last_checkpoint, parse_arguments
+from prism_hf.training.running import run_training, solve_at_evaluations
 
 
 @dataclass
@@ -26,11 +26,9 @@ class ModelArguments:
     attn_implementation: str | None = field(default=None, metadata={"help": "eager, sdpa, flash_attention_2, ..."})
 
 
-def main() -> None:
-    model_args, data_args, training_args = parse_arguments(
-        (ModelArguments, DataArguments, MaskedDiffusionTrainingArguments)
-    )
-    set_seed(training_args.seed)
+def build(
+    model_args: ModelArguments, data_args: DataArguments, training_args: MaskedDiffusionTrainingArguments
+) -> MaskedDiffusionTrainer:
     with training_args.main_process_first(desc="loading the data"):
         train_dataset, eval_dataset, tokenizer = load_training_data(
             data_args, training_args.seed, model_args.model_name_or_path
@@ -46,14 +44,9 @@ def main() -> None:
     trainer = MaskedDiffusionTrainer(
         model, training_args, train_dataset=train_dataset, eval_dataset=eval_dataset, processing_class=tokenizer
     )
-    trainer.train(resume_from_checkpoint=last_checkpoint(training_args.output_dir))
-    metrics = trainer.evaluate()
-    trainer.log_metrics("eval", metrics)
-    trainer.save_metrics("eval", metrics)
-    trainer.save_model()  # after the evaluation, which the model card reports
-    trainer.accelerator.wait_for_everyone()
+    solve_at_evaluations(trainer, data_args)
+    return trainer
 
 
 if __name__ == "__main__":
-    main()
-    PartialState().destroy_process_group()  # not in main: DDP must be gone before
+    run_training(build, (ModelArguments, DataArguments, MaskedDiffusionTrainingArguments))

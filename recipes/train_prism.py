@@ -3,20 +3,20 @@
     accelerate launch recipes/train_prism.py --config recipes/configs/sudoku_prism_laptop.yaml
     accelerate launch recipes/train_prism.py --config recipes/configs/llada_8b_opc.yaml
 
-Any argument of the YAML file can be given on the command line too. Started again, it goes on from the last checkpoint.
+Any argument of the YAML file can be given on the command line too. Started again, it goes on from the last
+checkpoint; a finished run changes nothing then.
 """
 
 from dataclasses import dataclass, field
 
 import torch
-from accelerate import PartialState
 from peft import LoraConfig
-from transformers import BitsAndBytesConfig, set_seed
+from transformers import BitsAndBytesConfig
 
 from prism_hf import PrismForMaskedDiffusion, PrismTrainer, PrismTrainingArguments, RemaskGenerationConfig
 from prism_hf.data import DataArguments, load_training_data
 from prism_hf.resources import resource_path
-from prism_hf.training import last_checkpoint, parse_arguments
+from prism_hf.training.running import run_training, solve_at_evaluations
 
 
 @dataclass
@@ -37,9 +37,7 @@ class ModelArguments:
     )
 
 
-def main() -> None:
-    model_args, data_args, training_args = parse_arguments((ModelArguments, DataArguments, PrismTrainingArguments))
-    set_seed(training_args.seed)
+def build(model_args: ModelArguments, data_args: DataArguments, training_args: PrismTrainingArguments) -> PrismTrainer:
     name_or_path = model_args.model_name_or_path or resource_path("sudoku_mdm")
     with training_args.main_process_first(desc="loading the data"):
         train_dataset, eval_dataset, tokenizer = load_training_data(data_args, training_args.seed, name_or_path)
@@ -64,14 +62,9 @@ def main() -> None:
         processing_class=tokenizer,
         peft_config=None if model_args.peft is None else LoraConfig(**model_args.peft),
     )
-    trainer.train(resume_from_checkpoint=last_checkpoint(training_args.output_dir))
-    metrics = trainer.evaluate()
-    trainer.log_metrics("eval", metrics)
-    trainer.save_metrics("eval", metrics)
-    trainer.save_model()  # after the evaluation, which the model card reports
-    trainer.accelerator.wait_for_everyone()
+    solve_at_evaluations(trainer, data_args)
+    return trainer
 
 
 if __name__ == "__main__":
-    main()
-    PartialState().destroy_process_group()  # not in main: DDP must be gone before
+    run_training(build, (ModelArguments, DataArguments, PrismTrainingArguments))

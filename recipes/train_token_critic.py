@@ -2,13 +2,13 @@
 
     accelerate launch recipes/train_token_critic.py --config recipes/configs/sudoku_token_critic_laptop.yaml
 
-Any argument of the YAML file can be given on the command line too. Started again, it goes on from the last checkpoint.
+Any argument of the YAML file can be given on the command line too. Started again, it goes on from the last
+checkpoint; a finished run changes nothing then.
 """
 
 from dataclasses import dataclass, field
 
-from accelerate import PartialState
-from transformers import AutoConfig, set_seed
+from transformers import AutoConfig
 
 from prism_hf import (
     PrismConfig,
@@ -19,7 +19,7 @@ from prism_hf import (
 )
 from prism_hf.data import DataArguments, load_training_data
 from prism_hf.resources import resource_path
-from prism_hf.training import last_checkpoint, parse_arguments
+from prism_hf.training.running import run_training
 
 
 @dataclass
@@ -35,11 +35,9 @@ class ModelArguments:
     attn_implementation: str | None = field(default=None, metadata={"help": "eager, sdpa, flash_attention_2, ..."})
 
 
-def main() -> None:
-    model_args, data_args, training_args = parse_arguments(
-        (ModelArguments, DataArguments, TokenCriticTrainingArguments)
-    )
-    set_seed(training_args.seed)
+def build(
+    model_args: ModelArguments, data_args: DataArguments, training_args: TokenCriticTrainingArguments
+) -> TokenCriticTrainer:
     attention = {"attn_implementation": model_args.attn_implementation}
     denoiser_name_or_path = model_args.denoiser_name_or_path or resource_path("sudoku_prism")
     denoiser = load_model(denoiser_name_or_path, **attention)
@@ -65,14 +63,8 @@ def main() -> None:
         eval_dataset=eval_dataset,
         processing_class=tokenizer,
     )
-    trainer.train(resume_from_checkpoint=last_checkpoint(training_args.output_dir))
-    metrics = trainer.evaluate()
-    trainer.log_metrics("eval", metrics)
-    trainer.save_metrics("eval", metrics)
-    trainer.save_model()  # after the evaluation, which the model card reports
-    trainer.accelerator.wait_for_everyone()
+    return trainer
 
 
 if __name__ == "__main__":
-    main()
-    PartialState().destroy_process_group()  # not in main: DDP must be gone before
+    run_training(build, (ModelArguments, DataArguments, TokenCriticTrainingArguments))

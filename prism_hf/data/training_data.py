@@ -44,7 +44,10 @@ class DataArguments:
     apply_chat_template: bool = field(default=False, metadata={"help": "`code`: as turns of a chat."})
     layout: int = field(default=89, metadata={"help": "`sudoku`: 89 tokens with ends of rows, or the 81 cells."})
     num_train_samples: int = field(default=48_000, metadata={"help": "`sudoku`: random grids, without dataset_path."})
-    num_eval_samples: int = field(default=1_000, metadata={"help": "`sudoku`: random grids held out."})
+    num_eval_samples: int = field(default=1_000, metadata={"help": "`sudoku`: random grids held out, or 0."})
+    num_eval_puzzles: int = field(
+        default=0, metadata={"help": "`sudoku`: puzzles held out, which the model solves at each evaluation."}
+    )
     blanks: int | None = field(
         default=None,
         metadata={"help": "`sudoku`: random puzzles with so many blanks and one solution, their givens as prompt."},
@@ -70,7 +73,12 @@ def load_training_data(
             train = SolvedGrids(args.dataset_path)
         else:
             train = SudokuGrids(args.num_train_samples, seed + 1, args.layout, args.blanks)
-        return train, SudokuGrids(args.num_eval_samples, seed, args.layout, args.blanks), SudokuTokenizer()
+        held_out = None
+        if args.num_eval_samples:
+            held_out = SudokuGrids(args.num_eval_samples, seed, args.layout, args.blanks)
+        return train, held_out, SudokuTokenizer()
+    if args.num_eval_puzzles:
+        raise ValueError(f"num_eval_puzzles={args.num_eval_puzzles} is for dataset='sudoku': leave it out.")
 
     source = args.tokenizer_name_or_path or model_name_or_path
     if args.dataset == "source_files":

@@ -4,6 +4,7 @@ from .checkpoints import last_checkpoint
 from .collator import MaskedDiffusionCollator
 from .config_file import parse_arguments
 from .ema import EMACallback
+from .generate_callback import GenerateCallback
 from .masked_diffusion_trainer import MaskedDiffusionTrainer
 from .prism_trainer import PrismTrainer
 from .token_critic_trainer import TokenCriticTrainer
@@ -15,6 +16,7 @@ from .training_arguments import (
 
 __all__ = [
     "EMACallback",
+    "GenerateCallback",
     "MaskedDiffusionCollator",
     "MaskedDiffusionTrainer",
     "MaskedDiffusionTrainingArguments",

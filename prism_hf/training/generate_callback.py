@@ -1,0 +1,61 @@
+"""Samples of a model in training, and their score, at each evaluation."""
+
+from collections.abc import Callable
+
+import torch
+from accelerate.utils import gather_object
+from transformers import Trainer, TrainerCallback
+
+from prism_hf.generation import remask_generate
+
+
+class GenerateCallback(TrainerCallback):
+    """Completes the same prompts at each evaluation and adds the mean score of what comes out to the metrics.
+
+    The model is the one that is evaluated, with the moving average of its weights where there is one. As `eval_<name>`
+    the score is logged, stands in the model card, and may be the `metric_for_best_model`:
+
+        trainer.add_callback(GenerateCallback(trainer, puzzles, is_solved, name="success", order="margin"))
+
+    Args:
+        prompts: (N, L), with masks to be filled, or to go on from with `max_new_tokens`.
+        score: given completed prompts (B, L') and the prompts (B, L), the scores (B,).
+        batch_size: prompts in a batch; processes share the batches.
+        seed: of what is drawn; the same at each evaluation.
+        generation: fields of `RemaskGenerationConfig`, over the model's own.
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        prompts: torch.Tensor,
+        score: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+        name: str = "score",
+        batch_size: int = 64,
+        seed: int = 0,
+        **generation,
+    ):
+        self.trainer, self.batches, self.score = trainer, prompts.split(batch_size), score
+        self.name, self.seed, self.generation = f"eval_{name}", seed, generation
+
+    def on_evaluate(self, args, state, control, metrics=None, **kwargs):
+        own = range(len(self.batches))
+        # Processes that share the weights of a model take every forward together.
+        is_shared = self.trainer.is_fsdp_enabled or self.trainer.is_deepspeed_enabled
+        if not is_shared:
+            own = own[args.process_index :: args.world_size]
+        scores = [score for number in own for score in self.scores(number)]
+        if not is_shared:
+            scores = gather_object(scores)
+        metrics[self.name] = sum(scores) / len(scores)
+        self.trainer.log({self.name: metrics[self.name]})
+
+    def scores(self, number: int) -> list[float]:
+        """Those of a batch."""
+        prompts = self.batches[number]
+        generator = torch.Generator().manual_seed(self.seed + number)
+        settings = {"mask_token_id": self.trainer.mask_token_id} | self.generation
+        completed = remask_generate(
+            self.trainer.model, prompts.to(self.trainer.args.device), generator=generator, **settings
+        )
+        return self.score(completed.cpu(), prompts).double().tolist()

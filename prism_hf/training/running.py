@@ -1,0 +1,80 @@
+"""What the training recipes have in common: from the command line to a saved and evaluated model, once."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+from transformers import TrainerState, set_seed
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.utils import logging
+
+from prism_hf.data import DataArguments, SudokuGrids
+from prism_hf.data.output_lock import output_lock
+from prism_hf.data.sudoku import BLANK
+from prism_hf.evaluation.sudoku import is_solved
+from prism_hf.launching import end_with_launcher
+
+from .checkpoints import is_json, last_checkpoint
+from .config_file import parse_arguments
+from .generate_callback import GenerateCallback
+from .masked_diffusion_trainer import MaskedDiffusionTrainer
+
+logger = logging.get_logger(__name__)
+
+
+def run_training(build: Callable[..., MaskedDiffusionTrainer], argument_types: tuple[type, ...]) -> None:
+    """Train what `build` makes of the command line, from the last checkpoint on if there is one; save it, evaluate it.
+
+    Started again, a finished run changes nothing. One run at a time works in an output folder.
+
+    Args:
+        build: given an instance of each of `argument_types`, of which the trainer's are the last, returns the trainer.
+    """
+    end_with_launcher()
+    train_and_save(build, parse_arguments(argument_types))
+    PartialState().destroy_process_group()  # not within: DDP must be gone before
+
+
+def train_and_save(build: Callable[..., MaskedDiffusionTrainer], arguments: tuple) -> None:
+    args = arguments[-1]
+    set_seed(args.seed)
+    logger.info(f"Process {args.process_index} of {args.world_size} trains on {args.device}.")
+    with output_lock(args.output_dir, is_folder=True):
+        trainer = build(*arguments)
+        (finished,) = broadcast_object_list([is_finished(trainer)])
+        if finished:
+            logger.warning(f"{args.output_dir} is finished: nothing to do. Name another output_dir to train anew.")
+            return
+        trainer.train(resume_from_checkpoint=last_checkpoint(args.output_dir))
+        trainer.save_model()
+        if trainer.eval_dataset is not None:
+            metrics = trainer.evaluate()
+            trainer.log_metrics("eval", metrics)
+            trainer.save_metrics("eval", metrics)
+            trainer.create_model_card()  # which tells of the evaluation
+        if args.push_to_hub:
+            trainer.push_to_hub()
+        trainer.save_state()  # last: it tells that all this is done
+        trainer.accelerator.wait_for_everyone()
+
+
+def is_finished(trainer: MaskedDiffusionTrainer) -> bool:
+    """Whether the output folder holds what the trainer would make: a model saved after as many steps."""
+    folder = Path(trainer.args.output_dir)
+    if not is_json(folder / TRAINER_STATE_NAME) or not any(folder.glob("*model*")):
+        return False
+    *_, max_steps = trainer.set_initial_training_values(trainer.args, trainer.get_train_dataloader())
+    return TrainerState.load_from_json(str(folder / TRAINER_STATE_NAME)).max_steps >= max_steps
+
+
+def solve_at_evaluations(trainer: MaskedDiffusionTrainer, args: DataArguments) -> None:
+    """Let the model solve `args.num_eval_puzzles` Sudoku puzzles at each evaluation; `eval_success` is their share."""
+    if args.num_eval_puzzles:
+        grids = SudokuGrids(
+            args.num_eval_puzzles, trainer.args.seed, args.layout, args.blanks or 51, num_puzzles=args.num_eval_puzzles
+        )
+        rows = grids.__getitems__(range(args.num_eval_puzzles))
+        puzzles = torch.stack([row["input_ids"].masked_fill(row["maskable"].bool(), BLANK) for row in rows])
+        trainer.add_callback(GenerateCallback(trainer, puzzles, is_solved, name="success"))

@@ -1,8 +1,11 @@
 """Training that is started again: finished, killed near its end, with a part of a checkpoint gone, or overflowing."""
 
+import copy
 import json
 import math
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -11,6 +14,7 @@ from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 from prism_hf.training import (
+    GenerateCallback,
     MaskedDiffusionTrainer,
     MaskedDiffusionTrainingArguments,
     PrismTrainer,
@@ -20,6 +24,7 @@ from prism_hf.training import (
     last_checkpoint,
 )
 from prism_hf.training.checkpoints import delete, remove_leftovers, rotate_checkpoints
+from prism_hf.training.running import train_and_save
 
 
 def weights_of(model):
@@ -263,3 +268,98 @@ def test_only_what_is_trained_is_averaged_and_in_float32(prism, sequences, argum
     trainer.add_callback(Look())
     trainer.train()
     assert all("quality_head" in name and value.dtype == torch.float32 for name, value in seen[-1].items())
+
+
+# Samples during training
+
+
+@pytest.mark.parametrize("batch_size", [64, 3])
+def test_samples_are_scored_at_each_evaluation_and_choose_the_best(
+    backbone, sequences, arguments, tmp_path, batch_size
+):
+    args = arguments(
+        MaskedDiffusionTrainingArguments, max_steps=3, save_strategy="best", eval_strategy="steps", eval_steps=1,
+        ema_decay=0.5, metric_for_best_model="success", greater_is_better=True,
+    )  # fmt: skip
+    trainer = MaskedDiffusionTrainer(backbone, args, train_dataset=sequences(64), eval_dataset=sequences(4, seed=1))
+    prompts = torch.zeros(5, 10, dtype=torch.long)
+    prompts[:, 0] = torch.arange(1, 6)
+    seen = []
+
+    def score(completed, prompts):
+        with torch.no_grad():
+            seen.append(backbone.cls.predictions.bias.clone())
+        assert (completed[:, 0] == prompts[:, 0]).all() and (completed != 0).all()
+        return completed[:, 0] <= trainer.state.global_step  # as many right as steps were taken
+
+    trainer.add_callback(GenerateCallback(trainer, prompts, score, name="success", batch_size=batch_size, steps=3))
+    trainer.train()
+    logged = [row["eval_success"] for row in trainer.state.log_history if "eval_success" in row]
+    assert logged == pytest.approx([1 / 5, 2 / 5, 3 / 5])
+    assert trainer.state.best_metric == pytest.approx(3 / 5) and trainer.state.best_global_step == 3
+    assert backbone.training_record.metrics["eval_success"] == pytest.approx(3 / 5)
+    assert "eval_loss" in backbone.training_record.metrics
+    assert torch.equal(seen[-1], backbone.cls.predictions.bias)  # the average, which is the model now
+
+
+# One run in a folder, from the start to what is saved
+
+
+def test_one_training_at_a_time_in_a_folder(backbone, sequences, arguments, tmp_path):
+    args = arguments(MaskedDiffusionTrainingArguments, max_steps=1)
+    trainer = MaskedDiffusionTrainer(backbone, args, train_dataset=sequences(8))
+    script = (
+        "import sys; from prism_hf.data.output_lock import *\nwith output_lock(sys.argv[1], True): print(); input()"
+    )
+    other = subprocess.Popen(
+        [sys.executable, "-c", script, args.output_dir], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    other.stdout.readline()
+    with pytest.raises(ValueError, match=f"Another run works on .*out: process {other.pid} on"):
+        trainer.train()
+    assert trainer.state.global_step == 0
+    other.communicate("\n")
+    trainer.train()
+    assert trainer.state.global_step == 1 and not list((tmp_path / "out").glob("*.lock"))
+
+
+@pytest.mark.parametrize("held_out", [0, 4])
+def test_the_model_is_saved_before_it_is_evaluated_and_once(
+    backbone, sequences, arguments, tmp_path, monkeypatch, held_out
+):
+    args = arguments(MaskedDiffusionTrainingArguments, max_steps=2, save_strategy="steps", save_steps=2, ema_decay=0.9)
+    out, trainers = tmp_path / "out", []
+
+    def build(args):
+        trainer = MaskedDiffusionTrainer(
+            copy.deepcopy(backbone), args, train_dataset=sequences(32),
+            eval_dataset=sequences(held_out, seed=1) if held_out else None,
+        )  # fmt: skip
+        trainers.append(trainer)
+        return trainer
+
+    def fail(self, *args, **kwargs):
+        assert (out / "model.safetensors").exists()
+        raise KeyboardInterrupt
+
+    if held_out:  # a kill before the evaluation
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr(MaskedDiffusionTrainer, "evaluate", fail)
+            train_and_save(build, (args,))
+        assert "## Last evaluation" not in (out / "README.md").read_text()
+    train_and_save(build, (args,))
+    assert trainers[-1].state.global_step == 2
+    saved = load_file(out / "model.safetensors")
+    assert torch.equal(saved["cls.predictions.bias"], load_file(out / "checkpoint-2" / "ema.safetensors")[
+        "module.cls.predictions.bias"
+    ])  # fmt: skip
+    assert ("`eval_unmasking_loss`" in (out / "README.md").read_text()) == bool(held_out)
+    assert (out / "eval_results.json").exists() == bool(held_out)
+
+    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in out.rglob("*") if path.is_file()}
+    train_and_save(build, (args,))
+    assert trainers[-1].state.global_step == 0
+    assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in out.rglob("*") if path.is_file()} == before
+    args.max_steps = 3  # more is asked for
+    train_and_save(build, (args,))
+    assert trainers[-1].state.global_step == 3

@@ -16,7 +16,7 @@ GOLDEN = load_file(FIXTURE / "expected.safetensors")
 IDS = GOLDEN["input_ids"]
 HALVES = DistributedConfig(tp_size=2)
 
-pytestmark = pytest.mark.skipif(torch.accelerator.is_available(), reason="transformers would put the model on the accelerator")
+pytestmark = pytest.mark.skipif(torch.accelerator.is_available(), reason="transformers would use the accelerator")
 
 
 def member(rank, folder, compute):

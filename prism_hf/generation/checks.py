@@ -22,10 +22,11 @@ def vocabulary_size(model) -> int | None:
     return getattr(model.config, "vocab_size", None)
 
 
-def padding_of(model) -> int | None:
-    """The pad token of the model's config, None if there is none among its tokens."""
+def padding_of(model, mask_token_id: int) -> int | None:
+    """The pad token of the model's config, None if it is no token of the model, or its mask."""
     token, size = getattr(model.config, "pad_token_id", None), vocabulary_size(model)
-    return None if token is None or not 0 <= token < (token + 1 if size is None else size) else token
+    is_token = token is not None and token >= 0 and (size is None or token < size)
+    return token if is_token and token != mask_token_id else None
 
 
 def excluded_tokens(config: RemaskGenerationConfig) -> list[int]:
@@ -64,7 +65,7 @@ def fitted_to_tokenizer(model, tokenizer: PreTrainedTokenizerBase, settings: dic
     """
     config, size = prepare_generation_config(model, None, **settings), vocabulary_size(model)
     told = {}
-    for name, of_model in (("eos_token_id", None), ("pad_token_id", padding_of(model))):
+    for name, of_model in (("eos_token_id", None), ("pad_token_id", padding_of(model, config.mask_token_id))):
         token = getattr(tokenizer, name)
         is_open = name not in settings and getattr(config, name) is None and of_model is None
         if is_open and token is not None and (size is None or token < size):
@@ -83,7 +84,12 @@ def check_endings(
             "stopping_criteria end rows within their new tokens: set max_new_tokens, or leave the criteria out when "
             "there are only the masks of input_ids to fill."
         )
-    for pad_token_id in (config.pad_token_id, padding_of(model), *as_ids(config.eos_token_id)):
+    if config.pad_token_id == config.mask_token_id and (criteria or config.eos_token_id is not None):
+        raise ValueError(
+            f"pad_token_id={config.pad_token_id} is the mask, so that what follows a row's end would look unfilled: "
+            "set another."
+        )
+    for pad_token_id in (config.pad_token_id, padding_of(model, config.mask_token_id), *as_ids(config.eos_token_id)):
         if pad_token_id is not None:
             return pad_token_id
     if criteria:

@@ -186,7 +186,7 @@ class RemaskGenerate:
         model: any masked language model whose output has `logits` (B, L, V); strategies that read quality also need
             `quality_logits` (B, L). If its forward takes positions `logits_at` (B, W), and then gives logits (B, W, V),
             the LM head runs only where a step can decide; else it runs everywhere.
-        input_ids: (B, L), of any integer type.
+        input_ids: (B, L), of any integer type; `inputs`, as transformers calls them, is the same.
         generation_config: a `RemaskGenerationConfig`; any other `GenerationConfig` is read for what the two share.
         attention_mask: (B, L), 0 at padding and 1 elsewhere.
         generator: the source of all randomness.
@@ -236,7 +236,7 @@ class RemaskGenerate:
     def __call__(
         self,
         model,
-        input_ids: torch.LongTensor,
+        input_ids: torch.LongTensor | None = None,
         generation_config: GenerationConfig | None = None,
         attention_mask: torch.Tensor | None = None,
         generator: torch.Generator | None = None,
@@ -245,8 +245,10 @@ class RemaskGenerate:
         streamer: BaseStreamer | None = None,
         token_type_ids: torch.Tensor | None = None,
         use_cache: bool | None = None,
+        inputs: torch.LongTensor | None = None,
         **kwargs,
     ) -> torch.LongTensor | RemaskGenerationOutput:
+        input_ids = inputs if input_ids is None else input_ids
         logits_processor = as_list(logits_processor, LogitsProcessorList, "logits_processor")
         stopping_criteria = as_list(stopping_criteria, StoppingCriteriaList, "stopping_criteria")
         kwargs = without_descriptions(kwargs)
@@ -364,7 +366,7 @@ class RemaskGenerationMixin:
 
     def generate(
         self,
-        input_ids: torch.LongTensor,
+        input_ids: torch.LongTensor | None = None,
         generation_config: GenerationConfig | None = None,
         attention_mask: torch.Tensor | None = None,
         generator: torch.Generator | None = None,

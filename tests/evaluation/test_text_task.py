@@ -2,14 +2,15 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from tokenizers import Tokenizer, decoders, models
+from tokenizers import Tokenizer, decoders, models, processors
 from tokenizers.pre_tokenizers import ByteLevel
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 import prism_hf
 from prism_hf import (
@@ -22,7 +23,7 @@ from prism_hf import (
 )
 from prism_hf.data import python_files, train_byte_level_bpe
 from prism_hf.evaluation import compare, comparison_table, expand_grid, load_task, negative_log_likelihood
-from prism_hf.evaluation.evaluate_settings import check_settings
+from prism_hf.evaluation.evaluate_settings import check_settings, evaluate_settings
 from prism_hf.evaluation.text_task import decode
 
 CONFIGS = Path(__file__).parents[2] / "recipes" / "configs"
@@ -194,6 +195,37 @@ def test_a_model_may_have_a_mask_that_its_tokenizer_lacks(folder, tmp_path):
         model, task, expand_grid([{"name": "prism", "num_remask": 1}], ["random"], [1.0], [4]), tmp_path / "r"
     )
     assert rows[0]["scores"].isfinite().all() and 0 < rows[0]["measures"]["entropy"] < math.log(16)
+
+
+def test_nothing_stands_between_a_prompt_and_its_text_and_all_is_text(folder, tokenizer, tmp_path):
+    """Of a tokenizer that ends each text, and of a model with eight tokens more than it."""
+    torch.manual_seed(0)
+    config = LladaConfig(
+        d_model=32, n_layers=1, n_heads=2, mlp_hidden_size=32, vocab_size=308, mask_token_id=tokenizer.mask_token_id,
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, init_std=0.3,
+    )  # fmt: skip
+    model = LladaForMaskedDiffusion(config).eval()
+    closing = PreTrainedTokenizerFast.from_pretrained(folder / "model")
+    closing.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        "$A <e>", special_tokens=[("<e>", tokenizer.eos_token_id)]
+    )
+    model.save_pretrained(tmp_path)
+    closing.save_pretrained(tmp_path)
+    assert AutoTokenizer.from_pretrained(tmp_path)("y").input_ids[-1] == tokenizer.eos_token_id
+    model = LladaForMaskedDiffusion.from_pretrained(tmp_path)
+    task = load_task(
+        "text", model, length=24, num_samples=7, scorer=str(folder / "scorer"), prompts_file=str(folder / "prompts.txt")
+    )
+    assert not (task.examples == tokenizer.eos_token_id).any() and task.never_drawn == list(range(300, 308))
+    model.lm_head.weight.data[300:] = model.lm_head.weight.data[:300].abs().max() * 9 * torch.randn(8, 32).sign()
+    seen = []
+    task = replace(task, score=lambda sequences, _: seen.append(sequences) or torch.zeros(len(sequences)), measures={})
+    compare(model, task, expand_grid([{"name": "none"}], ["random"], [1.0], [4]), tmp_path / "rows.jsonl")
+    assert seen[0].max() < 300
+    free = evaluate_settings(
+        model, task.examples, [{"steps": 4}], tmp_path / "r", lambda s: {"most": s.max().item()}, {}
+    )
+    assert free[0]["most"] >= 300
 
 
 def test_the_config_holds_settings_that_run(folder):

@@ -85,6 +85,14 @@ def test_what_a_tokenizer_returns_goes_straight_in(prism, bert, tokenizer):
         assert torch.equal(remask_generate(bert, **encoded, **kwargs, use_cache=False), expected)
 
 
+def test_inputs_by_the_name_of_transformers(prism, bert):
+    ids = torch.tensor([[5, MASK, 7, MASK]])
+    assert torch.equal(prism.generate(inputs=ids), prism.generate(ids))
+    expected = remask_generate(bert, ids)
+    assert torch.equal(remask_generate(bert, inputs=ids), expected)
+    assert torch.equal(bert.generate(inputs=ids, custom_generate=remask_generate), expected)
+
+
 class Typed(nn.Module):
     """Writes the sum of token types so far, which it has asserted to come with every forward."""
 
@@ -234,6 +242,8 @@ WRONG = {
     "a negative pad": ({"pad_token_id": -5, "max_new_tokens": 2}, "pad_token_id=-5"),
     "an eos that the model lacks": ({"eos_token_id": 99, "max_new_tokens": 2}, "eos_token_id has 99"),
     "one eos of several": ({"eos_token_id": [3, 99], "max_new_tokens": 2}, "eos_token_id has 99"),
+    "a mask for padding": ({"pad_token_id": MASK, "eos_token_id": 9, "max_new_tokens": 2}, "is the mask"),
+    "nothing at all": ({"input_ids": None}, "got NoneType"),
     "a mask that the model lacks": ({"mask_token_id": 77}, "mask_token_id has 77"),
     "a suppressed token that it lacks": ({"suppress_tokens": [40]}, "suppress_tokens has 40"),
     "a bad word that it lacks": ({"bad_words_ids": [[3, -1]]}, "bad_words_ids"),

@@ -3,6 +3,8 @@
 import torch
 import torch.nn.functional as F
 
+from .drafting import exclude_token
+
 NORMALIZERS = ("sequence", "masked")
 QUALITY_NORMALIZERS = ("filled", "draft")
 CHUNK_ELEMENTS = 2**24
@@ -57,6 +59,20 @@ def linear_unmasking_loss(
         states, decoder.weight, decoder.bias, targets, weights / denominator, mask_token_id
     )
     return total, confidence
+
+
+def mapped_unmasking_loss(
+    states: torch.Tensor,
+    decoder: torch.nn.Module,
+    targets: torch.Tensor,
+    weights: torch.Tensor | None,
+    denominator: torch.Tensor | float,
+    mask_token_id: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`linear_unmasking_loss` of a decoder that is more than its weight, as with an adapter on it: logits and all."""
+    logits = exclude_token(decoder(states).float(), mask_token_id)
+    confidence = logits.detach().softmax(dim=-1).amax(dim=-1)
+    return unmasking_loss(logits, targets, weights, denominator), confidence
 
 
 class _LinearCrossEntropy(torch.autograd.Function):

@@ -4,10 +4,12 @@ from collections.abc import Mapping
 from contextlib import contextmanager, nullcontext
 
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.other import AuxiliaryTrainingWrapper
 from torch.nn.parallel import DistributedDataParallel
 
 from prism_hf.diffusion.drafting import draft
-from prism_hf.diffusion.losses import linear_unmasking_loss, quality_loss
+from prism_hf.diffusion.losses import linear_unmasking_loss, mapped_unmasking_loss, quality_loss
 from prism_hf.generation import RemaskGenerationConfig
 from prism_hf.models.prism.peft_model import QUALITY_HEAD
 
@@ -113,9 +115,12 @@ class PrismTrainer(QualityTrainer):
                 logits_to_keep=noised.masked,
                 return_logits=False,
                 return_quality=False,
-            ).prediction_states.to(decoder.weight.dtype)
+            ).prediction_states
             with gathered(model, decoder):
-                unmasking, confidence = linear_unmasking_loss(
+                states = states.to(decoder.weight.dtype)
+                # With an adapter on the decoder, its weight alone is not the map that the model computes.
+                adapted = isinstance(decoder, BaseTunerLayer | AuxiliaryTrainingWrapper)
+                unmasking, confidence = (mapped_unmasking_loss if adapted else linear_unmasking_loss)(
                     states,
                     decoder,
                     noised.targets,

@@ -20,7 +20,8 @@ from .training_arguments import QualityTrainingArguments
 def adapt(model, peft_config: PeftConfig, args: QualityTrainingArguments) -> PeftModelForPrism:
     """Wrap `model` with PEFT; the quality head is trained whole and saved with the adapter.
 
-    Raises ValueError for a model that has adapters already, TypeError for what is no `PeftConfig`.
+    Raises ValueError for a model that has adapters already or a method that cannot train the head with them, TypeError
+    for what is no `PeftConfig`.
     """
     if not isinstance(peft_config, PeftConfig):
         raise TypeError(f"peft_config must be a PeftConfig such as peft.LoraConfig, got {type(peft_config).__name__}.")
@@ -28,6 +29,11 @@ def adapt(model, peft_config: PeftConfig, args: QualityTrainingArguments) -> Pef
         raise ValueError(
             "The model is a PeftModel already: pass it without peft_config to train its adapter on, or "
             "model.merge_and_unload() for a new one."
+        )
+    if not hasattr(peft_config, "modules_to_save"):
+        raise ValueError(
+            f"{type(peft_config).__name__} trains no whole module, so no quality head: use LoraConfig, whose "
+            "trainable_token_indices trains single tokens."
         )
     peft_config = copy(peft_config)
     saved = list(getattr(peft_config, "modules_to_save", None) or [])

@@ -1,12 +1,13 @@
 """Adapters of a model with a quality head: what a folder holds, and what loads from it."""
 
+import copy
 import json
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
+from peft import IA3Config, LoHaConfig, LoraConfig, PeftModel, PromptTuningConfig, VBLoRAConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertForMaskedLM
 
@@ -190,3 +191,42 @@ def test_an_adapter_that_is_not_whole_is_refused_by_name(bare, tmp_path, edit, m
         model.load_adapter(tmp_path / "adapter", "second")
     assert list(model.peft_config) == ["default"]
     assert_same(outputs(model), before)
+
+
+HEAD_TOO = {"modules_to_save": ["quality_head"]}
+OPTIONS = {
+    "bias of all": lora(bias="all"),
+    "bias of adapted layers": lora(bias="lora_only"),
+    "bias of all, all layers": lora(bias="all", target_modules="all-linear"),
+    "weight-decomposed": lora(use_dora=True),
+    "bias of its own": lora(lora_bias=True),
+    "all layers": lora(target_modules="all-linear"),
+    "some modules not": lora(target_modules="all-linear", exclude_modules=["dense"]),
+    "some layers": lora(layers_to_transform=[0]),
+    "the embedding": lora(target_modules=["query", "word_embeddings"]),
+    "the decoder": lora(target_modules=["query", "decoder"]),
+    "the embedding as a whole": lora(modules_to_save=["quality_head", "word_embeddings"]),
+    "the decoder as a whole": lora(modules_to_save=["decoder", "quality_head"]),
+    "some tokens": lora(trainable_token_indices=[2, 3]),
+    "a task": lora(task_type="TOKEN_CLS"),
+    "IA3": IA3Config(target_modules=["query", "output.dense"], feedforward_modules=["output.dense"], **HEAD_TOO),
+    "LoHa": LoHaConfig(target_modules=["query"], **HEAD_TOO),
+    "VB-LoRA": VBLoRAConfig(target_modules=["query"], num_vectors=8, vector_length=4, **HEAD_TOO),
+}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize("adapter_name", ["default", "mine"])
+def test_options_of_peft_save_and_load(bare, tmp_path, name, adapter_name):
+    base = PrismForMaskedDiffusion.from_pretrained(bare, mask_token_id=0)
+    peft_config = copy.deepcopy(OPTIONS[name])
+    peft_config.base_model_name_or_path = bare
+    model = PeftModelForPrism(base, peft_config).eval()
+    plain = outputs(model)
+    with torch.no_grad():
+        for parameter in (parameter for parameter in model.parameters() if parameter.requires_grad):
+            parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3)), alpha=0.2)
+    model.save_pretrained(tmp_path / "adapter")
+    expected = outputs(model)
+    assert all(not torch.allclose(one, other) for one, other in zip(plain, expected, strict=True))
+    assert_same(outputs(AutoPeftModelForPrism.from_pretrained(tmp_path / "adapter", adapter_name)), expected)

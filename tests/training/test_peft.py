@@ -2,10 +2,11 @@
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, TrainableTokensConfig, get_peft_model
 from transformers import BitsAndBytesConfig
 from transformers.utils import is_bitsandbytes_available
 
+from prism_hf.diffusion.losses import unmasking_loss
 from prism_hf.models.llada import LladaConfig
 from prism_hf.models.prism import PrismConfig, PrismForMaskedDiffusion
 from prism_hf.training import PrismTrainer, PrismTrainingArguments
@@ -110,6 +111,42 @@ def test_variants_of_lora_train_and_load(tmp_path, variant):
     assert any("lora_magnitude_vector" in name for name in names) == ("use_dora" in variant)
     loaded = PeftModel.from_pretrained(PrismForMaskedDiffusion.from_pretrained(tmp_path / "base"), tmp_path / "adapter")
     assert_equal(outputs(loaded.eval()), outputs(model))
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"target_modules": ["lm_head"]},
+        {"target_modules": ["lm_head"], "use_dora": True},
+        {"modules_to_save": ["lm_head"]},
+        {"trainable_token_indices": {"lm_head": [3, 4, 5, 6, 7]}},
+    ],
+)
+def test_an_adapter_on_the_decoder_gets_the_gradient_of_its_logits(tmp_path, option):
+    lora = LoraConfig(**{"target_modules": TARGETS, "r": 4, "init_lora_weights": False} | option)
+    args = PrismTrainingArguments(str(tmp_path), num_draft_tokens=4, use_cpu=True, report_to="none")
+    trainer = PrismTrainer(base(), args, train_dataset=Repeated(4), peft_config=lora)
+    batch = {"input_ids": Repeated(4).input_ids, "maskable": torch.ones(4, 16, dtype=torch.bool)}
+    model = trainer.model.train()
+    trainer.compute_loss(model, batch)  # backpropagates the unmasking loss
+    own = {n: p for n, p in model.named_parameters() if "lm_head" in n and p.requires_grad}
+    found = {name: parameter.grad.clone() for name, parameter in own.items()}
+    model.zero_grad()
+    noised = trainer.noised(batch, True)
+    logits = model(input_ids=noised.z, attention_mask=noised.attention_mask, logits_to_keep=noised.masked).logits
+    logits = logits.float().index_fill(1, torch.tensor([49]), -torch.inf)
+    denominator = noised.denominators["unmasking_loss"]
+    (args.unmasking_weight * unmasking_loss(logits, noised.targets, noised.weights, denominator)).backward()
+    assert found
+    for name, parameter in own.items():
+        assert parameter.grad.abs().max() > 0
+        torch.testing.assert_close(found[name], parameter.grad, atol=1e-6, rtol=1e-4)
+
+
+def test_a_method_that_cannot_train_the_head_is_refused(tmp_path):
+    args = PrismTrainingArguments(str(tmp_path), num_draft_tokens=4, use_cpu=True, report_to="none")
+    with pytest.raises(ValueError, match="TrainableTokensConfig trains no whole module.*use LoraConfig"):
+        PrismTrainer(base(), args, peft_config=TrainableTokensConfig(token_indices=[3]))
 
 
 def test_gradient_checkpointing_trains_the_same_adapter(tmp_path):

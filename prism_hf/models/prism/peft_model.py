@@ -1,6 +1,7 @@
 """PEFT adapters of a `PrismForMaskedDiffusion`: what they save, and loading base and adapter in one line."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from peft import PeftConfig, PeftModel, PeftType, get_peft_model_state_dict, load_peft_weights
@@ -17,6 +18,8 @@ from .configuration_prism import PrismConfig
 from .modeling_prism import PrismForMaskedDiffusion
 
 QUALITY_HEAD = "quality_head"
+# Where PEFT keeps a module that is trained whole. With `bias="all"` it saves the biases there a second time.
+WRAPPED = (".modules_to_save.", ".original_module.")
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token")
 
 
@@ -73,8 +76,9 @@ class PeftModelForPrism(HubMixin, PeftModel):
         kind, remedy = f"{peft_config.peft_type.value} adapter of this model", adapter_remedy(peft_config)
         try:
             refuse_weights(model_id, kind, "of another size", mismatched, remedy)
-            refuse_weights(model_id, kind, "missing", result.missing_keys, remedy)
-            refuse_weights(model_id, kind, "left over", result.unexpected_keys, remedy)
+            refuse_weights(model_id, kind, "missing", not_shared(self, result.missing_keys), remedy)
+            left_over = [name for name in result.unexpected_keys if not any(each in name for each in WRAPPED)]
+            refuse_weights(model_id, kind, "left over", left_over, remedy)
         except ValueError:
             if is_new:
                 self.delete_adapter(adapter_name)
@@ -207,9 +211,18 @@ def check_head(model, peft_config: PeftConfig) -> None:
         )
 
 
+def not_shared(model, names: Iterable[str]) -> list[str]:
+    """Those of the parameters' `names` whose tensor has no other name, as VB-LoRA's vectors have one in each layer."""
+    missing = set(names)
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    held = {id(parameter) for name, parameter in parameters.items() if name not in missing}
+    return [name for name in missing if id(parameters.get(name)) not in held]
+
+
 def check_head_weights(model, weights: dict, adapter: str | os.PathLike) -> None:
     """Raise ValueError unless the head among the `weights` of an adapter has the parameters of that of `model`."""
     saved = {name.rpartition(f".{QUALITY_HEAD}.")[2] for name in weights if f".{QUALITY_HEAD}." in name}
+    saved = {name for name in saved if not f".{name}".startswith(WRAPPED)}
     head = model.quality_head
     own = set(getattr(head, "original_module", head).state_dict())
     if saved != own:

@@ -10,7 +10,7 @@ import torch.distributed as dist
 
 PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
 # What is set in the processes that a launcher starts: torchrun, and accelerate where it starts one alone.
-LAUNCHED = ("TORCHELASTIC_RUN_ID", "ACCELERATE_MIXED_PRECISION")
+LAUNCHED = ("TORCHELASTIC_RUN_ID", "ACCELERATE_USE_CPU")
 
 
 def end_with_launcher(limit: timedelta = timedelta(minutes=1)) -> None:

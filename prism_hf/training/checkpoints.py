@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from transformers import TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
@@ -46,6 +47,11 @@ def is_json(path: Path) -> bool:
 def missing_parts(checkpoint: str | Path, expected: dict[str, tuple[str, ...]]) -> list[str]:
     """Those of the expected that are in none of their files."""
     return [name for name, files in expected.items() if not any(any(Path(checkpoint).glob(file)) for file in files)]
+
+
+def rng_state_file(args: TrainingArguments) -> str:
+    """Where `Trainer` keeps the states of a process' random number generators."""
+    return "rng_state.pth" if args.world_size <= 1 else f"rng_state_{args.process_index}.pth"
 
 
 def rotate_checkpoints(output_dir: str | Path, limit: int, newest: str, best: str | None, only_model: bool) -> None:

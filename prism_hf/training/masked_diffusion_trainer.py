@@ -28,7 +28,15 @@ from prism_hf.diffusion.schedules import SCHEDULES, antithetic_timesteps
 from prism_hf.hub import TrainingRecord, unwrapped, write_card, write_files
 from prism_hf.models.loading import naming_damage
 
-from .checkpoints import STATES, last_checkpoint, missing_parts, remove_leftovers, rotate_checkpoints, staged
+from .checkpoints import (
+    STATES,
+    last_checkpoint,
+    missing_parts,
+    remove_leftovers,
+    rng_state_file,
+    rotate_checkpoints,
+    staged,
+)
 from .collator import MaskedDiffusionCollator, ReadCollator, first_row
 from .ema import EMACallback
 from .loader_rows import num_new_rows, tell_fillers
@@ -505,7 +513,8 @@ class MaskedDiffusionTrainer(Trainer):
 
     def check_states(self, checkpoint: str) -> None:
         """Raise ValueError if training could not go on from a checkpoint as it was, which the parent would do."""
-        missing = ", ".join(missing_parts(checkpoint, STATES))
+        scaler = {} if self.accelerator.scaler is None else {"scaler.pt": ("scaler.pt",)}
+        missing = ", ".join(missing_parts(checkpoint, STATES | scaler))
         if missing and not self.args.save_only_model:
             raise ValueError(
                 f"{checkpoint} has no {missing}, so that training would not go on as it was. Restore it, delete "
@@ -513,6 +522,8 @@ class MaskedDiffusionTrainer(Trainer):
             )
         if missing:
             logger.warning(f"{checkpoint} has no {missing}: training goes on from its weights alone.")
+        elif missing_parts(checkpoint, {"": (rng_state_file(self.args),)}):
+            logger.warning(f"{checkpoint} is of another number of processes: dropout will not be what it was to be.")
 
     def _run_epoch(self, *args, **kwargs) -> None:
         """As the parent's, which would take one more step of a training that has them all."""
@@ -545,19 +556,34 @@ class MaskedDiffusionTrainer(Trainer):
 
     def _save_checkpoint(self, model, trial) -> None:
         """As the parent's; on an error nothing is left of the checkpoint, and only whole ones count as kept."""
-        run_dir, limit = self._get_output_dir(trial), self.args.save_total_limit
+        run_dir = self._get_output_dir(trial)
         folder = os.path.join(run_dir, f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
-        self.args.save_total_limit = None  # the parent would count by time, whole or not
         try:
-            super()._save_checkpoint(model, trial)
+            with self.without_rotation() as limit:
+                super()._save_checkpoint(model, trial)
         except BaseException:
             if self.args.should_save:
                 shutil.rmtree(folder, ignore_errors=True)
             raise
-        finally:
-            self.args.save_total_limit = limit
         if self.args.should_save and limit is not None and limit > 0:
             rotate_checkpoints(run_dir, limit, folder, self.state.best_model_checkpoint, self.args.save_only_model)
+
+    def _finalize_training(self, *args, **kwargs):
+        """As the parent's, which would delete the last checkpoint where only the best is to stay.
+
+        A run that is killed before its model is saved has all its steps in the last one.
+        """
+        with self.without_rotation():
+            return super()._finalize_training(*args, **kwargs)
+
+    @contextmanager
+    def without_rotation(self) -> Iterator[int | None]:
+        """Within, the parent deletes no checkpoint; it would count them by time, whole or not. Yields the limit."""
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            yield limit
+        finally:
+            self.args.save_total_limit = limit
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         super().save_model(output_dir, _internal_call)

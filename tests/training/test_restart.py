@@ -1,11 +1,10 @@
 """Training that is started again: finished, killed near its end, with a part of a checkpoint gone, or overflowing."""
 
 import copy
+import fcntl
 import json
 import math
 import shutil
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -13,6 +12,7 @@ from peft import LoraConfig
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
+from prism_hf.data.output_lock import FOLDER_LOCK
 from prism_hf.training import (
     GenerateCallback,
     MaskedDiffusionTrainer,
@@ -251,6 +251,14 @@ def test_the_average_is_what_is_evaluated_and_of_which_the_best_is_kept(
     for name, weight in backbone.named_parameters():
         torch.testing.assert_close(weight.detach(), averages[best][name])
     assert trainer.evaluate()["eval_unmasking_loss"] == pytest.approx(logged[best], rel=1e-6)
+    assert steps_in(tmp_path / "out") == [str(best + 1), "4"]  # though one is the limit: all steps are in the last
+    final = weights_of(backbone)
+    with torch.no_grad():
+        backbone.cls.predictions.bias.fill_(9)
+    MaskedDiffusionTrainer(backbone, args, train_dataset=sequences(64), eval_dataset=sequences(16, seed=1)).train(
+        resume_from_checkpoint=True
+    )
+    assert_same(weights_of(backbone), final)
     saved = load_file(tmp_path / "out" / f"checkpoint-{best + 1}" / "model.safetensors")
     assert torch.equal(saved["cls.predictions.bias"], raw[best]["cls.predictions.bias"])  # which training goes on from
 
@@ -308,17 +316,13 @@ def test_samples_are_scored_at_each_evaluation_and_choose_the_best(
 def test_one_training_at_a_time_in_a_folder(backbone, sequences, arguments, tmp_path):
     args = arguments(MaskedDiffusionTrainingArguments, max_steps=1)
     trainer = MaskedDiffusionTrainer(backbone, args, train_dataset=sequences(8))
-    script = (
-        "import sys; from prism_hf.data.output_lock import *\nwith output_lock(sys.argv[1], True): print(); input()"
-    )
-    other = subprocess.Popen(
-        [sys.executable, "-c", script, args.output_dir], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    other.stdout.readline()
-    with pytest.raises(ValueError, match=f"Another run works on .*out: process {other.pid} on"):
-        trainer.train()
+    with open(tmp_path / "out" / FOLDER_LOCK, "w+") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        other.write("process 7 on another host")
+        other.flush()
+        with pytest.raises(ValueError, match=r"Another run works on .*out: process 7 on another host"):
+            trainer.train()
     assert trainer.state.global_step == 0
-    other.communicate("\n")
     trainer.train()
     assert trainer.state.global_step == 1 and not list((tmp_path / "out").glob("*.lock"))
 

@@ -20,6 +20,7 @@ from huggingface_hub import (
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 from transformers.utils import logging
 
+from prism_hf.portable import make_portable, portable
 from prism_hf.resources import resource_path
 
 logger = logging.get_logger(__name__)
@@ -27,6 +28,7 @@ logger = logging.get_logger(__name__)
 CARD = "README.md"
 TRAINING_ARGUMENTS = "training_args.json"
 ADAPTER_CONFIG = "adapter_config.json"
+CONFIGS = ("config.json", "generation_config.json", "tokenizer_config.json")
 HEAD_SETTINGS = ("head_type", "head_num_blocks", "mask_token_id")
 # Of the training arguments, those that a reader of the card asks for first.
 SHOWN_ARGUMENTS = (
@@ -87,7 +89,7 @@ MDM_ABSTRACT = (
 class TrainingRecord:
     """What a trainer leaves with its model (`model.training_record`), for whoever saves or pushes the model.
 
-    arguments: the training arguments as plain JSON data, tokens of the Hub left out. tokenizer: saved along with the
+    arguments: the training arguments as plain JSON data, made `portable`. tokenizer: saved along with the
     model. dataset: its name for the reader. length: tokens in a row of it. metrics: those of the last evaluation.
     denoiser: of a token critic, name or path of the model whose drafts it judges.
     """
@@ -126,7 +128,7 @@ class HubMixin:
         repo_id = create_repo(repo_id, private=private, token=token, exist_ok=True).repo_id
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder, max_shard_size=max_shard_size)
-            write_files(self, folder)
+            write_files(self, folder, public=True)
             write_card(self, folder, repo_id, tags=tags)
             if file_exists(repo_id, CARD, revision=revision, token=token):
                 (Path(folder) / CARD).unlink()
@@ -166,45 +168,82 @@ def base_model_name(model) -> str | None:
     return getattr(model, "name_or_path", None) or None
 
 
-def write_files(model, folder: str | os.PathLike) -> None:
-    """Write all but the weights, their config and the model card into `folder`, where the model has been saved."""
-    folder, inner = Path(folder), unwrapped(model)
+def write_files(
+    model, folder: str | os.PathLike, location: str | os.PathLike | None = None, public: bool = False
+) -> None:
+    """Write all but the weights, their config and the model card into `folder`, where the model has been saved.
+
+    Args:
+        location: the folder that `folder` will become, if another.
+        public: whether others will read it, to whom a folder of this machine as the base model says nothing.
+    """
+    folder, inner, location = Path(folder), unwrapped(model), Path(location or folder)
     (folder / "custom_generate").mkdir(parents=True, exist_ok=True)
     shutil.copyfile(resource_path("custom_generate/generate.py"), folder / "custom_generate" / "generate.py")
     if inner.can_generate():
         inner.generation_config.save_pretrained(folder)
-    if hasattr(model, "get_base_model") and hasattr(inner, "quality_head"):
-        for name in model.peft_config:
-            record_head(folder if name == "default" else folder / name, inner.config)
+    if hasattr(model, "get_base_model"):
+        for name, peft_config in model.peft_config.items():
+            part = "" if name == "default" else name
+            base = base_from(peft_config.base_model_name_or_path, location / part, public)
+            complete_adapter_config(folder / part / ADAPTER_CONFIG, inner, base)
     record = getattr(inner, "training_record", None)
     if record is not None:
         (folder / TRAINING_ARGUMENTS).write_text(json.dumps(record.arguments, indent=2) + "\n", encoding="utf-8")
         if record.tokenizer is not None:
             record.tokenizer.save_pretrained(folder)
+    for name in CONFIGS:
+        make_portable(folder / name)
 
 
-def record_head(folder: Path, config) -> None:
-    """Tell in the adapter's own config what head its weights fit, so that the base model gets that one.
+def base_from(base: str | None, folder: Path, public: bool) -> str | None:
+    """How an adapter in `folder` names its base model: by its id on the Hub, or by the way to it from `folder`.
+
+    Nothing but the last part of a path is told to others.
+    """
+    if base is None or not os.path.isdir(base):
+        return portable(base)
+    if public:
+        return os.path.basename(os.path.realpath(base))
+    way = os.path.relpath(os.path.realpath(base), os.path.realpath(folder))
+    return way if way.startswith(os.pardir) else os.path.join(os.curdir, way)
+
+
+def base_seen_from(base: str | None, folder: str | os.PathLike) -> str | None:
+    """Where the base model is that an adapter in `folder` names: the inverse of `base_from`."""
+    is_way = base is not None and base.split(os.sep)[0] in (os.curdir, os.pardir)
+    if is_way and os.path.isdir(folder):
+        return os.path.normpath(os.path.join(os.path.realpath(folder), base))
+    return base
+
+
+def complete_adapter_config(path: Path, model, base: str | None) -> None:
+    """Tell in an adapter's own config its base model, and what head its weights fit, so that the base gets that one.
 
     A `config.json` beside it would not do: transformers then takes a local folder for a whole model.
     """
-    path = folder / ADAPTER_CONFIG
     if path.exists():  # one of several adapters may have been left out
         adapter_config = json.loads(path.read_text(encoding="utf-8"))
-        head = {name: getattr(config, name) for name in HEAD_SETTINGS}
-        adapter_config["auto_mapping"] = (adapter_config["auto_mapping"] or {}) | head
+        adapter_config["base_model_name_or_path"] = base
+        if hasattr(model, "quality_head"):
+            head = {name: getattr(model.config, name) for name in HEAD_SETTINGS}
+            adapter_config["auto_mapping"] = (adapter_config["auto_mapping"] or {}) | head
         path.write_text(json.dumps(adapter_config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def write_card(model, folder: str | os.PathLike, repo_id: str | os.PathLike | None = None, **details) -> None:
-    """Write the model card into `folder`; its snippet loads `repo_id`, else `folder`. `details`: see `model_card`."""
+    """Write the model card into `folder`; its snippet loads `repo_id`, else `folder` from where that lies.
+
+    `details`: see `model_card`.
+    """
     base = base_model_name(model)
     if hub_id(repo_id) and base and not hub_id(base) and hasattr(model, "get_base_model"):
         logger.warning(
-            f"The adapter names {base!r} as its base model, a folder of this machine, so nobody else can load it. Push "
-            "the base model, then set model.active_peft_config.base_model_name_or_path to its id and push again."
+            f"The adapter's base model is {base!r}, a folder of this machine, so nobody else can load it; the adapter "
+            "names the last part only. Push the base model, then set "
+            "model.active_peft_config.base_model_name_or_path to its id and push again."
         )
-    model_card(model, str(repo_id or folder), **details).save(Path(folder) / CARD)
+    model_card(model, portable(str(repo_id or folder)), **details).save(Path(folder) / CARD)
 
 
 def model_card(
@@ -229,7 +268,7 @@ def model_card(
     base = finetuned_from or base_model_name(model)
     base_id = hub_id(base) if base != repo_id else None
     dataset_tags = [dataset_tags] if isinstance(dataset_tags, str) else dataset_tags
-    denoiser = record.denoiser if record else None
+    denoiser = portable(record.denoiser) if record else None
     is_prism = has_head and denoiser is None
     own_tags = ["masked-diffusion", *(["prism"] if is_prism else []), "custom_generate", "prism_hf"]
     if denoiser is not None:
@@ -251,7 +290,7 @@ def model_card(
         facts.append(("Judges drafts of", denoiser if hub_id(denoiser) else Path(denoiser).name))
     if base is not None and base != repo_id:
         facts.append(("Base model", f"[{base_id}](https://huggingface.co/{base_id})" if base_id else Path(base).name))
-    if dataset := dataset or ", ".join(dataset_tags or []) or (record and record.dataset):
+    if dataset := dataset or ", ".join(dataset_tags or []) or (record and portable(record.dataset)):
         facts.append(("Dataset", dataset))
     if is_adapter:
         facts.append(("Adapter", describe_adapter(model.active_peft_config)))
@@ -313,7 +352,7 @@ def usage(model, repo_id: str) -> str:
     mask_token_id = record.mask_token_id if record else config.mask_token_id
     tokenizer = record.tokenizer if record else None
 
-    denoiser = record.denoiser if record else None
+    denoiser = portable(record.denoiser) if record else None
     loader = "AutoPeftModelForPrism" if hasattr(model, "get_base_model") else "PrismForMaskedDiffusion"
     if denoiser is not None:
         imports = [f"from prism_hf import {loader}, load_model, remask_generate"]

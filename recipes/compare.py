@@ -17,6 +17,7 @@ from prism_hf import load_model
 from prism_hf.data.output_lock import output_lock
 from prism_hf.evaluation import compare, comparison_table, expand_grid, load_task, plot_comparison, weights_digest
 from prism_hf.launching import end_with_launcher
+from prism_hf.portable import portable
 from prism_hf.resources import resource_path
 from prism_hf.training import parse_arguments
 
@@ -66,11 +67,11 @@ def compare_strategies(args: ComparisonArguments, path: Path, state: PartialStat
     critic = critic_name = None
     if args.critic_name_or_path is not None:
         critic = load(args.critic_name_or_path)
-        critic_name = f"{args.critic_name_or_path} {weights_digest(critic)}"
+        critic_name = f"{portable(args.critic_name_or_path)} {weights_digest(critic)}"
     points = expand_grid(args.strategies or [], args.orders, args.temperatures, args.budgets, critic_name)
     if args.reference not in {point.label for point in points}:
         raise ValueError(f"reference={args.reference!r} is not among the strategies compared: name one that is.")
-    model_name = args.model_name_or_path or "sudoku_prism"
+    model_name = portable(args.model_name_or_path) or "sudoku_prism"
     model = load(args.model_name_or_path or resource_path("sudoku_prism"))
     task = load_task(**args.task, model=model)
 

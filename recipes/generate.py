@@ -19,7 +19,9 @@ from transformers import AutoTokenizer
 from prism_hf import RemaskGenerationConfig, generate_to_jsonl, load_model
 from prism_hf.data import read_prompts
 from prism_hf.data.output_lock import output_lock
+from prism_hf.evaluation import weights_digest
 from prism_hf.launching import end_with_launcher
+from prism_hf.portable import portable
 from prism_hf.training import parse_arguments
 
 
@@ -61,7 +63,7 @@ def generate(args: GenerateArguments, state: PartialState) -> None:
     generate_to_jsonl(
         model.to(state.device), tokenizer, prompts, args.output_file, batch_size=args.batch_size, seed=args.seed,
         apply_chat_template=args.apply_chat_template, **args.generation,
-        settings={"model_name_or_path": args.model_name_or_path, "dtype": args.dtype},
+        settings={"model": f"{portable(args.model_name_or_path)} {weights_digest(model)}", "dtype": args.dtype},
     )  # fmt: skip
 
 

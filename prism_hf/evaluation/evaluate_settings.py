@@ -32,6 +32,7 @@ from ..data.jsonl import (
     whole_lines,
 )
 from ..data.output_lock import output_lock
+from ..portable import portable
 from .digests import digest, json_digest, weights_digest
 
 # Stands in examples where they are shorter than others. It is attended by nothing, and 0 in what `measure` gets.
@@ -81,7 +82,7 @@ def evaluate_settings(
     settings = [{"remask_strategy": "none"} | setting for setting in settings]
     if never_drawn:  # other tokens than those that results of the same name were made with
         made_with = made_with | {"never_drawn": json_digest(list(never_drawn))}
-    made_with = made_with | {
+    made_with = portable(made_with) | {
         "examples": digest(examples), "weights": weights_digest(model), "batch_size": batch_size, "seed": seed,
         "bf16": bf16,
     }  # fmt: skip

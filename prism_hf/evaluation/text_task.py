@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 
 from ..data.jsonl import read_prompts
 from ..data.prompts import encode_prompts, tokens_without_text
+from ..portable import portable
 from .digests import weights_digest
 from .task import Task, check_integers, load_tokenizer
 from .text import (
@@ -72,7 +73,7 @@ def load_text(
         examples = masked_examples(prompts, own_tokenizer, length, mask_token_id)
 
     source = "from nothing" if prompts is None else f"from prompts of {Path(prompts_file).name}"
-    origin = f"{num_samples} samples of {length} tokens {source}, scored by {scorer} in nats a token."
+    origin = f"{num_samples} samples of {length} tokens {source}, scored by {portable(scorer)} in nats a token."
     if num_tuning_samples:
         others = "with other random numbers" if prompts is None else "from the prompts that follow"
         origin += f" Arguments were chosen on {num_tuning_samples} others, {others}."

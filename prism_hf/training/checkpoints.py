@@ -86,6 +86,17 @@ def remove_leftovers(output_dir: str | Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
+def hide_best_path(state_file: str | Path) -> None:
+    """Take the best checkpoint's place on this machine out of a saved state, which goes on telling its step."""
+    path = Path(state_file)
+    state = json.loads(path.read_text(encoding="utf-8"))
+    if state["best_model_checkpoint"] is not None:
+        aside = path.with_name(f".{path.name}")
+        text = json.dumps(state | {"best_model_checkpoint": None}, indent=2, sort_keys=True) + "\n"
+        aside.write_text(text, encoding="utf-8")
+        os.replace(aside, path)
+
+
 @contextmanager
 def staged(output_dir: str | Path) -> Iterator[str]:
     """A folder to write into; its files move to `output_dir` once the block has ended without an error."""

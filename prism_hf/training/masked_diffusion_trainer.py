@@ -13,12 +13,15 @@ from itertools import islice
 from typing import Any, TypeVar
 
 import torch
+from huggingface_hub import upload_folder
 from safetensors.torch import save_file
 from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader, IterableDataset, Sampler, SequentialSampler
 from transformers import AutoModelForMaskedLM, PreTrainedModel, Trainer
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, has_length
+from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy, has_length
 from transformers.utils import logging
+from transformers.utils.hub import PushInProgress
 
 from prism_hf.data.output_lock import output_lock
 from prism_hf.diffusion.drafting import exclude_token
@@ -30,6 +33,7 @@ from prism_hf.models.loading import naming_damage
 
 from .checkpoints import (
     STATES,
+    hide_best_path,
     last_checkpoint,
     missing_parts,
     remove_leftovers,
@@ -38,7 +42,7 @@ from .checkpoints import (
     staged,
 )
 from .collator import MaskedDiffusionCollator, ReadCollator, first_row
-from .ema import EMACallback
+from .ema import EMA_FILE, EMACallback
 from .loader_rows import num_new_rows, tell_fillers
 from .muon import MuonWithAdamW, hidden_matrices
 from .randomness import EVALUATION, TRAIN, row_uniforms, step_uniform
@@ -51,6 +55,12 @@ T = TypeVar("T")
 
 # Names that tell a reader nothing: of what `datasets` read from local files or made in memory, and of Python's types.
 UNNAMED_DATASETS = (None, "csv", "json", "parquet", "text", "arrow", "generator", "list", "Dataset", "TensorDataset")
+
+# What a checkpoint holds beside the model: of training, and of sharded engines.
+STATE_FILES = (
+    "trainer_state.json", "optimizer*", "scheduler.pt", "scaler.pt", "rng_state*", EMA_FILE, "*_fsdp*", "global_step*",
+    "latest", "zero_to_fp32.py",
+)  # fmt: skip
 
 
 # The key under which a batch holds its `Noised`, once the whole accumulation window is known.
@@ -543,15 +553,13 @@ class MaskedDiffusionTrainer(Trainer):
             return
         with staged(output_dir) as folder:
             super()._save(folder, state_dict)
+            os.remove(os.path.join(folder, TRAINING_ARGS_NAME))  # a pickle that holds hub_token; nothing reads it
             self.describe(folder, output_dir)
-        if self.args.push_to_hub and output_dir != self.args.output_dir:
-            # hub_strategy may push args.output_dir while training goes on, with the weights of the checkpoint.
-            self.describe(self.args.output_dir, self.args.output_dir)
 
     def describe(self, folder: str, output_dir: str) -> None:
         """Write model card and the like into `folder`, which becomes `output_dir`."""
         if isinstance(unwrapped(self.model), PreTrainedModel):
-            write_files(self.model, folder)
+            write_files(self.model, folder, output_dir, public=self.hub_model_id is not None)
             write_card(self.model, folder, self.hub_model_id or output_dir)
 
     def _save_checkpoint(self, model, trial) -> None:
@@ -561,6 +569,8 @@ class MaskedDiffusionTrainer(Trainer):
         try:
             with self.without_rotation() as limit:
                 super()._save_checkpoint(model, trial)
+            if self.args.should_save:
+                hide_best_path(os.path.join(folder, TRAINER_STATE_NAME))
         except BaseException:
             if self.args.should_save:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -584,6 +594,54 @@ class MaskedDiffusionTrainer(Trainer):
             yield limit
         finally:
             self.args.save_total_limit = limit
+
+    def save_state(self) -> None:
+        super().save_state()
+        if self.args.should_save:
+            hide_best_path(os.path.join(self.args.output_dir, TRAINER_STATE_NAME))
+
+    def _load_callback_state(self) -> None:
+        """As the parent's, which has just read the state; where the best checkpoint is follows from its step."""
+        super()._load_callback_state()
+        best = f"{PREFIX_CHECKPOINT_DIR}-{self.state.best_global_step}"
+        folder = os.path.join(self._get_output_dir(self._trial), best)
+        if os.path.isdir(folder):
+            self.state.best_model_checkpoint = folder
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """As the parent's, which would write and push its arguments with `hub_token` in them."""
+        args, running = self.args, self.push_in_progress
+        is_busy = running is not None and not running.is_done()
+        skipped = args.hub_strategy == HubStrategy.END or (is_busy and not args.hub_always_push)
+        if skipped or not self.is_world_process_zero():
+            return
+        self.callback_handler.on_push_begin(args, self.state, self.control)
+        hide_best_path(os.path.join(checkpoint_folder, TRAINER_STATE_NAME))
+        # A copy, since the checkpoint may be deleted before the upload, in the background, has read it.
+        shutil.copytree(
+            checkpoint_folder, args.output_dir, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*STATE_FILES)
+        )
+        self.describe(args.output_dir, args.output_dir)
+        steps, epochs = self.state.global_step, int(self.state.epoch)
+        message = f"Training in progress, {f'step {steps}' if args.save_strategy == 'steps' else f'epoch {epochs}'}"
+        where = {"repo_id": self.hub_model_id, "token": args.hub_token, "revision": args.hub_revision}
+        ignored = ["_*", f"{PREFIX_CHECKPOINT_DIR}-*"]
+        uploads = [{"folder_path": args.output_dir, "commit_message": message, "ignore_patterns": ignored}]
+        if args.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
+            is_last = args.hub_strategy == HubStrategy.CHECKPOINT
+            place = "last-checkpoint" if is_last else os.path.basename(checkpoint_folder)
+            uploads.append(
+                {
+                    "folder_path": checkpoint_folder,
+                    "path_in_repo": place,
+                    "commit_message": f"{message}, checkpoint",
+                }
+            )
+        jobs = [upload_folder(**upload, **where, run_as_future=True) for upload in uploads]
+        if is_busy:
+            running.jobs.extend(jobs)
+        else:
+            self.push_in_progress = PushInProgress(jobs)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         super().save_model(output_dir, _internal_call)

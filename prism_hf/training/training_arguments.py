@@ -1,5 +1,6 @@
 """Arguments of the trainers, beside those of `transformers.TrainingArguments`."""
 
+import json
 import math
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, Literal
@@ -10,6 +11,7 @@ from prism_hf.diffusion.drafting import DRAFT_SELECTIONS
 from prism_hf.diffusion.losses import NORMALIZERS, QUALITY_NORMALIZERS
 from prism_hf.diffusion.schedules import SCHEDULES
 from prism_hf.fields import Allowed, Count, Fraction, NotNegative, Positive, PositiveFraction, Share, check_fields
+from prism_hf.portable import portable
 
 Interval = Annotated[float, Allowed(above=0, remedy="To do without, set the strategy beside it to 'no'.")]
 # Of transformers' own arguments, what their types do not say.
@@ -78,6 +80,10 @@ class MaskedDiffusionTrainingArguments(TrainingArguments):
         default=False,
         metadata={"help": "Muon for the hidden layers' matrices, AdamW for the rest, both at learning_rate."},
     )
+
+    def to_json_string(self) -> str:
+        """As the parent's, which is saved with models and logs, without tokens and without places on this machine."""
+        return json.dumps(portable(json.loads(super().to_json_string())), indent=2)
 
     def __post_init__(self):
         check_fields(self, INHERITED)

@@ -45,6 +45,7 @@ class Hub(ThreadingHTTPServer):
     """Repositories in memory. Writing, and reading what is private, takes the owner's token, as on the real Hub."""
 
     daemon_threads = True
+    token = TOKEN
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)

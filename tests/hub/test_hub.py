@@ -7,20 +7,21 @@ from pathlib import Path
 import pytest
 import yaml
 
+import prism_hf
 from prism_hf.resources import resource_path
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "llada_tiny"
 
 # Trains three kinds of models for a step, pushes them all, and tells what they gave before they were pushed.
 PUSH = """
-import json, sys, torch
+import json, os, sys, torch
 from huggingface_hub import HfApi
 from peft import LoraConfig
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForMaskedLM, PreTrainedTokenizerFast
 from prism_hf import (
     MaskedDiffusionTrainer, MaskedDiffusionTrainingArguments, PrismForMaskedDiffusion, PrismTrainer,
-    PrismTrainingArguments, RemaskGenerationConfig, remask_generate,
+    PrismTrainingArguments, RemaskGenerationConfig, TokenCriticTrainer, TokenCriticTrainingArguments, remask_generate,
 )
 from prism_hf.data import SudokuTokenizer, read_sudoku_csv, to_grid, to_sequence
 from prism_hf.resources import resource_path
@@ -31,6 +32,9 @@ common = dict(
 )
 told = {}
 
+def place(name):
+    return os.path.abspath(name)
+
 # An adapter on a published checkpoint that lies in a private repository, at a revision of its own.
 words = {word: i for i, word in enumerate(["[PAD]", "Write", "a", "function", "that", "adds", "two", "numbers", "."])}
 tokenizer = Tokenizer(models.WordLevel(words, unk_token="[PAD]"))
@@ -40,7 +44,7 @@ tokenizer.chat_template = "{% for message in messages %}{{ message['content'] }}
 model = PrismForMaskedDiffusion.from_pretrained("user/llada-tiny", revision="v1", head_type="linear")
 model.generation_config = RemaskGenerationConfig(remask_strategy="prism", num_remask=2, steps=8)
 rows = [{"input_ids": torch.arange(24) + i} for i in range(4)]
-args = PrismTrainingArguments("adapter", hub_private_repo=True, **common)
+args = PrismTrainingArguments(place("adapter"), hub_private_repo=True, **common)
 lora = LoraConfig(target_modules=["q_proj", "v_proj"], revision="v1", task_type="CAUSAL_LM")
 trainer = PrismTrainer(
     model, args, train_dataset=rows, eval_dataset=rows, processing_class=tokenizer, peft_config=lora
@@ -60,7 +64,7 @@ told["user/by-model"] = told["user/adapter"]
 
 # Another adapter on the same base, pushed while it trains.
 saving = common | dict(save_strategy="steps", save_steps=1)
-args = PrismTrainingArguments("every-save", push_to_hub=True, hub_strategy="every_save", **saving)
+args = PrismTrainingArguments(place("every-save"), push_to_hub=True, hub_strategy="all_checkpoints", **saving)
 model = PrismForMaskedDiffusion.from_pretrained("user/llada-tiny", revision="v1")
 lora = LoraConfig(target_modules=["q_proj"], revision="v1")
 trainer = PrismTrainer(model, args, train_dataset=rows, peft_config=lora)
@@ -71,7 +75,7 @@ trainer.push_in_progress.wait_until_done()
 model = PrismForMaskedDiffusion.from_pretrained(resource_path("sudoku_prism"))
 grids = to_sequence(to_grid(read_sudoku_csv(resource_path("sudoku/solutions.csv"))), 81)[:4]
 sudoku = dict(train_dataset=[{"input_ids": grid} for grid in grids], processing_class=SudokuTokenizer())
-trainer = PrismTrainer(model, PrismTrainingArguments("sudoku-prism", **common), **sudoku)
+trainer = PrismTrainer(model, PrismTrainingArguments(place("sudoku-prism"), **common), **sudoku)
 trainer.train()
 trainer.push_to_hub(model_name="Sudoku that corrects itself", dataset="Solved grids")
 told["user/sudoku-prism"] = SudokuTokenizer().decode(model.eval().generate(torch.zeros(1, 81, dtype=torch.long))[0])
@@ -82,11 +86,29 @@ model.push_to_hub("user/edited", revision="branch")
 
 # A masked diffusion model without a quality head, of a class that is not ours.
 model = AutoModelForMaskedLM.from_pretrained(resource_path("sudoku_mdm"))
-trainer = MaskedDiffusionTrainer(model, MaskedDiffusionTrainingArguments("sudoku-mdm", **common), **sudoku)
+trainer = MaskedDiffusionTrainer(model, MaskedDiffusionTrainingArguments(place("sudoku-mdm"), **common), **sudoku)
 trainer.train()
 trainer.push_to_hub()
 canvas = torch.zeros(1, 81, dtype=torch.long)
 told["user/sudoku-mdm"] = SudokuTokenizer().decode(remask_generate(model.eval(), canvas, mask_token_id=0)[0])
+
+# An adapter on a folder of this machine, and a critic of the model in one.
+model.save_pretrained(place("denoiser"))
+model = PrismForMaskedDiffusion.from_pretrained(resource_path("sudoku_prism"))
+model.save_pretrained(place("base"))
+model = PrismForMaskedDiffusion.from_pretrained(place("base"))
+args = PrismTrainingArguments(place("local-base"), **common)
+trainer = PrismTrainer(model, args, peft_config=LoraConfig(target_modules=["query"]), **sudoku)
+trainer.train()
+trainer.push_to_hub()
+trainer.model.push_to_hub("user/local-base-by-model")
+model = PrismForMaskedDiffusion.from_pretrained(place("base"))
+denoiser = AutoModelForMaskedLM.from_pretrained(place("denoiser"))
+trainer = TokenCriticTrainer(
+    model, TokenCriticTrainingArguments(place("critic"), **common), denoiser=denoiser, **sudoku
+)
+trainer.train()
+trainer.push_to_hub()
 
 print("told:", json.dumps(told))
 """
@@ -196,10 +218,34 @@ def test_adapter_card(hub, pushed):
     assert metadata_of(by_model)["base_model"] == "user/llada-tiny"
 
 
-def test_training_arguments_are_text_without_secrets(hub, pushed):
+def test_training_arguments_are_text(hub, pushed):
     arguments = json.loads(hub.text("user/adapter", "training_args.json"))
     assert arguments["num_draft_tokens"] == 8 and arguments["learning_rate"] == 1e-2
-    assert "hf_owner" not in hub.text("user/adapter", "training_args.json")
+    assert arguments["output_dir"] == "adapter"
+
+
+def test_no_token_and_no_place_on_this_machine_is_pushed(hub, pushed, tmp_path_factory):
+    private = {
+        hub.token,
+        str(tmp_path_factory.getbasetemp()),
+        str(Path(prism_hf.__file__).parents[1]),
+        str(Path.home()),
+    }
+    pushed_files = [
+        (f"{repo}/{path}", content)
+        for repo, repository in hub.repositories.items()
+        for files in repository.commits.values()
+        for path, content in files.items()
+    ]
+    assert {"user/critic", "user/local-base", "user/local-base-by-model"} <= hub.repositories.keys()
+    assert any("checkpoint-1/trainer_state.json" in path for path, _ in pushed_files)
+    for path, content in pushed_files:
+        found = [secret for secret in private if secret.encode() in content]
+        assert not found and not path.endswith("training_args.bin"), path
+    for repo in ("user/local-base", "user/local-base-by-model"):
+        assert json.loads(hub.text(repo, "adapter_config.json"))["base_model_name_or_path"] == "base"
+    card = hub.text("user/critic", "README.md")
+    assert "| Judges drafts of | denoiser |" in card and 'load_model("denoiser")' in card
 
 
 def test_the_cards_snippets_generate_what_the_trained_models_did(hub, run, pushed):

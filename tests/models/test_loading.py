@@ -38,6 +38,7 @@ def made(tmp_path_factory):
         r=4, target_modules=["query"], modules_to_save=["quality_head"], base_model_name_or_path=str(root / "bare")
     )
     PeftModelForPrism(prism, lora).save_pretrained(root / "adapter")
+    edit(root / "adapter", base_model_name_or_path=str(root / "bare"))  # its copies lie elsewhere
     return root
 
 

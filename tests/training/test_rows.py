@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import DataCollatorForSeq2Seq, PreTrainedTokenizerFast
 
-from prism_hf.data import SudokuGrids
+from prism_hf.data import SolvedGrids, SudokuGrids
+from prism_hf.resources import resource_path
 from prism_hf.training import (
     MaskedDiffusionCollator,
     MaskedDiffusionTrainer,
@@ -236,9 +237,16 @@ def test_untokenized_data_is_named_before_training(backbone, arguments, sequence
         MaskedDiffusionTrainer(backbone, arguments(MaskedDiffusionTrainingArguments), **datasets)
 
 
-@pytest.mark.parametrize("layout, blanks", [(89, None), (81, None), (81, 20)])
-def test_our_own_data_is_collated_as_it_is(layout, blanks):
-    rows = SudokuGrids(4, seed=0, layout=layout, blanks=blanks, num_puzzles=2).__getitems__(range(4))
+@pytest.mark.parametrize(
+    "data",
+    [
+        lambda: SolvedGrids(resource_path("sudoku/solutions.csv")),
+        lambda: SudokuGrids(4, seed=0, layout=89, blanks=20, num_puzzles=2),
+    ],
+)
+def test_our_own_data_is_collated_as_it_is(data):
+    data = data()
+    rows = [data[i] for i in range(4)]
     batch = MaskedDiffusionCollator(None, RowReader(0, 11))(rows)
     assert batch.keys() == {"input_ids", "maskable"}
     for name, value in batch.items():

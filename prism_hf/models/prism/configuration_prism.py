@@ -59,6 +59,12 @@ class PrismConfig(PreTrainedConfig):
             config_dict = {"model_type": cls.model_type, "backbone_config": config_dict}
         return config_dict, kwargs
 
+    def to_dict(self) -> dict:
+        """As the parent's, without the place on this machine that the backbone's config may have come from."""
+        values = super().to_dict()
+        (values["backbone_config"] or {}).pop("_name_or_path", None)
+        return values
+
     @property
     def hidden_size(self) -> int:
         return self.backbone_config.hidden_size

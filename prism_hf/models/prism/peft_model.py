@@ -11,7 +11,16 @@ from transformers.utils import GENERATION_CONFIG_NAME
 from transformers.utils.hub import has_file
 
 from prism_hf.generation import RemaskGenerationConfig
-from prism_hf.hub import CARD, HEAD_SETTINGS, HubMixin, base_model_name, unwrapped, write_card, write_files
+from prism_hf.hub import (
+    CARD,
+    HEAD_SETTINGS,
+    HubMixin,
+    base_model_name,
+    base_seen_from,
+    unwrapped,
+    write_card,
+    write_files,
+)
 from prism_hf.models.loading import naming_damage, refuse_weights
 
 from .configuration_prism import PrismConfig
@@ -83,16 +92,21 @@ class PeftModelForPrism(HubMixin, PeftModel):
             if is_new:
                 self.delete_adapter(adapter_name)
             raise
+        loaded = self.peft_config[adapter_name]
+        loaded.base_model_name_or_path = base_seen_from(loaded.base_model_name_or_path, model_id)
         return result
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args, is_main_process: bool = True, **kwargs) -> None:
         """As the parent's; a model card that the folder has already is kept."""
-        has_card = (Path(save_directory) / CARD).exists()
+        card = Path(save_directory) / CARD
+        before = card.read_bytes() if card.exists() else None
         super().save_pretrained(save_directory, *args, is_main_process=is_main_process, **kwargs)
         if is_main_process:
             write_files(self, save_directory)
-            if not has_card:
+            if before is None:
                 write_card(self, save_directory)
+            else:  # PEFT has written its own into it
+                card.write_bytes(before)
 
 
 class AutoPeftModelForPrism:
@@ -106,6 +120,7 @@ class AutoPeftModelForPrism:
         is_trainable: bool = False,
         revision: str | None = None,
         subfolder: str | None = None,
+        base_model_name_or_path: str | os.PathLike | None = None,
         **kwargs,
     ) -> PeftModelForPrism:
         """Load an adapter from the Hub or a folder, onto the base model that it names.
@@ -113,6 +128,7 @@ class AutoPeftModelForPrism:
         Args:
             pretrained_model_name_or_path, adapter_name, is_trainable, revision, subfolder: of the adapter. The base's
                 revision is the one that the adapter names.
+            base_model_name_or_path: of the base, if it is not what the adapter names.
             head_type, head_num_blocks, mask_token_id: of the adapter's head, for an adapter that was saved by other
                 means and does not tell them.
             kwargs: to the base's `from_pretrained` (`dtype`, `device_map`, `quantization_config`, ...); `token`,
@@ -125,6 +141,10 @@ class AutoPeftModelForPrism:
         adapter_hub = hub | {"revision": revision, "subfolder": subfolder}
         peft_config = read_config(pretrained_model_name_or_path, **adapter_hub)
         peft_config.task_type = None  # with one, PEFT would build the wrapper of that task
+        if base_model_name_or_path is not None:
+            peft_config.base_model_name_or_path = os.fspath(base_model_name_or_path)
+        folder = os.path.join(pretrained_model_name_or_path, subfolder or "")
+        peft_config.base_model_name_or_path = base_seen_from(peft_config.base_model_name_or_path, folder)
         head = recorded_head(peft_config) | {name: kwargs.pop(name) for name in HEAD_SETTINGS if name in kwargs}
         base = load_base(pretrained_model_name_or_path, peft_config, head, kwargs)
         base.quality_head.float()
@@ -247,8 +267,8 @@ def load_base(adapter, peft_config: PeftConfig, head: dict, kwargs: dict) -> Pri
         config = AutoConfig.from_pretrained(name, revision=revision, **known)
     except OSError as error:
         raise OSError(
-            f"The base model {name!r} that {adapter} names cannot be loaded: {error} Remedy: put it there, or write "
-            "where it is as base_model_name_or_path in adapter_config.json."
+            f"The base model {name!r} that {adapter} names cannot be loaded: {error} Remedy: put it there, or tell "
+            "where it is by base_model_name_or_path, here or in adapter_config.json."
         ) from error
     if isinstance(config, PrismConfig):  # check_head compares its head with the adapter's
         return PrismForMaskedDiffusion.from_pretrained(name, revision=revision, **kwargs)

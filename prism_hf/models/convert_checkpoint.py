@@ -173,7 +173,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--no-ema", action="store_true", help=".ckpt: the raw weights, not their moving average")
     parser.add_argument("--mask-token-id", type=int, help=".ckpt: id of the mask token, where it is another one")
     parser.add_argument("--base-model", help=f"LLaDA: name or folder of the base ({BASE_MODEL})")
-    parser.add_argument("--lora-alpha", type=float, help="LLaDA: LoRA's alpha, which the file lacks (the rank)")
+    parser.add_argument("--lora-alpha", type=int, help="LLaDA: LoRA's alpha, which the file lacks (the rank)")
     return parser.parse_args(arguments)
 
 

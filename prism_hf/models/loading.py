@@ -18,7 +18,8 @@ from transformers.utils import (
     WEIGHTS_INDEX_NAME,
     WEIGHTS_NAME,
 )
-from transformers.utils.hub import cached_file
+from transformers.utils.hub import cached_file, has_file
+from transformers.utils.peft_utils import find_adapter_config_file
 
 from .checkpoint import TorchFile
 
@@ -26,7 +27,8 @@ from .checkpoint import TorchFile
 MODEL_WEIGHTS = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_NAME, WEIGHTS_INDEX_NAME)
 ADAPTER_WEIGHTS = (ADAPTER_SAFE_WEIGHTS_NAME, ADAPTER_WEIGHTS_NAME)
 TORCH_FILES = ("*_model*.bin", "*.pt", "*.pth")
-PLACE = ("cache_dir", "revision", "subfolder")  # arguments of a loader that say where a name leads
+# Arguments of a loader that say where a name leads.
+PLACE = ("cache_dir", "revision", "subfolder", "token", "local_files_only")
 
 
 class WholeCheckpointMixin:
@@ -44,7 +46,13 @@ class WholeCheckpointMixin:
         ignore_mismatched_sizes: bool = False,
         **kwargs,
     ):
-        """As transformers'. Raises ValueError naming the weights that are missing, left over or of another size."""
+        """As transformers'.
+
+        Raises:
+            ValueError: naming the weights that are missing, left over or of another size, or the file that is damaged,
+                or if there is an adapter beside the model, which transformers would add to it.
+        """
+        refuse_two_models(pretrained_model_name_or_path, kwargs)
         with naming_damage(pretrained_model_name_or_path, kwargs):
             model, info = super().from_pretrained(
                 pretrained_model_name_or_path,
@@ -82,6 +90,27 @@ def refuse_weights(
         )
 
 
+def place_of(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: arguments[name] for name in PLACE if arguments.get(name) is not None}
+
+
+def refuse_two_models(checkpoint: str | os.PathLike | None, arguments: Mapping[str, Any]) -> None:
+    """Raise ValueError if a folder, or a name on the Hub, holds an adapter and a whole model.
+
+    A `config.json` alone makes no model: that of the base may well be beside an adapter.
+    """
+    name, place = str(checkpoint), place_of(arguments)
+    if checkpoint is None or find_adapter_config_file(name, **place) is None:  # None: the weights are an argument
+        return
+    subfolder = place.pop("subfolder", "")
+    for weights in MODEL_WEIGHTS:
+        if has_file(name, os.path.join(subfolder, weights), **place):
+            raise ValueError(
+                f"{name} has both an adapter and a whole model ({weights}), and neither is preferred. Remedy: move one "
+                "of them to a folder or repository of its own."
+            )
+
+
 @contextmanager
 def naming_damage(checkpoint: str | os.PathLike, arguments: Mapping[str, Any] | None = None) -> Iterator[None]:
     """Within, a loader's error over a damaged file of `checkpoint` becomes one that names the file and the remedy.
@@ -105,12 +134,12 @@ def naming_damage(checkpoint: str | os.PathLike, arguments: Mapping[str, Any] | 
 
 def folder_of(checkpoint: str | os.PathLike, arguments: Mapping[str, Any]) -> Path | None:
     """The folder of a checkpoint: itself, or where the cache of the Hub keeps it."""
-    place = {name: arguments[name] for name in PLACE if arguments.get(name) is not None}
+    place = place_of(arguments) | {"local_files_only": True}
     if os.path.isdir(checkpoint):
         return Path(checkpoint, place.get("subfolder", ""))
     for name in (CONFIG_NAME, ADAPTER_CONFIG_NAME):
         try:
-            return Path(cached_file(str(checkpoint), name, local_files_only=True, **place)).parent
+            return Path(cached_file(str(checkpoint), name, **place)).parent
         except (OSError, ValueError):
             continue
     return None

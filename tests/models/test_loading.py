@@ -181,8 +181,9 @@ def test_names_on_the_hub_are_told_the_same(copy, made, tmp_path):
 @pytest.mark.parametrize("name", ["prism", "parts", "bare"])
 def test_a_model_and_an_adapter_in_one_folder_are_refused(copy, name):
     path = copy("adapter", name)
-    with pytest.raises(ValueError, match="both an adapter and a whole model .*Remedy"):
-        load_model(path)
+    for load in (load_model, PrismForMaskedDiffusion.from_pretrained):
+        with pytest.raises(ValueError, match="both an adapter and a whole model .*Remedy"):
+            load(path)
     assert type(AutoPeftModelForPrism.from_pretrained(path)) is PeftModelForPrism
 
 

@@ -33,7 +33,7 @@ def is_llada_checkpoint(data: Any) -> bool:
 
 
 def convert_llada_checkpoint(
-    path: str | Path, base_model: str = BASE_MODEL, lora_alpha: float | None = None
+    path: str | Path, base_model: str = BASE_MODEL, lora_alpha: int | None = None
 ) -> tuple[dict[str, torch.Tensor], LoraConfig]:
     """Read LoRA's weights and the quality head of a checkpoint; LLaDA's own weights are not read.
 

@@ -13,7 +13,7 @@ from prism_hf.diffusion.drafting import take_positions
 from prism_hf.generation import RemaskGenerationMixin
 from prism_hf.generation.caching import CanvasCache
 from prism_hf.hub import HEAD_SETTINGS, HubMixin
-from prism_hf.models.loading import WholeCheckpointMixin, naming_damage, refuse_weights
+from prism_hf.models.loading import WholeCheckpointMixin, naming_damage, refuse_two_models, refuse_weights
 from prism_hf.models.mdlm import MdlmQualityHead, init_mdlm_module
 from prism_hf.models.vocabulary import resize_vocabulary
 
@@ -177,6 +177,7 @@ class PrismForMaskedDiffusion(RemaskGenerationMixin, HubMixin, WholeCheckpointMi
     @classmethod
     def from_backbone(cls, pretrained_model_name_or_path, config: PrismConfig, *model_args, **kwargs):
         """Load what `AutoModelForMaskedLM` loads, under a new quality head with the settings of `config`."""
+        refuse_two_models(pretrained_model_name_or_path, kwargs)
         with naming_damage(pretrained_model_name_or_path, kwargs):
             backbone, info = AutoModelForMaskedLM.from_pretrained(
                 pretrained_model_name_or_path,

@@ -116,9 +116,16 @@ class MaskedDiffusionTrainer(Trainer):
     them. Where none of these is given, all tokens are learned but padding and special ones; see `rows.RowReader`. A
     `data_collator` of your own gives the same columns, of a batch.
 
-    Metrics, exact means over accumulation steps and processes: `unmasking_loss`. All randomness of a step comes from
-    seed, step and row, so a resumed run continues bit for bit, an evaluation is repeatable, and the curve does not
-    depend on the number of processes that share a batch.
+    A step is that of one large batch, however its rows are cut: its losses are divided by counts over the whole
+    accumulation window and all processes, and all randomness comes from seed, step and the row's number, so a resumed
+    run continues bit for bit. Rows that a loader doubles to fill a batch count nowhere. An evaluation is the same
+    whatever the batch size and the number of processes; row b of n gets the time (u + b/n) mod 1.
+
+    Metrics: `unmasking_loss`. What is logged of `loss` and its parts is the mean over the steps since the last log, so
+    that the parts add up. An evaluation's are means over all of its terms.
+
+    `compute_metrics` and `predict` get logits (rows, L, V), without the mask token, and as labels (rows, L) the clean
+    tokens; both are -100 where no token is masked. `preprocess_logits_for_metrics` can make them smaller.
 
     Args:
         model: with `config.mask_token_id`, or a `processing_class` that names the mask token; or what

@@ -29,9 +29,8 @@ class PrismTrainer(QualityTrainer):
     Where the model's generation config names no remask strategy, it becomes `"prism"`, so that the trained model
     corrects itself without being told.
 
-    Metrics: `unmasking_loss`, `quality_loss`, `draft_accuracy` (share of drafted tokens that are right),
-    `quality_auroc` and `quality_ece` (expected calibration error in 15 bins), each over all that was drafted since the
-    last log, on all processes.
+    Metrics: `unmasking_loss` and `quality_loss`, of which `loss` is made (with a frozen backbone it is the latter), and
+    those of `QualityTrainer`.
 
     Args:
         model: a model with a quality head, or what `PrismForMaskedDiffusion.from_pretrained` loads.

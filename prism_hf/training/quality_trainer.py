@@ -83,6 +83,9 @@ class QualityTrainer(MaskedDiffusionTrainer):
     Metrics: `draft_accuracy` (share of drafted tokens that are right), `quality_auroc` and `quality_ece` (expected
     calibration error in 15 bins), each over all that was drafted since the last log, on all processes.
 
+    `compute_metrics` and `predict` get the quality of the drafts' tokens (rows, L), in [0, 1], and as labels (rows, L)
+    whether they are right; both are -100 where a draft filled nothing. With D > 1 drafts of each row, (rows, L, D).
+
     Args:
         model: a model with a quality head, or what `PrismForMaskedDiffusion.from_pretrained` loads.
         peft_config: wraps the model with PEFT. The quality head joins its `modules_to_save`.

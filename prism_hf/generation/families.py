@@ -24,6 +24,12 @@ def family_of(model) -> BackboneAdapter:
     return BackboneAdapter() if getattr(config, "model_type", None) is None else adapter_of(config, name)
 
 
+def logits_of(logits: torch.Tensor, positions: torch.Tensor, shifted: bool) -> torch.Tensor:
+    """The logits of N positions, (B, L) bool, from all (B, L, V), which may be shifted: (N, V)."""
+    rows, columns = positions.nonzero(as_tuple=True)
+    return logits[rows, (columns - 1).clamp(min=0) if shifted else columns]
+
+
 def as_described(model, canvas: Canvas, repeats: int = 1) -> Callable:
     """`model` itself, or a function that calls it so that its outputs are those of each row alone, at its positions.
 

@@ -28,6 +28,7 @@ from prism_hf.diffusion.drafting import exclude_token
 from prism_hf.diffusion.losses import unmasking_loss
 from prism_hf.diffusion.noising import mask_tokens
 from prism_hf.diffusion.schedules import SCHEDULES, antithetic_timesteps
+from prism_hf.generation.families import family_of, logits_of
 from prism_hf.hub import TrainingRecord, unwrapped, write_card, write_files
 from prism_hf.models.loading import naming_damage
 
@@ -136,7 +137,8 @@ class MaskedDiffusionTrainer(Trainer):
     Other arguments, and their order, are those of `Trainer`.
 
     Raises:
-        ValueError: if the mask token is unknown, or a dataset has rows that cannot be learned.
+        ValueError: if the mask token is unknown, the model of a family that nobody has described (`prism_hf.backbones`)
+            or causal, or a dataset has rows that cannot be learned.
         TypeError: for arguments of another trainer.
     """
 
@@ -201,7 +203,9 @@ class MaskedDiffusionTrainer(Trainer):
     def take_model(self) -> None:
         """Set `self.model` up as the arguments say, and leave the record of the training with it."""
         inner = unwrapped(self.model)
-        self.keeps_logits = "logits_to_keep" in inspect.signature(inner.forward).parameters
+        self.shifted_logits = family_of(inner).shifted_logits
+        takes_mask = "logits_to_keep" in inspect.signature(inner.forward).parameters
+        self.keeps_logits = takes_mask and not self.shifted_logits
         if hasattr(self.model, "add_model_tags"):
             self.model.add_model_tags(list(self._tag_names))
         inner.training_record = TrainingRecord(
@@ -351,11 +355,16 @@ class MaskedDiffusionTrainer(Trainer):
         noised = self.noised(inputs, model.training)
         kwargs = {"logits_to_keep": noised.masked} if self.keeps_logits else {}
         outputs = model(input_ids=noised.z, attention_mask=noised.attention_mask, **kwargs)
-        logits = outputs.logits if self.keeps_logits else outputs.logits[noised.masked]
-        logits = exclude_token(logits.float(), self.mask_token_id)
+        logits = exclude_token(self.masked_logits(outputs, noised).float(), self.mask_token_id)
         loss = unmasking_loss(logits, noised.targets, noised.weights, noised.denominators["unmasking_loss"])
         self.add_losses(model.training, noised, {"unmasking_loss": loss})
         return (loss, outputs) if return_outputs else loss
+
+    def masked_logits(self, outputs, noised: Noised) -> torch.Tensor:
+        """The logits (N, V) of the masked positions."""
+        if self.keeps_logits:
+            return outputs.logits
+        return logits_of(outputs.logits, noised.masked, self.shifted_logits)
 
     def total_loss(self, losses: Mapping[str, T]) -> T:
         """The loss, from its parts by name."""
@@ -437,8 +446,7 @@ class MaskedDiffusionTrainer(Trainer):
             logits (B, L, V), those that the loss reads, and labels (B, L), the clean tokens; both are -100 where no
             token is masked.
         """
-        logits = outputs.logits if self.keeps_logits else outputs.logits[noised.masked]
-        logits = exclude_token(logits, self.mask_token_id)
+        logits = exclude_token(self.masked_logits(outputs, noised), self.mask_token_id)
         everywhere = logits.new_full((*noised.masked.shape, logits.shape[-1]), IGNORED)
         everywhere[noised.masked] = logits
         return everywhere, torch.full_like(noised.z, IGNORED).masked_scatter(noised.masked, noised.targets)

@@ -8,6 +8,7 @@ import torch
 from prism_hf.diffusion.drafting import fill
 from prism_hf.diffusion.losses import CHUNK_ELEMENTS, quality_loss
 from prism_hf.generation.denoising import forward_parameters
+from prism_hf.generation.families import family_of, logits_of
 from prism_hf.hub import base_model_name, unwrapped
 from prism_hf.models.auto import load_model
 
@@ -17,7 +18,7 @@ from .training_arguments import TokenCriticTrainingArguments
 
 
 def check_pair(critic, denoiser) -> None:
-    """Raise ValueError unless `critic` can read what `denoiser` writes, with weights of its own."""
+    """Raise ValueError unless `critic` can read what `denoiser`, of a known family, writes, with weights of its own."""
     for name in ("vocab_size", "mask_token_id"):
         values = [getattr(unwrapped(model).config, name, None) for model in (critic, denoiser)]
         if None not in values and values[0] != values[1]:
@@ -25,6 +26,7 @@ def check_pair(critic, denoiser) -> None:
                 f"The critic has {name}={values[0]}, the denoiser {name}={values[1]}: they must read the same tokens. "
                 "Build the critic with the denoiser's."
             )
+    family_of(denoiser)
     own = {id(parameter) for parameter in critic.parameters()}
     if any(id(parameter) in own for parameter in denoiser.parameters()):
         raise ValueError("The critic shares weights with the denoiser, which must stay as it is: load them apart.")
@@ -127,7 +129,8 @@ class TokenCriticTrainer(QualityTrainer):
     def read_denoiser(self, noised: Noised) -> Callable[[torch.Tensor], torch.Tensor]:
         """The denoiser's logits at given ones of the masked positions: (M,) -> (M, V)."""
         parameters = forward_parameters(self.denoiser)
-        kwargs = {"logits_to_keep": noised.masked} if "logits_to_keep" in parameters else {}
+        shifted = family_of(self.denoiser).shifted_logits
+        kwargs = {"logits_to_keep": noised.masked} if "logits_to_keep" in parameters and not shifted else {}
         if "return_quality" in parameters:
             # The states before the decoder are all that is kept; the logits are built some positions at a time.
             outputs = self.denoiser(
@@ -142,4 +145,4 @@ class TokenCriticTrainer(QualityTrainer):
             return lambda index: decoder(states[index].to(decoder.weight.dtype))
         logits = self.denoiser(input_ids=noised.z, attention_mask=noised.attention_mask, **kwargs).logits
         check_finite(logits)
-        return (logits if kwargs else logits[noised.masked]).__getitem__
+        return (logits if kwargs else logits_of(logits, noised.masked, shifted)).__getitem__

@@ -23,9 +23,18 @@ from transformers.modeling_outputs import MaskedLMOutput
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
-from prism_hf import PrismTrainer, PrismTrainingArguments, remask_generate
+from prism_hf import (
+    MaskedDiffusionTrainer,
+    MaskedDiffusionTrainingArguments,
+    PrismTrainer,
+    PrismTrainingArguments,
+    TokenCriticTrainer,
+    TokenCriticTrainingArguments,
+    remask_generate,
+)
 from prism_hf.backbones import REFUSED, adapter_of
 from prism_hf.models.prism import BACKBONE_ADAPTERS, BackboneAdapter, PrismConfig, PrismForMaskedDiffusion, through
+from prism_hf.training.masked_diffusion_trainer import NOISED
 
 VOCAB, MASK, PAD = 40, 4, 0
 TINY = {
@@ -275,6 +284,34 @@ def test_an_undescribed_family_is_refused_with_the_remedy(model_type):
         PrismForMaskedDiffusion(PrismConfig(backbone_config=backbone.config, mask_token_id=MASK), backbone)
     with pytest.raises(ValueError, match=message):
         remask_generate(backbone, IDS, mask_token_id=MASK)
+    backbone.config.mask_token_id = MASK
+    args = MaskedDiffusionTrainingArguments("unused", use_cpu=True, report_to="none")
+    with pytest.raises(ValueError, match=message):
+        MaskedDiffusionTrainer(backbone, args, train_dataset=[{"input_ids": [5, 6]}])
+    critic, args = copy.deepcopy(built("bert")), TokenCriticTrainingArguments("unused", use_cpu=True, report_to="none")
+    with pytest.raises(ValueError, match=message):
+        TokenCriticTrainer(critic, args, denoiser=backbone, train_dataset=[{"input_ids": [5, 6]}])
+
+
+def test_a_shifted_family_is_trained_and_drafts_at_the_left_neighbour(monkeypatch):
+    monkeypatch.setitem(BACKBONE_ADAPTERS, "Dream", BackboneAdapter(shifted_logits=True))
+    torch.manual_seed(3)
+    dream, batch = DreamModel(DreamConfig()).eval(), {"input_ids": IDS[1:], "maskable": torch.ones_like(IDS[1:]) > 0}
+    batch["input_ids"] = batch["input_ids"].where(batch["input_ids"] != MASK, 5)
+    args = MaskedDiffusionTrainingArguments(
+        "unused", use_cpu=True, report_to="none", loss_normalizer="masked", min_timestep=0.5
+    )
+    trainer = MaskedDiffusionTrainer(dream, args, train_dataset=[{"input_ids": [5, 6]}])
+    noised = trainer.noised(batch, False)
+    logits = Unshifted(dream)(noised.z).logits[noised.masked]
+    posterior = logits.index_fill(1, torch.tensor([MASK]), -torch.inf)
+    expected = nn.functional.cross_entropy(posterior, noised.targets)
+    torch.testing.assert_close(trainer.compute_loss(dream, batch | {NOISED: noised}), expected)
+    args = TokenCriticTrainingArguments("unused", use_cpu=True, report_to="none")
+    critic = TokenCriticTrainer(
+        copy.deepcopy(built("bert")), args, denoiser=dream, train_dataset=[{"input_ids": [5, 6]}]
+    )
+    torch.testing.assert_close(critic.read_denoiser(noised)(torch.arange(len(logits))), logits)
 
 
 @pytest.mark.parametrize("model_type", sorted(set(REFUSED) & set(MODEL_FOR_MASKED_LM_MAPPING_NAMES)))

@@ -8,8 +8,9 @@ are all checked against such annotations. Numbers are finite, True is no integer
 import inspect
 import math
 import os
+import reprlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from difflib import get_close_matches
 from functools import cache
 from numbers import Integral, Real
@@ -17,7 +18,7 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # unions of annotations hash them, and choices may be a dict
 class Allowed:
     """Bounds of the numbers of a field, or the values to choose from, and what to do about any other value.
 
@@ -54,7 +55,12 @@ Positive = Annotated[int, Allowed(min=1)]
 Fraction = Annotated[float, Allowed(min=0, max=1)]
 NotNegative = Annotated[float, Allowed(min=0)]
 Share = Annotated[float, Allowed(min=0, below=1)]
+Seed = Annotated[int, Allowed(min=0, max=2**32 - 1)]  # what NumPy takes
 PositiveFraction = Annotated[float, Allowed(above=0, max=1)]
+DTYPES = ("float32", "bfloat16", "float16")
+SHORT = reprlib.Repr()
+SHORT.maxdict = SHORT.maxlist = SHORT.maxtuple = 20
+SHORT.maxstring = SHORT.maxother = 200
 NAMES = {int: "an integer", float: "a number", bool: "True or False", str: "text", dict: "a mapping", NoneType: "None"}
 
 
@@ -63,13 +69,12 @@ def check_value(name: str, value: Any, kind: Any, owner: str = "") -> Any:
 
     Raises ValueError with the name, the value, what is expected and, where one can be told, the remedy.
     """
-    if fits(value, kind):
-        if isinstance(value, Integral) and not isinstance(value, bool):
-            return int(value)
-        return float(value) if isinstance(value, Real) and not isinstance(value, bool) else value
-    shown = repr(value)
-    shown = shown if len(shown) <= 200 else f"{shown[:200]}..."
-    raise ValueError(f"{name}={shown}{owner and f' of {owner}'} must be {describe(kind)}.{remedy_for(value, kind)}")
+    if not fits(value, kind):
+        of = owner and f" of {owner}"
+        raise ValueError(f"{name}={SHORT.repr(value)}{of} must be {describe(kind)}.{remedy_for(value, kind)}")
+    if isinstance(value, Real) and not isinstance(value, bool):
+        return int(value) if isinstance(value, Integral) else float(value)
+    return value
 
 
 def check_fields(instance: Any, kinds: Mapping[str, Any] | None = None) -> None:
@@ -80,16 +85,20 @@ def check_fields(instance: Any, kinds: Mapping[str, Any] | None = None) -> None:
 
     Raises ValueError for the first that does not fit.
     """
-    hints = {**annotations_of(type(instance)), **(kinds or {})}
+    kinds = kinds_of(type(instance)) | (kinds or {})
     for field in fields(instance):
-        value, kind = getattr(instance, field.name), hints[field.name]
+        value = getattr(instance, field.name)
         if field.default is not MISSING and type(value) is type(field.default) and value == field.default:
             continue
-        if "choices" in field.metadata:
-            kind = Annotated[kind, Allowed(choices=field.metadata["choices"])]
-        checked = check_value(field.name, value, kind, type(instance).__name__)
+        checked = check_value(field.name, value, kinds[field.name], type(instance).__name__)
         if checked is not value:
             object.__setattr__(instance, field.name, checked)
+
+
+def check_attributes(instance: Any, kinds: Mapping[str, Any]) -> None:
+    """Check the attributes that `kinds` names. Raises ValueError for the first that does not fit."""
+    for name, kind in kinds.items():
+        setattr(instance, name, check_value(name, getattr(instance, name), kind, type(instance).__name__))
 
 
 def check_arguments(function: Callable, given: Mapping[str, Any], owner: str = "") -> None:
@@ -105,21 +114,27 @@ def check_names(what: str, names: Iterable[Any], known: Iterable[str]) -> None:
     for name in names:
         if name not in known:
             hint = did_you_mean(name, known)
-            raise ValueError(f"Unknown {what} {name!r}: choose one of {sorted(known)}.{hint}")
+            shown = f": choose one of {sorted(known)}" if len(known) <= 50 or not hint else ""
+            raise ValueError(f"Unknown {what} {name!r}{shown}.{hint}")
 
 
-def build(kind: Callable, settings: Any, name: str) -> Any:
+def build_config(kind: Callable, settings: Any, name: str, kinds: Mapping[str, Any] | None = None) -> Any:
     """`kind(**settings)`, a config class made of the mapping `name`, whose keys and values are checked before.
 
-    Raises ValueError for settings that are no mapping, a key that `kind` lacks, or a value of another type.
+    Values are checked against the annotations of `kind`, or those in `kinds`, which win.
+
+    Raises ValueError for settings that are no mapping, a key that `kind` lacks, or a value that does not fit.
     """
     check_value(name, settings, dict)
     known = [each.name for each in inspect.signature(kind).parameters.values() if each.kind is not each.VAR_KEYWORD]
     check_names(f"field of {name}", settings, known)
-    hints = annotations_of(kind.__init__)
+    hints = annotations_of(kind if is_dataclass(kind) else kind.__init__) | (kinds or {})
     for key, value in settings.items():
         check_value(f"{name}.{key}", value, hints.get(key, Any))
-    return kind(**settings)
+    try:
+        return kind(**settings)
+    except (AttributeError, TypeError) as error:
+        raise ValueError(f"{name}={SHORT.repr(settings)}: {error}.") from error
 
 
 def did_you_mean(name: Any, known: Iterable[Any]) -> str:
@@ -131,6 +146,17 @@ def did_you_mean(name: Any, known: Iterable[Any]) -> str:
 @cache
 def annotations_of(declared: Any) -> dict[str, Any]:
     return get_type_hints(declared, include_extras=True)
+
+
+def kinds_of(cls: type) -> dict[str, Any]:
+    """What each field of a dataclass accepts: its annotation, and the `choices` of its metadata."""
+    hints = annotations_of(cls)
+    return {
+        field.name: Annotated[hints[field.name], Allowed(choices=field.metadata["choices"])]
+        if "choices" in field.metadata
+        else hints[field.name]
+        for field in fields(cls)
+    }
 
 
 def parts_of(kind: Any, allowed: Allowed = Allowed()) -> list[tuple[Any, Allowed]]:

@@ -14,6 +14,7 @@ from transformers import AutoTokenizer, TextStreamer
 
 from prism_hf import RemaskGenerationConfig, load_model, remask_generate
 from prism_hf.data import encode_prompts
+from prism_hf.fields import DTYPES, Seed, check_fields
 from prism_hf.generation import TerminalDraftStreamer, fitted_to_tokenizer, prepare_generation_config
 from prism_hf.generation.stopping import as_ids, until_end
 from prism_hf.training import parse_arguments
@@ -27,10 +28,12 @@ class ChatArguments:
         metadata={"help": "Fields of RemaskGenerationConfig, over the model's own."},
     )
     system_prompt: str | None = field(default=None, metadata={"help": "Put before the conversation."})
-    seed: int = field(default=0, metadata={"help": "Of the sampler."})
-    dtype: str = field(default="auto", metadata={"help": "Of the weights: float32, bfloat16, float16; auto: as saved."})
+    seed: Seed = field(default=0, metadata={"help": "Of the sampler."})
+    dtype: str = field(default="auto", metadata={"help": "Of the weights.", "choices": ("auto", *DTYPES)})
     attn_implementation: str | None = field(default=None, metadata={"help": "eager, sdpa, flash_attention_2, ..."})
     use_cpu: bool = field(default=not torch.accelerator.is_available(), metadata={"help": "Run on the CPU."})
+
+    __post_init__ = check_fields
 
 
 def main() -> None:

@@ -16,6 +16,8 @@ from accelerate import PartialState
 from prism_hf import load_model
 from prism_hf.data.output_lock import output_lock
 from prism_hf.evaluation import compare, comparison_table, expand_grid, load_task, plot_comparison, weights_digest
+from prism_hf.fields import NotNegative, Positive, Seed, check_fields
+from prism_hf.generation import Order
 from prism_hf.launching import end_with_launcher
 from prism_hf.portable import portable
 from prism_hf.resources import resource_path
@@ -29,22 +31,24 @@ class ComparisonArguments:
     strategies: list[dict] | None = field(
         default=None, metadata={"help": "Name and arguments of each strategy; a list of values is one to choose from."}
     )
-    orders: list[str] = field(default_factory=lambda: ["random"], metadata={"help": "Unmasking orders."})
-    temperatures: list[float] = field(
+    orders: list[Order] = field(default_factory=lambda: ["random"], metadata={"help": "Unmasking orders."})
+    temperatures: list[NotNegative] = field(
         default_factory=lambda: [1.0], metadata={"help": "Of the tokens drawn; 0 takes the likeliest."}
     )
-    budgets: list[int] = field(default_factory=lambda: [51], metadata={"help": "Numbers of forward passes."})
+    budgets: list[Positive] = field(default_factory=lambda: [51], metadata={"help": "Numbers of forward passes."})
     reference: str = field(default="prism", metadata={"help": "The strategy that the others are tested against."})
     model_name_or_path: str | None = field(
         default=None, metadata={"help": "A whole model or an adapter; the shipped PRISM if not given."}
     )
     critic_name_or_path: str | None = field(default=None, metadata={"help": "The network that token_critic asks."})
-    batch_size: int = field(default=250, metadata={"help": "Examples in a batch."})
-    seed: int = field(default=0, metadata={"help": "Of the sampler."})
+    batch_size: Positive = field(default=250, metadata={"help": "Examples in a batch."})
+    seed: Seed = field(default=0, metadata={"help": "Of the sampler."})
     attn_implementation: str | None = field(default=None, metadata={"help": "eager, sdpa, flash_attention_2, ..."})
     use_cpu: bool = field(default=not torch.accelerator.is_available(), metadata={"help": "Run on the CPU."})
     bf16: bool = field(default=False, metadata={"help": "Run the model under bfloat16 autocast."})
     torch_compile: bool = field(default=False, metadata={"help": "Compile the model and the critic."})
+
+    __post_init__ = check_fields
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from accelerate import PartialState
 from transformers import AutoModelForMaskedLM
 
 import prism_hf.models  # noqa: F401  (registers PRISM and MDLM)
-from prism_hf.data import read_sudoku_csv, to_grid, to_sequence
+from prism_hf.data import Layout, read_sudoku_csv, to_grid, to_sequence
 from prism_hf.data.output_lock import output_lock
 from prism_hf.evaluation import (
     evaluate_sudoku,
@@ -24,6 +24,7 @@ from prism_hf.evaluation import (
     plot_success,
     quality_samples,
 )
+from prism_hf.fields import Positive, Seed, check_fields
 from prism_hf.launching import end_with_launcher
 from prism_hf.resources import resource_path
 from prism_hf.training import parse_arguments
@@ -40,13 +41,15 @@ class EvaluationArguments:
     )
     puzzles_file: str | None = field(default=None, metadata={"help": "CSV of puzzles; the shipped ones if not given."})
     solutions_file: str | None = field(default=None, metadata={"help": "CSV of their solutions, for cell accuracy."})
-    num_puzzles: int | None = field(default=None, metadata={"help": "Take the first so many; all if not given."})
-    layout: int = field(default=89, metadata={"help": "What the model reads: 89 tokens, or the 81 cells."})
-    batch_size: int = field(default=250, metadata={"help": "Puzzles in a batch."})
-    seed: int = field(default=0, metadata={"help": "Of the sampler."})
+    num_puzzles: Positive | None = field(default=None, metadata={"help": "Take the first so many; all if not given."})
+    layout: Layout = field(default=89, metadata={"help": "What the model reads: 89 tokens, or the 81 cells."})
+    batch_size: Positive = field(default=250, metadata={"help": "Puzzles in a batch."})
+    seed: Seed = field(default=0, metadata={"help": "Of the sampler."})
     attn_implementation: str | None = field(default=None, metadata={"help": "eager, sdpa, flash_attention_2, ..."})
     use_cpu: bool = field(default=not torch.accelerator.is_available(), metadata={"help": "Run on the CPU."})
     bf16: bool = field(default=False, metadata={"help": "Run the model under bfloat16 autocast."})
+
+    __post_init__ = check_fields
 
 
 def main() -> None:

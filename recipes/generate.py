@@ -20,6 +20,7 @@ from prism_hf import RemaskGenerationConfig, generate_to_jsonl, load_model
 from prism_hf.data import read_prompts
 from prism_hf.data.output_lock import output_lock
 from prism_hf.evaluation import weights_digest
+from prism_hf.fields import DTYPES, Positive, Seed, check_fields
 from prism_hf.launching import end_with_launcher
 from prism_hf.portable import portable
 from prism_hf.training import parse_arguments
@@ -33,12 +34,14 @@ class GenerateArguments:
     generation: dict = field(
         default_factory=dict, metadata={"help": "Fields of RemaskGenerationConfig, over the model's own."}
     )
-    batch_size: int = field(default=8, metadata={"help": "Prompts in a batch of a process."})
+    batch_size: Positive = field(default=8, metadata={"help": "Prompts in a batch of a process."})
     apply_chat_template: bool = field(default=False, metadata={"help": "Make a prompt a user's turn."})
-    seed: int = field(default=0, metadata={"help": "Of the sampler."})
-    dtype: str = field(default="auto", metadata={"help": "Of the weights: float32, bfloat16, float16; auto: as saved."})
+    seed: Seed = field(default=0, metadata={"help": "Of the sampler."})
+    dtype: str = field(default="auto", metadata={"help": "Of the weights.", "choices": ("auto", *DTYPES)})
     attn_implementation: str | None = field(default=None, metadata={"help": "eager, sdpa, flash_attention_2, ..."})
     use_cpu: bool = field(default=not torch.accelerator.is_available(), metadata={"help": "Run on the CPU."})
+
+    __post_init__ = check_fields
 
 
 def main() -> None:

@@ -8,11 +8,12 @@ checkpoint; a finished run changes nothing then.
 
 from dataclasses import dataclass, field
 
-from transformers import AutoConfig, AutoModelForMaskedLM
+from transformers import AutoModelForMaskedLM
 
-import prism_hf.models  # noqa: F401  (registers LLaDA and MDLM)
 from prism_hf import MaskedDiffusionTrainer, MaskedDiffusionTrainingArguments
 from prism_hf.data import DataArguments, load_training_data
+from prism_hf.fields import check_fields
+from prism_hf.models.auto import new_config
 from prism_hf.training.running import run_training, solve_at_evaluations
 
 
@@ -22,8 +23,10 @@ class ModelArguments:
     model_type: str = field(
         default="mdlm", metadata={"help": "mdlm, llada, bert, or any type AutoModelForMaskedLM knows."}
     )
-    model_config: str | dict | None = field(default=None, metadata={"help": "Fields of the config of a new model."})
+    model_config: dict | None = field(default=None, metadata={"help": "Fields of the config of a new model."})
     attn_implementation: str | None = field(default=None, metadata={"help": "eager, sdpa, flash_attention_2, ..."})
+
+    __post_init__ = check_fields
 
 
 def build(
@@ -37,9 +40,8 @@ def build(
     if model_args.model_name_or_path is not None:
         model = AutoModelForMaskedLM.from_pretrained(model_args.model_name_or_path, **attention)
     else:
-        special = {name: getattr(tokenizer, name) for name in ("mask_token_id", "eos_token_id", "pad_token_id")}
-        fields = {"vocab_size": len(tokenizer)} | special | (model_args.model_config or {})
-        model = AutoModelForMaskedLM.from_config(AutoConfig.for_model(model_args.model_type, **fields), **attention)
+        config = new_config(model_args.model_type, tokenizer, model_args.model_config or {})
+        model = AutoModelForMaskedLM.from_config(config, **attention)
 
     trainer = MaskedDiffusionTrainer(
         model, training_args, train_dataset=train_dataset, eval_dataset=eval_dataset, processing_class=tokenizer

@@ -8,6 +8,7 @@ checkpoint; a finished run changes nothing then.
 """
 
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import torch
 from peft import LoraConfig
@@ -15,8 +16,20 @@ from transformers import BitsAndBytesConfig
 
 from prism_hf import PrismForMaskedDiffusion, PrismTrainer, PrismTrainingArguments, RemaskGenerationConfig
 from prism_hf.data import DataArguments, load_training_data
+from prism_hf.fields import DTYPES, Allowed, Count, Positive, Share, build_config, check_fields
+from prism_hf.models.prism.configuration_prism import HEAD_TYPES
 from prism_hf.resources import resource_path
 from prism_hf.training.running import run_training, solve_at_evaluations
+
+# What the annotations of peft and bitsandbytes do not say.
+LORA = {"r": Positive, "lora_alpha": Annotated[float, Allowed(above=0)], "lora_dropout": Share}
+QUANTIZATION = {
+    "load_in_4bit": bool,
+    "load_in_8bit": bool,
+    "bnb_4bit_use_double_quant": bool,
+    "bnb_4bit_quant_type": Annotated[str, Allowed(choices=("fp4", "nf4"))],
+    "bnb_4bit_compute_dtype": Annotated[str, Allowed(choices=DTYPES)],
+}
 
 
 @dataclass
@@ -24,26 +37,29 @@ class ModelArguments:
     model_name_or_path: str | None = field(
         default=None, metadata={"help": "Any masked diffusion model; the Sudoku model that ships if not given."}
     )
-    head_type: str = field(default="mlp", metadata={"help": "Quality head: linear, mlp, or dit (MDLM only)."})
-    head_num_blocks: int = field(default=0, metadata={"help": "Extra blocks of a dit head."})
-    dtype: str = field(default="float32", metadata={"help": "Of the backbone's weights: float32, bfloat16, float16."})
+    head_type: str = field(default="mlp", metadata={"help": "Quality head; dit: MDLM only.", "choices": HEAD_TYPES})
+    head_num_blocks: Count = field(default=0, metadata={"help": "Extra blocks of a dit head."})
+    dtype: str = field(default="float32", metadata={"help": "Of the backbone's weights.", "choices": DTYPES})
     attn_implementation: str | None = field(default=None, metadata={"help": "eager, sdpa, flash_attention_2, ..."})
-    peft: str | dict | None = field(
-        default=None, metadata={"help": "Fields of a LoraConfig; all weights if not given."}
-    )
-    quantization: str | dict | None = field(default=None, metadata={"help": "Fields of a BitsAndBytesConfig."})
-    generation: str | dict | None = field(
+    peft: dict | None = field(default=None, metadata={"help": "Fields of a LoraConfig; all weights if not given."})
+    quantization: dict | None = field(default=None, metadata={"help": "Fields of a BitsAndBytesConfig."})
+    generation: dict | None = field(
         default=None, metadata={"help": "Fields of the RemaskGenerationConfig saved with the model."}
     )
 
+    __post_init__ = check_fields
+
 
 def build(model_args: ModelArguments, data_args: DataArguments, training_args: PrismTrainingArguments) -> PrismTrainer:
+    peft_config = None if model_args.peft is None else build_config(LoraConfig, model_args.peft, "peft", LORA)
+    quantization = {}
+    if model_args.quantization is not None:
+        config = build_config(BitsAndBytesConfig, model_args.quantization, "quantization", QUANTIZATION)
+        quantization["quantization_config"] = config
+    generation_config = RemaskGenerationConfig(**(model_args.generation or {}))
     name_or_path = model_args.model_name_or_path or resource_path("sudoku_mdm")
     with training_args.main_process_first(desc="loading the data"):
         train_dataset, eval_dataset, tokenizer = load_training_data(data_args, training_args.seed, name_or_path)
-    quantization = {}
-    if model_args.quantization is not None:
-        quantization["quantization_config"] = BitsAndBytesConfig(**model_args.quantization)
     model = PrismForMaskedDiffusion.from_pretrained(
         name_or_path,
         head_type=model_args.head_type,
@@ -52,7 +68,7 @@ def build(model_args: ModelArguments, data_args: DataArguments, training_args: P
         attn_implementation=model_args.attn_implementation,
         **quantization,
     )
-    model.generation_config = RemaskGenerationConfig(**(model_args.generation or {}))
+    model.generation_config = generation_config
 
     trainer = PrismTrainer(
         model,
@@ -60,7 +76,7 @@ def build(model_args: ModelArguments, data_args: DataArguments, training_args: P
         train_dataset=train_dataset,
         eval_dataset=eval_dataset,
         processing_class=tokenizer,
-        peft_config=None if model_args.peft is None else LoraConfig(**model_args.peft),
+        peft_config=peft_config,
     )
     solve_at_evaluations(trainer, data_args)
     return trainer

@@ -8,8 +8,6 @@ checkpoint; a finished run changes nothing then.
 
 from dataclasses import dataclass, field
 
-from transformers import AutoConfig
-
 from prism_hf import (
     PrismConfig,
     PrismForMaskedDiffusion,
@@ -18,6 +16,9 @@ from prism_hf import (
     load_model,
 )
 from prism_hf.data import DataArguments, load_training_data
+from prism_hf.fields import check_fields
+from prism_hf.models.auto import new_config
+from prism_hf.models.prism.configuration_prism import HEAD_TYPES
 from prism_hf.resources import resource_path
 from prism_hf.training.running import run_training
 
@@ -31,8 +32,13 @@ class ModelArguments:
         default=None, metadata={"help": "Start the critic from these weights, if given."}
     )
     model_type: str = field(default="mdlm", metadata={"help": "Of a new critic: mdlm, llada, bert, ..."})
-    model_config: str | dict | None = field(default=None, metadata={"help": "Fields of the config of a new critic."})
+    model_config: dict | None = field(default=None, metadata={"help": "Fields of the config of a new critic."})
+    head_type: str = field(
+        default="linear", metadata={"help": "Output of a new critic; dit: MDLM only.", "choices": HEAD_TYPES}
+    )
     attn_implementation: str | None = field(default=None, metadata={"help": "eager, sdpa, flash_attention_2, ..."})
+
+    __post_init__ = check_fields
 
 
 def build(
@@ -48,10 +54,8 @@ def build(
     if model_args.model_name_or_path is not None:
         critic = PrismForMaskedDiffusion.from_pretrained(model_args.model_name_or_path, **attention)
     else:
-        special = {name: getattr(tokenizer, name) for name in ("mask_token_id", "eos_token_id", "pad_token_id")}
-        fields = {"vocab_size": len(tokenizer)} | special | (model_args.model_config or {})
-        backbone_config = AutoConfig.for_model(model_args.model_type, **fields)
-        critic = PrismForMaskedDiffusion(PrismConfig(backbone_config=backbone_config, head_type="linear"))
+        backbone_config = new_config(model_args.model_type, tokenizer, model_args.model_config or {})
+        critic = PrismForMaskedDiffusion(PrismConfig(backbone_config=backbone_config, head_type=model_args.head_type))
         if model_args.attn_implementation is not None:
             critic.set_attn_implementation(model_args.attn_implementation)
 

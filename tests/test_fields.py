@@ -14,7 +14,7 @@ from prism_hf.fields import (
     Count,
     Fraction,
     Positive,
-    build,
+    build_config,
     check_arguments,
     check_fields,
     check_names,
@@ -106,11 +106,11 @@ def test_arguments_names_and_nested_settings():
         check_arguments(draw, {"n": 1.5}, "draw")
     with pytest.raises(ValueError, match="Unknown colour 'gren': choose one of .* Did you mean 'green'?"):
         check_names("colour", ["red", "gren"], ["red", "green"])
-    assert build(Settings, {"size": 2}, "settings") == Settings(2)
+    assert build_config(Settings, {"size": 2}, "settings") == Settings(2)
     for wrong, message in (
         ([1], r"settings=\[1\] must be a mapping"),
         ({"sise": 2}, "Unknown field of settings 'sise'.*'size'"),
         ({"size": "2"}, "settings.size='2' must be an integer"),
     ):
         with pytest.raises(ValueError, match=message):
-            build(Settings, wrong, "settings")
+            build_config(Settings, wrong, "settings")

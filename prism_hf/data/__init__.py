@@ -13,6 +13,7 @@ from .jsonl import read_prompts
 from .prompts import encode_prompts, tokens_without_text
 from .source_files import SourceFiles, python_files, train_byte_level_bpe
 from .sudoku import (
+    Layout,
     SolvedGrids,
     SudokuGrids,
     SudokuTokenizer,
@@ -30,6 +31,7 @@ from .training_data import DataArguments, load_training_data
 
 __all__ = [
     "DataArguments",
+    "Layout",
     "SolvedGrids",
     "SourceFiles",
     "SudokuGrids",

@@ -15,8 +15,10 @@ from datasets.exceptions import DatasetGenerationError
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
+from prism_hf.fields import Positive, Seed, Share, check_arguments
+
 from .prompts import encode_texts
-from .splits import check_share, is_held_out, is_trained_on
+from .splits import is_held_out, is_trained_on
 
 logger = logging.get_logger(__name__)
 
@@ -128,13 +130,13 @@ def check_column(path: str | Path, column: str, columns: list[str]) -> None:
 
 
 def split_code(
-    rows: Dataset | IterableDataset, held_out: float = 0.05, seed: int = 0
+    rows: Dataset | IterableDataset, held_out: Share = 0.05, seed: Seed = 0
 ) -> tuple[Dataset | IterableDataset, Dataset | IterableDataset | None]:
     """Rows to train on and rows held out, by a hash of the instruction, so that equal instructions stay together.
 
     About ``held_out`` of the rows are held out; with 0, none (None).
     """
-    check_share(held_out)
+    check_arguments(split_code, locals())
     if held_out == 0:
         return rows, None
     kwargs = {"input_columns": "instruction", "fn_kwargs": {"share": held_out, "seed": seed}}
@@ -144,8 +146,8 @@ def split_code(
 def encode_code(
     rows: Dataset | IterableDataset,
     tokenizer: PreTrainedTokenizerBase,
-    canvas_length: int = 1024,
-    max_target_length: int = 512,
+    canvas_length: Positive = 1024,
+    max_target_length: Positive = 512,
     apply_chat_template: bool = False,
     label: str = "code",
 ) -> Dataset | IterableDataset:
@@ -170,9 +172,7 @@ def encode_code(
             row is left.
     """
     check_tokenizer(tokenizer, apply_chat_template)
-    for name, value in (("canvas_length", canvas_length), ("max_target_length", max_target_length)):
-        if value < 1:
-            raise ValueError(f"{name}={value} must be at least 1.")
+    check_arguments(encode_code, locals())
     columns = columns_of(rows, label)
     for column in ("instruction", "code"):
         check_column(label, column, columns)

@@ -6,6 +6,7 @@ No download is needed: every Python installation has such a corpus, of about 4M 
 import sysconfig
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Annotated
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -13,8 +14,10 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.utils import logging
 
+from prism_hf.fields import Allowed, Positive, Seed, Share, check_arguments, check_value
+
 from .code import check_tokenizer
-from .splits import check_share, is_held_out
+from .splits import is_held_out
 
 logger = logging.get_logger(__name__)
 
@@ -29,6 +32,9 @@ SPECIAL_TOKENS = (
     "<|eot_id|>",
     "<|mdm_mask|>",
 )
+VocabularySize = Annotated[
+    int, Allowed(min=256 + len(SPECIAL_TOKENS), remedy="It counts the bytes and the special tokens.")
+]
 CHAT_TEMPLATE = (
     "{{ bos_token }}"
     "{% for message in messages %}"
@@ -39,7 +45,7 @@ CHAT_TEMPLATE = (
 
 
 def python_files(
-    folder: str | Path | None = None, held_out: float = 0.05, seed: int = 0
+    folder: str | Path | None = None, held_out: Share = 0.05, seed: Seed = 0
 ) -> tuple[list[Path], list[Path]]:
     """The Python files under a folder, sorted: those to train on and those held out.
 
@@ -52,7 +58,7 @@ def python_files(
     Raises:
         ValueError: if there is no such folder, or no file to train on in it.
     """
-    check_share(held_out)
+    check_arguments(python_files, locals())
     folder = Path(sysconfig.get_path("stdlib") if folder is None else folder).expanduser()
     if not folder.is_dir():
         raise ValueError(f"There is no folder {folder}; give one that holds .py files.")
@@ -78,7 +84,7 @@ def read_sources(files: Sequence[Path]) -> Iterator[str]:
             logger.warning(f"{path} is left out: {error}.")
 
 
-def train_byte_level_bpe(files: Sequence[Path], vocab_size: int = 4096) -> PreTrainedTokenizerFast:
+def train_byte_level_bpe(files: Sequence[str | Path], vocab_size: VocabularySize = 4096) -> PreTrainedTokenizerFast:
     """A byte-level BPE learned on files, with LLaDA's special tokens (EOS is the padding too) and turns of chat.
 
     Any text comes back as it was. The vocabulary is smaller than ``vocab_size`` where files give too few merges.
@@ -86,9 +92,7 @@ def train_byte_level_bpe(files: Sequence[Path], vocab_size: int = 4096) -> PreTr
     Raises:
         ValueError: if ``vocab_size`` has no room for the 256 bytes and the special tokens.
     """
-    smallest = 256 + len(SPECIAL_TOKENS)
-    if vocab_size < smallest:
-        raise ValueError(f"vocab_size={vocab_size} must be at least {smallest}: the bytes and the special tokens.")
+    check_arguments(train_byte_level_bpe, locals())
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
@@ -123,8 +127,7 @@ class SourceFiles(torch.utils.data.Dataset):
 
     def __init__(self, files: Sequence[Path], tokenizer: PreTrainedTokenizerBase, length: int):
         check_tokenizer(tokenizer)
-        if length < 1:
-            raise ValueError(f"length={length} must be at least 1.")
+        check_value("length", length, Positive, "SourceFiles")
         texts = list(read_sources(files))
         ids = []
         if texts:

@@ -16,8 +16,3 @@ def is_held_out(key: str, share: float, seed: int) -> bool:
 def is_trained_on(key: str, share: float, seed: int) -> bool:
     """The opposite of `is_held_out`."""
     return not is_held_out(key, share, seed)
-
-
-def check_share(share: float) -> None:
-    if not 0 <= share < 1:
-        raise ValueError(f"held_out={share} must lie in [0, 1): the share of the corpus that is not trained on.")

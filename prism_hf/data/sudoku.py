@@ -8,16 +8,23 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizer
 
+from prism_hf.fields import Allowed, Count, Positive, Seed, check_arguments
+
+from .jsonl import existing_file
+
 BLANK = 0
 END_OF_ROW = 10
 STOCK_SIZE = 4096
 MAX_BLANKS = 56
+Layout = Annotated[int, Allowed(choices=(89, 81))]
+Blanks = Annotated[int, Allowed(min=0, max=MAX_BLANKS)]
 _CELLS = frozenset("0123456789")
 # Uniform draws for one symmetry: 9 for the digits, 3 + 9 for the rows, 3 + 9 for the columns, 1 to transpose.
 SYMMETRY_DRAWS = 34
@@ -69,7 +76,11 @@ def read_sudoku_csv(path: str | Path) -> Tensor:
 
     Raises ValueError naming the file, the line and what is wrong with it.
     """
-    lines = Path(path).read_text(encoding="utf-8-sig").rstrip().splitlines()
+    try:
+        lines = existing_file(path).read_bytes().decode("utf-8-sig").rstrip().splitlines()
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise ValueError(f"{path}, line {line}: no UTF-8 text ({error.reason}); save the file as UTF-8.") from error
     if not lines:
         raise ValueError(f"{path}: no rows; expected one grid a row, 89 or 81 columns.")
     width = lines[0].count(",") + 1
@@ -80,7 +91,8 @@ def read_sudoku_csv(path: str | Path) -> Tensor:
 def _parse_row(line: str, width: int, where: str) -> list[int]:
     fields = line.split(",")
     if len(fields) not in (89, 81):
-        raise ValueError(f"{where}: {len(fields)} columns; expected 89 (end-of-row tokens included) or 81.")
+        hint = f" The separator is a comma, not {line[1:2]!r}." if len(fields) == 1 and line[1:2] else ""
+        raise ValueError(f"{where}: {len(fields)} columns; expected 89 (end-of-row tokens included) or 81.{hint}")
     if len(fields) != width:
         raise ValueError(f"{where}: {len(fields)} columns, but the first line has {width}.")
     for column, field in enumerate(fields, start=1):
@@ -181,12 +193,13 @@ def _transform(grids: Tensor, draws: Tensor) -> Tensor:
     return labels.gather(1, _move(grids, draws).flatten(1) - 1).view(-1, 9, 9)
 
 
-def generate_solved_grids(n: int, generator: torch.Generator, stock_seed: int = 0) -> Tensor:
+def generate_solved_grids(n: Count, generator: torch.Generator, stock_seed: Seed = 0) -> Tensor:
     """Random solved grids. (n, 9, 9), long.
 
     Each is one of `STOCK_SIZE` grids that ``stock_seed`` determines (built once a process), moved by a fresh random
     symmetry: digits, bands, stacks, rows within bands and columns within stacks permuted, half of them transposed.
     """
+    check_arguments(generate_solved_grids, locals())
     stock = _stock(stock_seed)
     chosen = torch.randint(len(stock), (n,), generator=generator)
     return _transform(stock[chosen], torch.rand(n, SYMMETRY_DRAWS, generator=generator))
@@ -207,15 +220,14 @@ def _dig(solution: list[int], blanks: int, order: list[int]) -> list[int] | None
     return puzzle if dug == blanks else None
 
 
-def generate_puzzles(n: int, blanks: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def generate_puzzles(n: Count, blanks: Blanks, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Puzzles with ``blanks`` blanks and exactly one solution each: (puzzles (n, 9, 9), solutions (n, 9, 9)), long.
 
     Solutions are fresh random grids, not symmetries of the stock behind `generate_solved_grids` and `SudokuGrids`, so
     puzzles can test a model that was trained on those. Raises ValueError for more than `MAX_BLANKS` blanks, which
     blanking cells at random reaches too seldom.
     """
-    if not 0 <= blanks <= MAX_BLANKS:
-        raise ValueError(f"blanks must be from 0 to {MAX_BLANKS}, got {blanks}.")
+    check_arguments(generate_puzzles, locals())
     puzzles, solutions = [], []
     while len(puzzles) < n:
         solution = _random_grid(generator)
@@ -238,14 +250,14 @@ class SudokuGrids(torch.utils.data.Dataset):
     """
 
     def __init__(
-        self, num_samples: int, seed: int, layout: int = 89, blanks: int | None = None, num_puzzles: int = 2000
+        self,
+        num_samples: Positive,
+        seed: Seed,
+        layout: Layout = 89,
+        blanks: Blanks | None = None,
+        num_puzzles: Positive = 2000,
     ):
-        if num_samples < 1:
-            raise ValueError(f"num_samples must be at least 1, got {num_samples}.")
-        if seed < 0:
-            raise ValueError(f"seed must not be negative, got {seed}.")
-        if num_puzzles < 1:
-            raise ValueError(f"num_puzzles must be at least 1, got {num_puzzles}.")
+        check_arguments(SudokuGrids.__init__, locals(), "SudokuGrids")
         self.num_samples, self.seed, self.layout = num_samples, seed, layout
         self.maskable = maskable_positions(layout)
         if blanks is None:

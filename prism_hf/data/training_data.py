@@ -5,9 +5,11 @@ from dataclasses import dataclass, field
 from torch.utils.data import Dataset, IterableDataset
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from prism_hf.fields import Count, Positive, Share, check_fields
+
 from .code import load_code_datasets
 from .source_files import SourceFiles, python_files, train_byte_level_bpe
-from .sudoku import SolvedGrids, SudokuGrids, SudokuTokenizer
+from .sudoku import Blanks, Layout, SolvedGrids, SudokuGrids, SudokuTokenizer
 
 DATASETS = ("sudoku", "source_files", "code")
 
@@ -30,7 +32,7 @@ class DataArguments:
     )
     dataset_name: str | None = field(default=None, metadata={"help": "Configuration of a Hub dataset."})
     streaming: bool = field(default=False, metadata={"help": "Read `code` as a stream."})
-    held_out: float = field(default=0.05, metadata={"help": "Share of files or instructions to evaluate on."})
+    held_out: Share = field(default=0.05, metadata={"help": "Share of files or instructions to evaluate on."})
     tokenizer_name_or_path: str | None = field(
         default=None,
         metadata={"help": "Tokenizer of text; the model's, or for `source_files` a new one, if not given."},
@@ -38,20 +40,24 @@ class DataArguments:
     mask_token: str | None = field(
         default=None, metadata={"help": "The mask token, for a tokenizer that does not name its own."}
     )
-    length: int = field(default=1024, metadata={"help": "Tokens of a canvas of text."})
-    vocab_size: int = field(default=4096, metadata={"help": "Of a new tokenizer."})
-    max_target_length: int = field(default=512, metadata={"help": "`code`: tokens learned after the prompt."})
+    length: Positive = field(default=1024, metadata={"help": "Tokens of a canvas of text."})
+    vocab_size: Positive = field(default=4096, metadata={"help": "Of a new tokenizer."})
+    max_target_length: Positive = field(default=512, metadata={"help": "`code`: tokens learned after the prompt."})
     apply_chat_template: bool = field(default=False, metadata={"help": "`code`: as turns of a chat."})
-    layout: int = field(default=89, metadata={"help": "`sudoku`: 89 tokens with ends of rows, or the 81 cells."})
-    num_train_samples: int = field(default=48_000, metadata={"help": "`sudoku`: random grids, without dataset_path."})
-    num_eval_samples: int = field(default=1_000, metadata={"help": "`sudoku`: random grids held out, or 0."})
-    num_eval_puzzles: int = field(
+    layout: Layout = field(default=89, metadata={"help": "`sudoku`: 89 tokens with ends of rows, or the 81 cells."})
+    num_train_samples: Positive = field(
+        default=48_000, metadata={"help": "`sudoku`: random grids, without dataset_path."}
+    )
+    num_eval_samples: Count = field(default=1_000, metadata={"help": "`sudoku`: random grids held out, or 0."})
+    num_eval_puzzles: Count = field(
         default=0, metadata={"help": "`sudoku`: puzzles held out, which the model solves at each evaluation."}
     )
-    blanks: int | None = field(
+    blanks: Blanks | None = field(
         default=None,
         metadata={"help": "`sudoku`: random puzzles with so many blanks and one solution, their givens as prompt."},
     )
+
+    __post_init__ = check_fields
 
 
 def load_training_data(
@@ -66,8 +72,6 @@ def load_training_data(
     Raises:
         ValueError: if the data cannot be had as asked for.
     """
-    if args.dataset not in DATASETS:
-        raise ValueError(f"dataset is {args.dataset!r}; it must be one of {', '.join(DATASETS)}.")
     if args.dataset == "sudoku":
         if args.dataset_path is not None:
             train = SolvedGrids(args.dataset_path)

@@ -8,22 +8,24 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
+from prism_hf.fields import Count, Positive, check_arguments
+
 from ..data.prompts import encode_prompts, tokens_without_text
 from .answers import extract_code
 from .code import MBPP_SPLITS, CodeProblem, read_problems, run_answers
 from .digests import json_digest
 from .evaluate_settings import PADDING
 from .sandbox import check_isolation
-from .task import Task, check_integers, load_tokenizer
+from .task import Task, load_tokenizer
 
 
 def load_code(
     model,
     problems_file: str,
-    num_problems: int | None = None,
-    num_tuning_problems: int = 0,
+    num_problems: Positive | None = None,
+    num_tuning_problems: Count = 0,
     tuning_file: str | None = None,
-    max_new_tokens: int = 512,
+    max_new_tokens: Positive = 512,
     apply_chat_template: bool = False,
     tokenizer: str | None = None,
     isolation: str = "namespaces",
@@ -48,12 +50,7 @@ def load_code(
         ValueError: if programs cannot be run in this isolation, a number is too small or larger than there are
             problems, or the tokenizer does not fit.
     """
-    check_integers(
-        "code",
-        *([] if num_problems is None else [("num_problems", num_problems, 1)]),
-        ("num_tuning_problems", num_tuning_problems, 0),
-        ("max_new_tokens", max_new_tokens, 1),
-    )
+    check_arguments(load_code, locals(), "the task code")
     check_isolation(isolation)
     problems = take(reported_problems(problems_file), num_problems, "num_problems", problems_file)
     tuning_file = tuning_file or problems_file

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prism_hf.generation import STRATEGIES, RemaskGenerationConfig
+from prism_hf.fields import NotNegative, Positive, check_arguments, check_names, check_value
+from prism_hf.generation import STRATEGIES, Order, RemaskGenerationConfig
 
 from .evaluate_settings import check_settings, evaluate_settings
 from .task import Task
-from .tasks import check_name
 
 AXES = ("orders", "temperatures", "budgets")
 # Keys of a strategy in a grid that the grid itself gives, with what to write instead.
@@ -40,9 +40,9 @@ class GridPoint:
 
 def expand_grid(
     strategies: list[dict[str, Any]],
-    orders: list[str | None],
-    temperatures: list[float],
-    budgets: list[int],
+    orders: list[Order | None],
+    temperatures: list[NotNegative],
+    budgets: list[Positive],
     critic: str | None = None,
 ) -> list[GridPoint]:
     """Every strategy with every order, temperature, budget of forward passes and value of its arguments.
@@ -62,6 +62,7 @@ def expand_grid(
         ValueError: if an entry has no name, or a key that the grid gives; if a budget leaves no step or retries have no
             steps; if nothing is to be compared; if `token_critic` has no critic.
     """
+    check_arguments(expand_grid, locals())
     points = []
     for entry in strategies:
         if "name" not in entry:
@@ -69,11 +70,12 @@ def expand_grid(
         for key in entry:
             if key in FROM_THE_GRID:
                 raise ValueError(f"{key!r} of the strategy {entry['name']!r} is given by {FROM_THE_GRID[key]}.")
-        check_name("remask_strategy", entry["name"], STRATEGIES)
+        check_names("remask_strategy", [entry["name"]], STRATEGIES)
         if entry["name"] == "token_critic" and critic is None:
             raise ValueError("The grid has token_critic but no critic: set critic_name_or_path.")
         axes = {"orders": orders, "temperatures": temperatures, "budgets": budgets}
         axes |= {name: entry[name] for name in AXES if name in entry}
+        check_arguments(expand_grid, axes, f"the strategy {entry['name']}")
         named = {name: value for name, value in entry.items() if name not in ("name", "label", *AXES)}
         values = [value if isinstance(value, list) else [value] for value in named.values()]
         for order, temperature, budget, *chosen in product(*axes.values(), *values):
@@ -92,6 +94,7 @@ def make_setting(
 ) -> dict[str, Any]:
     """The setting, as `evaluate_settings` takes it, that makes no more than `budget` forward passes."""
     retries = arguments.get("retries", [])
+    check_value("retries", retries, list[dict], name)
     if any("steps" not in retry for retry in retries):
         raise ValueError(f"Each of the retries of {name} needs steps, to be counted in the budget, got {retries}.")
     # Before each retry one more forward judges what is there.

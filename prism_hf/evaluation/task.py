@@ -34,13 +34,6 @@ class Task:
     never_drawn: list[int] = field(default_factory=list)
 
 
-def check_integers(task: str, *bounds: tuple[str, Any, int]) -> None:
-    """Raise ValueError for the first of a task's arguments, (name, value, least), that is no integer or too small."""
-    for name, value, least in bounds:
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise ValueError(f"{name}={value!r} of the task {task} must be an integer of at least {least}.")
-
-
 def load_tokenizer(name: str, vocab_size: int, remedy: str) -> PreTrainedTokenizerBase:
     """The tokenizer of a model with a vocabulary of that size. Raises ValueError, with a remedy, if none is there."""
     try:

@@ -2,15 +2,15 @@
 
 import inspect
 from collections.abc import Callable
-from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 
+from prism_hf.fields import Allowed, Count, Positive, check_arguments, check_names
 from prism_hf.resources import resource_path
 
-from ..data.sudoku import BLANK, MAX_BLANKS, generate_puzzles, read_sudoku_csv, to_grid, to_sequence
+from ..data.sudoku import BLANK, MAX_BLANKS, Layout, generate_puzzles, read_sudoku_csv, to_grid, to_sequence
 from .code_task import load_code
 from .sudoku import is_solved
 from .task import Task
@@ -19,10 +19,10 @@ from .text_task import load_text
 
 def load_sudoku(
     puzzles_file: str | None = None,
-    num_puzzles: int | None = None,
-    num_tuning_puzzles: int = 0,
-    tuning_seed: int = 0,
-    layout: int = 89,
+    num_puzzles: Positive | None = None,
+    num_tuning_puzzles: Count = 0,
+    tuning_seed: Annotated[int, Allowed(min=0, below=2**30)] = 0,
+    layout: Layout = 89,
 ) -> Task:
     """Puzzles of a CSV file, by default those that ship, the first `num_puzzles` of them. Score: solved or not.
 
@@ -32,6 +32,7 @@ def load_sudoku(
     Raises:
         ValueError: if a puzzle to tune on has a solution that a reported puzzle admits too.
     """
+    check_arguments(load_sudoku, locals(), "the task sudoku")
     puzzles = to_grid(read_sudoku_csv(puzzles_file or resource_path("sudoku/puzzles.csv")))[:num_puzzles]
     blanks = min(round((puzzles == BLANK).sum((1, 2)).double().mean().item()), MAX_BLANKS)
     # A seed of their own, as those of others are small or begin at 2**31. PyTorch reads 32 bits of it.
@@ -60,16 +61,7 @@ def load_task(name: str | None = None, model=None, **arguments: Any) -> Task:
 
     Raises ValueError on an unknown name of either.
     """
-    check_name("task", name, TASKS)
+    check_names("task", [name], TASKS)
     known = set(inspect.signature(TASKS[name]).parameters)
-    for argument in arguments:
-        check_name(f"argument of the task {name}", argument, known - {"model"})
+    check_names(f"argument of the task {name}", arguments, known - {"model"})
     return TASKS[name](**arguments, **({"model": model} if "model" in known else {}))
-
-
-def check_name(kind: str, name: Any, known) -> None:
-    """Raise ValueError, with the nearest right one, if a name is not among those known."""
-    if name not in known:
-        near = get_close_matches(str(name), known, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"Unknown {kind} {name!r}: choose one of {sorted(known)}.{hint}")

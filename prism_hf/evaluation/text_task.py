@@ -3,16 +3,19 @@
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Annotated
 
 import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
+from prism_hf.fields import Allowed, Count, Positive, check_arguments
+
 from ..data.jsonl import read_prompts
 from ..data.prompts import encode_prompts, tokens_without_text
 from ..portable import portable
 from .digests import weights_digest
-from .task import Task, check_integers, load_tokenizer
+from .task import Task, load_tokenizer
 from .text import (
     context_length,
     count_scored_tokens,
@@ -27,13 +30,13 @@ TUNING_SEED = 2**30
 
 def load_text(
     model,
-    length: int = 128,
-    num_samples: int = 64,
-    num_tuning_samples: int = 0,
+    length: Annotated[int, Allowed(min=2)] = 128,  # the first token of a text is not scored
+    num_samples: Positive = 64,
+    num_tuning_samples: Count = 0,
     prompts_file: str | None = None,
     scorer: str = "gpt2-large",
     tokenizer: str | None = None,
-    scorer_batch_size: int = 8,
+    scorer_batch_size: Positive = 8,
 ) -> Task:
     """Samples of `length` tokens. Score: mean log-likelihood of a sample's tokens under `scorer`, in nats.
 
@@ -54,13 +57,7 @@ def load_text(
         ValueError: if a number is too small, a tokenizer is missing or of another model, the scorer cannot read
             `length` tokens, or there are too few prompts or one that is too long.
     """
-    check_integers(
-        "text",
-        ("length", length, 2),  # the first token of a text is not scored
-        ("num_samples", num_samples, 1),
-        ("num_tuning_samples", num_tuning_samples, 0),
-        ("scorer_batch_size", scorer_batch_size, 1),
-    )
+    check_arguments(load_text, locals(), "the task text")
     number, mask_token_id = num_samples + num_tuning_samples, model.config.mask_token_id
     prompts = None if prompts_file is None else distinct_prompts(prompts_file, number)
     named = f"set the task's tokenizer to what {model.name_or_path} was trained with, such as gpt2"

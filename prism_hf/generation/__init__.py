@@ -1,7 +1,7 @@
 """Generation by denoising: one loop, unmasking orders, remasking strategies."""
 
 from .checks import fitted_to_tokenizer
-from .configuration_remask import RemaskGenerationConfig, prepare_generation_config
+from .configuration_remask import Order, RemaskGenerationConfig, prepare_generation_config
 from .orders import ORDERS
 from .planners import PathPlanning, TokenCritic
 from .remask_generate import (
@@ -39,6 +39,7 @@ __all__ = [
     "FlowMatchingCorrector",
     "ForwardBackward",
     "NoRemasking",
+    "Order",
     "PathPlanning",
     "PrismLoopRemasking",
     "PrismRemasking",

@@ -27,6 +27,7 @@ ARGUMENTS = (
 )
 
 
+Order = Annotated[str, Allowed(choices=ORDERS)]
 # Of each field what it accepts beside None, and the default that None stands for.
 FIELDS: dict[str, tuple[Any, Any]] = {
     "max_new_tokens": (Count, 0),
@@ -36,7 +37,7 @@ FIELDS: dict[str, tuple[Any, Any]] = {
     "block_length": (Positive, None),
     "cache": (Annotated[str, Allowed(choices=CACHES)], None),
     "cache_refresh_interval": (Positive, None),
-    "order": (Annotated[str, Allowed(choices=ORDERS)], None),
+    "order": (Order, None),
     "confidence_threshold": (Fraction, None),
     "do_sample": (bool, False),
     "temperature": (NotNegative, 1.0),

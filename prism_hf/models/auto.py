@@ -1,9 +1,19 @@
-"""Loading a saved model by its name alone, be it whole or an adapter."""
+"""Loading a saved model by its name alone, be it whole or an adapter, and the config of a new one."""
 
 import os
+from dataclasses import fields
+from typing import Any
 
-from transformers import AutoModelForMaskedLM, PreTrainedModel
+from transformers import (
+    CONFIG_MAPPING,
+    AutoModelForMaskedLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils.peft_utils import find_adapter_config_file
+
+from prism_hf.fields import check_names
 
 from .loading import naming_damage, place_of, refuse_two_models
 from .prism.peft_model import AutoPeftModelForPrism, PeftModelForPrism
@@ -24,3 +34,17 @@ def load_model(name_or_path: str | os.PathLike, **kwargs) -> PreTrainedModel | P
         return AutoPeftModelForPrism.from_pretrained(name_or_path, **kwargs).eval()
     with naming_damage(name_or_path, kwargs):
         return AutoModelForMaskedLM.from_pretrained(name_or_path, **kwargs).eval()
+
+
+def new_config(model_type: str, tokenizer: PreTrainedTokenizerBase, settings: dict[str, Any]) -> PreTrainedConfig:
+    """The config of a new model for the tokens of a tokenizer, with `settings` over what follows from it.
+
+    Raises ValueError for a type that transformers does not know, and for a setting that the type lacks, which
+    transformers would keep without a word.
+    """
+    check_names("model_type", [model_type], CONFIG_MAPPING.keys())
+    config_class = CONFIG_MAPPING[model_type]
+    known = [*(field.name for field in fields(config_class)), *config_class.attribute_map, "mask_token_id"]
+    check_names("field of model_config", settings, known)
+    special = {name: getattr(tokenizer, name) for name in ("mask_token_id", "eos_token_id", "pad_token_id")}
+    return config_class(**{"vocab_size": len(tokenizer)} | special | settings)

@@ -1,46 +1,126 @@
 """Arguments of a recipe: a YAML file, and the command line over it."""
 
 import argparse
+import contextlib
+import re
 import sys
-from collections.abc import Sequence
-from difflib import get_close_matches
-from typing import Any
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, get_args, get_origin
 
 import yaml
-from transformers import HfArgumentParser
+from transformers import HfArgumentParser, TrainingArguments
+
+from prism_hf.data.jsonl import existing_file
+from prism_hf.fields import check_value, did_you_mean, fits, kinds_of, parts_of
+
+from .training_arguments import INHERITED
+
+
+class Loader(yaml.SafeLoader):
+    """YAML in which 1e-4 is a number, a date is text, and a mapping has each key once.
+
+    The first two differ from YAML 1.1, for which 1e-4 lacks a point and is text.
+    """
+
+    yaml_implicit_resolvers = {
+        first: [pair for pair in resolvers if pair[0] != "tag:yaml.org,2002:timestamp"]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def compose_mapping_node(self, anchor):
+        node, seen = super().compose_mapping_node(anchor), set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise yaml.MarkedYAMLError(None, None, f"the key {key.value!r} stands there twice", key.start_mark)
+            seen.add(key.value if isinstance(key, yaml.ScalarNode) else id(key))
+        return node
+
+
+Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
 
 
 def parse_arguments(dataclass_types: Sequence[type], arguments: list[str] | None = None) -> tuple[Any, ...]:
     """One instance of each dataclass, from `--config file.yaml` and from `--name value`, which wins.
 
+    What is text in the file is read as on the command line. `null` stands where None is allowed only.
+
     Raises:
-        ValueError: for a name in the file that no dataclass has, with the nearest one.
+        ValueError: for a file that is missing or cannot be read, with the line; for a name that no dataclass has, with
+            the nearest one; for a value that its field does not accept.
     """
-    file_parser = argparse.ArgumentParser(add_help=False)
+    file_parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     file_parser.add_argument("--config", help="YAML file with any of the arguments below")
     given, rest = file_parser.parse_known_args(sys.argv[1:] if arguments is None else arguments)
-    parser = HfArgumentParser(dataclass_types, parents=[file_parser])
-    for action in parser._actions:
-        if action.type is dict:  # which would not read any text
-            action.type = mapping
+    parser = HfArgumentParser(dataclass_types, parents=[file_parser], allow_abbrev=False)
+    kinds = {}
+    for cls in dataclass_types:
+        kinds |= kinds_of(cls) | (INHERITED if issubclass(cls, TrainingArguments) else {})
+    # The first of each name: of a switch, a second one may turn it off.
+    actions = {action.dest: action for action in reversed(parser._actions) if action.dest in kinds}
+    for name, action in actions.items():
+        if holds_mappings(kinds[name]):
+            action.type = mapping_or_text if fits("", kinds[name]) else mapping
     if given.config is not None:
-        with open(given.config, encoding="utf-8") as file:
-            values = yaml.safe_load(file) or {}
-        actions = {action.dest: action for action in parser._actions}
-        for name in values:
-            if name not in actions:
-                near = get_close_matches(name, actions, n=1)
-                hint = f" Did you mean {near[0]!r}?" if near else ""
-                raise ValueError(f"{given.config}: {name!r} is no argument of this recipe.{hint}")
-            actions[name].required = False
+        values = read_file(given.config, kinds, {name: action.type for name, action in actions.items()})
         parser.set_defaults(**values)
-    *parsed, _ = parser.parse_args_into_dataclasses(args=rest)
+        for name in values:
+            actions[name].required = False
+    *parsed, _, unknown = parser.parse_args_into_dataclasses(args=rest, return_remaining_strings=True)
+    for text in unknown:
+        near = did_you_mean(text.split("=")[0], [f"--{name}" for name in kinds])
+        raise ValueError(f"{text!r} is no argument of this recipe.{near}")
     return tuple(parsed)
+
+
+def read_file(path: str, kinds: dict[str, Any], readers: dict[str, Callable[[str], Any]]) -> dict[str, Any]:
+    """The arguments of a YAML file, each of its kind; text that is none is read by its reader."""
+    values = read_yaml(path)
+    for name, value in values.items():
+        if name not in kinds:
+            raise ValueError(f"{path}: {name!r} is no argument of this recipe.{did_you_mean(name, kinds)}")
+        if isinstance(value, str) and not fits(value, kinds[name]):
+            with contextlib.suppress(ValueError, argparse.ArgumentTypeError):  # what it must be is said below
+                value = readers[name](value)
+        values[name] = check_value(name, value, kinds[name], path)
+    return values
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """The mapping that a YAML file holds. Raises ValueError with file and line where it holds none."""
+    try:
+        values = yaml.load(existing_file(path).read_bytes(), Loader)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError(f"{path}{complaint(error)}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} must hold arguments, such as `seed: 1`, each on a line; got {values!r:.80}.")
+    return values
+
+
+def complaint(error: Exception) -> str:
+    """The line and the problem of an error of YAML."""
+    mark = getattr(error, "problem_mark", None)
+    where = f", line {mark.line + 1}" if mark else ""
+    return f"{where} is no YAML: {getattr(error, 'problem', None) or error}."
+
+
+def holds_mappings(kind: Any) -> bool:
+    return any(dict in (get_origin(part), part, *get_args(part)[:1]) for part, _ in parts_of(kind))
 
 
 def mapping(text: str) -> dict[str, Any]:
     """A dict from the command line, as YAML or JSON: `{steps: 64, order: random}`."""
-    value = yaml.safe_load(text)
+    expected = "must be a mapping such as '{steps: 64, order: random}'"
+    try:
+        value = yaml.load(text, Loader)
+    except yaml.YAMLError as error:
+        raise argparse.ArgumentTypeError(f"{expected}; {text!r}{complaint(error)}") from error
     if not isinstance(value, dict):
-        raise argparse.ArgumentTypeError(f"must be a mapping such as '{{steps: 64, order: random}}', got {text!r}.")
+        raise argparse.ArgumentTypeError(f"{expected}, got {text!r}.")
     return value
+
+
+def mapping_or_text(text: str) -> dict[str, Any] | str:
+    return mapping(text) if text.lstrip().startswith("{") else text

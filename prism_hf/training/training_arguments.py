@@ -10,7 +10,7 @@ from transformers import TrainingArguments
 from prism_hf.diffusion.drafting import DRAFT_SELECTIONS
 from prism_hf.diffusion.losses import NORMALIZERS, QUALITY_NORMALIZERS
 from prism_hf.diffusion.schedules import SCHEDULES
-from prism_hf.fields import Allowed, Count, Fraction, NotNegative, Positive, PositiveFraction, Share, check_fields
+from prism_hf.fields import Allowed, Count, Fraction, NotNegative, Positive, PositiveFraction, Seed, Share, check_fields
 from prism_hf.portable import portable
 
 Interval = Annotated[float, Allowed(above=0, remedy="To do without, set the strategy beside it to 'no'.")]
@@ -35,8 +35,8 @@ INHERITED = {
     "save_steps": Interval,
     "eval_delay": NotNegative,
     "save_total_limit": Positive | None,
-    "seed": Count,
-    "data_seed": Count | None,
+    "seed": Seed,
+    "data_seed": Seed | None,
     "dataloader_num_workers": Count,
     "dataloader_prefetch_factor": Positive | None,
     "neftune_noise_alpha": NotNegative | None,

@@ -102,7 +102,7 @@ def test_mistakes(folder, tmp_path):
         python_files(tmp_path / "empty")
     with pytest.raises(ValueError, match="held_out=1"):
         python_files(folder, held_out=1)
-    with pytest.raises(ValueError, match="vocab_size=261 must be at least 262"):
+    with pytest.raises(ValueError, match="vocab_size=261 must be an integer of at least 262"):
         train_byte_level_bpe([folder / "a.py"], vocab_size=261)
     with pytest.raises(ValueError, match="1 files give .* less than a chunk of length=10000"):
         SourceFiles([folder / "a.py"], tokenizer, length=10000)

@@ -1,7 +1,11 @@
 """Configuration of LLaDA, under the field names of its published checkpoints."""
 
+from typing import Annotated
+
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
+
+from prism_hf.fields import Allowed, Count, Fraction, NotNegative, Positive, check_attributes
 
 # Fields of published configs that change the computation, with the values that this model computes.
 SUPPORTED = {
@@ -21,6 +25,16 @@ SUPPORTED = {
     "multi_query_attention": (False, None),
     "embedding_dropout": (0.0,),
     "residual_dropout": (0.0,),
+}
+
+SIZES = ("d_model", "n_layers", "n_heads", "n_kv_heads", "mlp_hidden_size", "mlp_ratio", "vocab_size", "embedding_size",
+         "max_sequence_length")  # fmt: skip
+BOUNDS = dict.fromkeys(SIZES, Positive) | {
+    "rope_theta": Annotated[float, Allowed(above=0)],
+    "rms_norm_eps": NotNegative,
+    "attention_dropout": Fraction,
+    "mask_token_id": Count | None,
+    "init_std": NotNegative,
 }
 
 
@@ -104,12 +118,13 @@ class LladaConfig(PreTrainedConfig):
             self.mlp_hidden_size = self.mlp_ratio * self.d_model
         if self.embedding_size is None:
             self.embedding_size = self.vocab_size
-        if self.n_heads < 1 or self.d_model % self.n_heads or (self.d_model // self.n_heads) % 2:
+        check_attributes(self, BOUNDS)
+        if self.d_model % self.n_heads or (self.d_model // self.n_heads) % 2:
             raise ValueError(
                 f"d_model={self.d_model} over n_heads={self.n_heads} does not give an even head dimension, which "
                 "rotary positions need; choose d_model as an even multiple of n_heads."
             )
-        if self.n_kv_heads < 1 or self.n_heads % self.n_kv_heads:
+        if self.n_heads % self.n_kv_heads:
             raise ValueError(f"n_kv_heads={self.n_kv_heads} must divide n_heads={self.n_heads}.")
         if self.embedding_size < self.vocab_size:
             raise ValueError(

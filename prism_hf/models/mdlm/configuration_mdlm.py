@@ -3,6 +3,11 @@
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
+from prism_hf.fields import Fraction, NotNegative, Positive, check_attributes
+
+SIZES = ("vocab_size", "model_length", "hidden_dim", "cond_dim", "n_blocks", "n_heads")
+BOUNDS = dict.fromkeys(SIZES, Positive) | {"dropout": Fraction, "initializer_range": NotNegative}
+
 
 @strict
 class MdlmConfig(PreTrainedConfig):
@@ -45,7 +50,8 @@ class MdlmConfig(PreTrainedConfig):
     initializer_range: float = 0.02
 
     def __post_init__(self, **kwargs):
-        if self.n_heads < 1 or self.hidden_dim % self.n_heads or (self.hidden_dim // self.n_heads) % 2:
+        check_attributes(self, BOUNDS)
+        if self.hidden_dim % self.n_heads or (self.hidden_dim // self.n_heads) % 2:
             raise ValueError(
                 f"hidden_dim={self.hidden_dim} over n_heads={self.n_heads} does not give an even head dimension, which "
                 "rotary positions need; choose hidden_dim as an even multiple of n_heads."

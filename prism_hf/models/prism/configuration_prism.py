@@ -1,10 +1,19 @@
 """Configuration of a backbone with a quality head."""
 
+from typing import Annotated
+
 from transformers import AutoConfig, PreTrainedConfig
 
+from prism_hf.fields import Allowed, Count, NotNegative, check_attributes
 from prism_hf.models import llada, mdlm  # noqa: F401  (registers them, so that AutoConfig knows them)
 
 HEAD_TYPES = ("linear", "mlp", "dit")
+HEAD = {
+    "head_type": Annotated[str, Allowed(choices=HEAD_TYPES)],
+    "head_num_blocks": Count,
+    "mask_token_id": Count | None,
+    "initializer_range": NotNegative,
+}
 
 
 class PrismConfig(PreTrainedConfig):
@@ -44,8 +53,7 @@ class PrismConfig(PreTrainedConfig):
 
     def check(self) -> None:
         backbone = self.backbone_config.model_type
-        if self.head_type not in HEAD_TYPES:
-            raise ValueError(f"head_type is {self.head_type!r}; it must be one of {', '.join(HEAD_TYPES)}.")
+        check_attributes(self, HEAD)
         if self.head_type == "dit" and backbone != "mdlm":
             raise ValueError(
                 f"head_type='dit' reads MDLM's conditioning, which {backbone!r} lacks; use 'mlp' or 'linear'."

@@ -1,0 +1,136 @@
+"""Arguments from YAML and from the command line: read as meant, or refused with file, line, name and remedy."""
+
+import re
+from dataclasses import dataclass, field
+
+import pytest
+
+from prism_hf import PrismTrainingArguments
+from prism_hf.data import DataArguments
+from prism_hf.fields import Count, check_fields
+from prism_hf.training import parse_arguments
+
+
+@dataclass
+class Nested:
+    peft: dict | None = None
+    settings: list[dict] | None = None
+    orders: list[str] = field(default_factory=lambda: ["random"])
+    budgets: list[Count] = field(default_factory=lambda: [51])
+    warm: bool = True
+
+    __post_init__ = check_fields
+
+
+def parse(tmp_path, text=None, *rest, types=(Nested, DataArguments, PrismTrainingArguments)):
+    arguments = ["--output_dir", str(tmp_path), "--use_cpu", "true", *rest]
+    if text is not None:
+        path = tmp_path / "config.yaml"
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        arguments += ["--config", str(path)]
+    return parse_arguments(types, arguments)
+
+
+def test_what_is_meant_is_read(tmp_path):
+    text = """
+learning_rate: 1e-4
+weight_decay: "0.1"
+max_steps: '8'
+bf16: "no"
+warm: no
+head_learning_rate: null
+run_name: 2024-01-01
+lr_scheduler_kwargs: {num_cycles: 5}
+peft: {r: 4, lora_dropout: 1e-1}
+settings: [&first {steps: 4, order: margin}, {<<: *first, steps: 8}]
+"""
+    nested, data, args = parse(tmp_path, text, "--seed", "7", "--budgets", "5", "6", "--held_out", "0.1")
+    assert args.learning_rate == 1e-4 and args.weight_decay == 0.1 and args.max_steps == 8 and args.bf16 is False
+    assert args.head_learning_rate is None and args.run_name == "2024-01-01" and args.seed == 7
+    assert args.lr_scheduler_kwargs == {"num_cycles": 5} and nested.warm is False and nested.budgets == [5, 6]
+    assert nested.peft == {"r": 4, "lora_dropout": 0.1} and nested.settings[1] == {"steps": 8, "order": "margin"}
+    assert data.held_out == 0.1
+    (nested, *_), (with_bom, *_) = parse(tmp_path, None, "--peft", "{r: 4}"), parse(tmp_path, b"\xef\xbb\xbfwarm: no")
+    assert nested.peft == {"r": 4} and with_bom.warm is False
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("", "must hold arguments"),
+        ("- seed\n- 1", "must hold arguments.*got \\['seed', 1\\]"),
+        ("seed", "must hold arguments.*'seed'"),
+        ("seed: 1\nseed: 2", "line 2 .*'seed' stands there twice"),
+        ("peft: {r: 4,\n  r: 8}", "line 2 .*'r' stands there twice"),
+        ("seed: 1\n\tmax_steps: 2", "line 2 is no YAML"),
+        ("seed: 1\n max_steps: 2", "line 2 is no YAML"),
+        ("peft: {r: 4", "line 1 is no YAML"),
+        ("a: 1\n---\nb: 2", "no YAML: but found another document"),
+        ("seed: !!python/object:os.system x", "no YAML: could not determine a constructor"),
+        ("output_dir: caf\u00e9".encode("latin-1"), "no YAML: .*(invalid|unexpected)"),
+        ("lerning_rate: 1e-3", "'lerning_rate' is no argument of this recipe. Did you mean 'learning_rate'?"),
+        ("1: 2", "1 is no argument"),
+        ("seed: [1, 2]", "seed=\\[1, 2\\] of .*config.yaml must be an integer from 0"),
+        ("seed: 1.0", "seed=1.0 .* Write 1."),
+        ("seed: 2024-01-01", "seed='2024-01-01' .* an integer"),
+        ("seed: true", "seed=True"),
+        ("seed: null", "seed=None"),
+        ("learning_rate: fast", "learning_rate='fast' of .* must be a number"),
+        ("learning_rate: .nan", "learning_rate=nan"),
+        ("learning_rate: -1e-4", "learning_rate=-0.0001"),
+        ("bf16: maybe", "bf16='maybe' .* True or False"),
+        ("bf16: 2", "bf16=2"),
+        ("dataset_path: 5", "dataset_path=5 .* must be text or None. Write it as text, in quotes."),
+        ("run_name: no", "run_name=False"),
+        ("layout: 80", "layout=80 .* one of 89, 81"),
+        ("dataset: sudko", "Did you mean 'sudoku'"),
+        ("blanks: 1.5", "blanks=1.5 .* an integer from 0 to 56 or None"),
+        ("held_out: 1", "held_out=1 .* below 1"),
+        ("peft: r=4", "peft='r=4' .* a mapping or None"),
+        ("settings: {steps: 4}", "settings={'steps': 4} .* a list, each a mapping"),
+        ("settings: [4]", "settings=\\[4\\]"),
+        ("orders: random", "orders='random' .* a list, each text"),
+        ("budgets: [5, -1]", "budgets=\\[5, -1\\] .* a list, each an integer of at least 0"),
+        ("draft_selection: semi", "draft_selection='semi'"),
+    ],
+)
+def test_a_file_that_is_wrong_is_refused_with_the_reason(tmp_path, text, message):
+    with pytest.raises(ValueError, match=f"(?s)config.yaml.*{message}|{message}") as error:
+        parse(tmp_path, text)
+    assert "config.yaml" in str(error.value)
+
+
+def test_a_file_that_is_not_there_is_named_with_the_nearest(tmp_path):
+    (tmp_path / "laptop.yaml").write_text("seed: 1")
+    with pytest.raises(ValueError, match="There is no file .*labtop.yaml. Did you mean .*laptop.yaml"):
+        parse_arguments((Nested,), ["--config", str(tmp_path / "labtop.yaml")])
+
+
+@pytest.mark.parametrize(
+    "rest, message",
+    [
+        (["--lerning_rate", "1"], "'--lerning_rate' is no argument of this recipe. Did you mean '--learning_rate'?"),
+        (["--learning", "1"], "'--learning' is no argument"),
+        (["stray"], "'stray' is no argument"),
+    ],
+)
+def test_unknown_names_of_a_command_line(tmp_path, rest, message):
+    with pytest.raises(ValueError, match=message):
+        parse(tmp_path, None, *rest)
+
+
+@pytest.mark.parametrize(
+    "rest, message",
+    [
+        (["--peft", "{r: 4"], "argument --peft: must be a mapping .*no YAML"),
+        (["--peft", "r=4"], "argument --peft: must be a mapping"),
+        (["--lr_scheduler_kwargs", "{num_cycles: 5"], "argument --lr_scheduler_kwargs.*must be a mapping"),
+        (["--seed", "1.5"], "argument --seed: invalid int value: '1.5'"),
+        (["--layout", "eighty"], "argument --layout: invalid int value"),
+        (["--bf16", "maybe"], "argument --bf16"),
+    ],
+)
+def test_wrong_values_of_a_command_line(tmp_path, rest, message, capsys):
+    with pytest.raises(SystemExit):
+        parse(tmp_path, None, *rest)
+    assert re.search(message, capsys.readouterr().err)

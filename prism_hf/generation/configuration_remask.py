@@ -131,8 +131,9 @@ class RemaskGenerationConfig(GenerationConfig):
             block ends as soon as it has no mask and a forward has read all of it and remasked nothing, or no step that
             may remask is left. `num_remask` tokens may then go back in any step of the static sampler but the last,
             whatever the row holds; in the block sampler the steps have the same shares as ever.
-        loop_start (`int`): the extra loop steps come before this step, `0 <= loop_start <= steps`. The loop goes
-            neither with `block_length` nor with `confidence_threshold`. `"prism_loop"` has defaults for all three.
+        loop_start (`int`): the extra loop steps come before this step, `0 <= loop_start <= steps`. The loop does not go
+            with `confidence_threshold`, and with `block_length` only as `"prism_loop"`, which has defaults for all
+            three and spreads the loop over the blocks.
         loop_steps (`int`, defaults to 0): number of extra steps in which the count of generated tokens is held.
         num_remask_loop (`int`, defaults to 0): random generated tokens remasked before the forward of each loop step.
         num_return_sequences (`int`, defaults to 1): sequences for each row of `input_ids`, next to one another.
@@ -262,13 +263,14 @@ class RemaskGenerationConfig(GenerationConfig):
             )
         if self.remask_start > self.remask_end:
             raise ValueError(f"remask_start={self.remask_start} is after remask_end={self.remask_end}: exchange them.")
-        if self.loop_steps and self.loop_start is None and not getattr(strategy, "has_loop", False):
+        has_loop = getattr(strategy, "has_loop", False)
+        if self.loop_steps and self.loop_start is None and not has_loop:
             raise ValueError(f"loop_steps={self.loop_steps} needs loop_start: the step before which the loop runs.")
         if None not in (self.steps, self.loop_start) and self.loop_steps and self.loop_start > self.steps:
             raise ValueError(f"loop_start={self.loop_start} is after the last of steps={self.steps}: lower it.")
         for name, other, reason in (
             ("block_length", "eta", "num_remask says how many to remask in a block"),
-            ("block_length", "loop_steps", "the loop has no blocks"),
+            *([] if has_loop else [("block_length", "loop_steps", "only 'prism_loop' has a loop in each block")]),
             ("confidence_threshold", "loop_steps", "the loop holds a count that the threshold does not keep"),
         ):
             if getattr(self, name) is not None and getattr(self, other):

@@ -400,7 +400,7 @@ def denoise(progress: Progress, window, planned: PlannedStep, sampler: Sampler) 
         return step(progress, window, planned, sampler)
     tokens, masked, confidence = progress
     score = uniform(tokens.shape, tokens.device, sampler.generator)
-    removed = select_lowest(score, window & ~masked, planned.num_loop)
+    removed = select_lowest(score, window & ~masked, planned.rows.num_loop)
     progress = Progress(tokens.masked_fill(removed, sampler.config.mask_token_id), masked | removed, confidence)
     progress, (filled, remasked, quality) = step(progress, window, planned, sampler)
     if quality is not None:

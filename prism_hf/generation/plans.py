@@ -21,7 +21,8 @@ class RowStep(NamedTuple):
     remask, or fewer, and only while `above` < tokens in the block < `below`. num_open: the block has no more masks than
     this before the forward. width: no more positions than this are filled. last: 1 where the block ends. step: index of
     the step within its block, out of `steps`; time runs from 1 to 0 in them. asks: 1 where the strategy is asked for
-    this row. remasks_later: 1 where a later step of the block may remask.
+    this row. remasks_later: 1 where a later step of the block may remask. num_loop: random tokens remasked before the
+    forward, of a step that holds the count.
     """
 
     start: int
@@ -38,6 +39,7 @@ class RowStep(NamedTuple):
     steps: int
     asks: int
     remasks_later: int = 0
+    num_loop: int = 0
 
 
 @dataclass(frozen=True)
@@ -45,11 +47,11 @@ class PlannedStep:
     """One step of all rows.
 
     index: base step (a loop step has that of the base step it precedes). asks: the strategy is asked for some row.
-    sigma: probability that `eta` remasks a token. num_loop: random tokens remasked first. rows: a `RowStep` of (B,)
-    tensors. num_open, width, size: the largest of any row, `size` that of the block. num_held: no block holds more
-    tokens than this before the forward. opens, closes: some row begins or ends a block. first, stop: the blocks of all
-    rows lie in ranks first to stop - 1, counted from the first appended mask. recomputed: with a cache, the positions
-    (B, W) that the forward computes anew, or None for all.
+    sigma: probability that `eta` remasks a token. num_loop: the most random tokens that a row remasks first. rows: a
+    `RowStep` of (B,) tensors. num_open, width, size: the largest of any row, `size` that of the block. num_held: no
+    block holds more tokens than this before the forward. opens, closes: some row begins or ends a block. first, stop:
+    the blocks of all rows lie in ranks first to stop - 1, counted from the first appended mask. recomputed: with a
+    cache, the positions (B, W) that the forward computes anew, or None for all.
     """
 
     index: int
@@ -95,10 +97,15 @@ def loop_of(config: RemaskGenerationConfig, steps: int) -> tuple[int, int]:
 
 def step_indices(config: RemaskGenerationConfig, steps: int) -> list[tuple[int, bool]]:
     """(index, is a loop step) of every step: the base steps, with those of the loop among them."""
-    indices = [(index, False) for index in range(steps)]
     start, loop_steps = loop_of(config, steps)
-    indices[start:start] = [(start, True)] * loop_steps
-    return indices
+    if loop_steps and config.block_length:  # a row has loops of its own in each of its blocks
+        return [(place * steps // (steps + loop_steps), False) for place in range(steps + loop_steps)]
+    return with_loop([(index, False) for index in range(steps)], start, loop_steps)
+
+
+def with_loop(indices: list[tuple[int, bool]], start: int, loop_steps: int) -> list[tuple[int, bool]]:
+    """The steps with `loop_steps` more before the base step `start`, as which they count."""
+    return [*indices[:start], *[(start, True)] * loop_steps, *indices[start:]]
 
 
 def default_num_remask(num_masks: int, steps: int) -> int:
@@ -161,6 +168,7 @@ def static_schedule(num_masks: int, config: RemaskGenerationConfig, steps: int) 
                 step=index,
                 steps=steps,
                 asks=int(may_remask),
+                num_loop=num_loop,
             )
         )
         previous = target
@@ -173,11 +181,16 @@ def block_schedule(num_masks: int, config: RemaskGenerationConfig, steps: int) -
 
     The steps are spread over the blocks. Each step remasks its share of `num_remask`, the middle ones of a block more,
     and fills its share of the block's masks, the first ones more, and as many again as it may remask. The first step of
-    a block has nothing to remask; the last remasks nothing, as nobody would fill it, and fills all that is left.
+    a block has nothing to remask; the last remasks nothing, as nobody would fill it, and fills all that is left. The
+    steps of a loop are spread over the blocks too, each at the same share of its block's steps: such a step holds the
+    count, and remasks one token beside its random ones, if the block remasks any.
     """
     starts = range(0, max(num_masks, 1), config.block_length)
+    loop_start, loop_steps = loop_of(config, steps)
     schedule = []
-    for start, block_steps in zip(starts, spread(steps, len(starts)), strict=True):
+    for start, block_steps, num_loops in zip(
+        starts, spread(steps, len(starts)), spread(loop_steps, len(starts)), strict=True
+    ):
         size = min(config.block_length, num_masks - start)
         window = [step for step in range(block_steps) if remasks_at(step, block_steps, config)]
         total = default_share(size) if config.num_remask is None else config.num_remask
@@ -187,31 +200,42 @@ def block_schedule(num_masks: int, config: RemaskGenerationConfig, steps: int) -
         elif adapts(config) and config.num_remask is None:
             # The middle of the steps may never come, so one at each, within the window of the static sampler.
             shares, above, below = dict.fromkeys(window, 1), 1, size - 1
-        target, num_open = 0, size
-        for step, due in enumerate(spread(size, block_steps)):
-            share, last = shares.get(step, 0), step == block_steps - 1
+        target, num_open, dues = 0, size, spread(size, block_steps)
+        loop_from = max(loop_start * block_steps // steps, 1)
+        indices = with_loop([(step, False) for step in range(block_steps)], loop_from, num_loops)
+        for step, is_loop in indices:
+            common = {"start": start, "end": start + size, "above": above, "below": below, "last": 0, "step": step}
+            common["steps"] = block_steps
+            if is_loop:
+                num_remask = min(total, size - target, 1) if remasks_at(step, block_steps, config) else 0
+                opened = min(num_open + config.num_remask_loop, size)
+                width = min(max(target - size + num_open, 0) + config.num_remask_loop + num_remask, opened)
+                schedule.append(
+                    RowStep(
+                        target=target, num_fill=0, num_remask=num_remask, num_open=opened, width=width,
+                        asks=num_remask, num_loop=config.num_remask_loop, **common,
+                    )
+                )  # fmt: skip
+                num_open = size - target
+                continue
+            due, share, fills_up = dues[step], shares.get(step, 0), step == block_steps - 1
             target += due
-            num_remask = 0 if last or step == 0 else share
+            num_remask = 0 if fills_up or step == 0 else share
             num_fill = 0 if adapts(config) else due + share
             schedule.append(
                 RowStep(
-                    start=start,
-                    end=start + size,
-                    target=target if last or adapts(config) else 0,
+                    target=target if fills_up or adapts(config) else 0,
                     num_fill=num_fill,
                     num_remask=num_remask,
-                    above=above,
-                    below=below,
                     num_open=num_open,
-                    width=num_open if last or adapts(config) else min(num_fill, num_open),
-                    last=int(last),
-                    step=step,
-                    steps=block_steps,
+                    width=num_open if fills_up or adapts(config) else min(num_fill, num_open),
                     asks=int(num_remask > 0),
+                    **common,
                 )
             )
             left = max(size - target, num_remask) if adapts(config) else max(num_open - num_fill, 0) + num_remask
             num_open = min(left, size)
+        schedule[-1] = schedule[-1]._replace(last=1)
     return schedule
 
 
@@ -343,7 +367,7 @@ def plan_steps(
                 index=index,
                 asks=any(rows.asks),
                 sigma=min(config.eta or 0.0, (1 - alpha_s) / alpha_t if alpha_t else 1.0),
-                num_loop=config.num_remask_loop if is_loop else 0,
+                num_loop=max(rows.num_loop),
                 rows=RowStep(*values),
                 num_open=max(rows.num_open),
                 width=max(rows.width),

@@ -140,7 +140,7 @@ class PrismLoopRemasking:
     Each of the `loop_steps` extra steps first remasks `num_remask_loop` random tokens. For more forward passes than
     there are tokens to fill. By default, near what was best on Sudoku (docs/results.md): the loop comes when 7/8 of the
     steps are made, has half as many steps as they are, and remasks 2 random tokens in each. `num_remask` is by default
-    that of `prism`.
+    that of `prism`. With `block_length` each block has a loop of its own, with its share of the steps.
     """
 
     needs_quality: ClassVar[bool] = True
@@ -155,12 +155,11 @@ class PrismLoopRemasking:
                 f"remask_strategy='prism_loop' needs loop_steps and num_remask_loop of at least 1, got "
                 f"{config.loop_steps} and {config.num_remask_loop}: leave them out, or use 'prism'."
             )
-        for name in ("block_length", "confidence_threshold"):
-            if getattr(config, name) is not None:
-                raise ValueError(
-                    f"{name}={getattr(config, name)} does not go with remask_strategy='prism_loop', whose loop holds "
-                    "the count of tokens of the whole row: use 'prism'."
-                )
+        if config.confidence_threshold is not None:
+            raise ValueError(
+                f"confidence_threshold={config.confidence_threshold} does not go with remask_strategy='prism_loop', "
+                "whose loop holds a count that the threshold does not keep: use 'prism'."
+            )
 
     def __call__(self, state: StepState) -> torch.Tensor:
         return state.quality

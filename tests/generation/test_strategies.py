@@ -1,5 +1,6 @@
 """Strategies of a user's own, and which settings go with which kind of strategy."""
 
+import itertools
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,7 +72,7 @@ def test_givens_stay_and_no_mask_is_left(name, steps):
             assert not (filled & (before != MASK)).any() and not (remasked & (before == MASK)).any()
 
 
-@pytest.mark.parametrize("name", sorted(set(STRATEGIES) - {"none", "prism_loop"}))
+@pytest.mark.parametrize("name", sorted(set(STRATEGIES) - {"none"}))
 @pytest.mark.parametrize(
     "settings", [{}, {"steps": 4}, {"steps": 30}, {"block_length": 4}, {"block_length": 5, "steps": 9}]
 )
@@ -81,7 +82,7 @@ def test_every_strategy_fills_and_corrects_by_its_name_alone(name, settings):
     for arguments in ({"input_ids": canvases()}, {"input_ids": canvases()[:, :2], "max_new_tokens": 10}):
         out = remask_generate(Hashed(), **arguments, **settings, **RECORD)
         assert not (out.sequences == MASK).any()
-        if name in ("random", "prism", "wino", "p2", "token_critic"):  # the others do by chance
+        if name in ("random", "prism", "prism_loop", "wino", "p2", "token_critic"):  # the others do by chance
             assert out.trajectory.remasked.any()
     for masks in (1, 2, 3):
         ids = torch.full((1, 12), 5)
@@ -137,6 +138,33 @@ def test_default_loop():
         ids[0, :masks] = MASK
         out = remask_generate(Hashed(), ids, **settings, **RECORD)
         assert out.num_forwards == forwards and not (out.sequences == MASK).any()
+
+
+def test_each_block_has_a_loop_of_its_own():
+    """Two blocks of six: six steps, before the last of them three that hold the count; one block has all six."""
+    ids = torch.full((2, 12), 5)
+    ids[0], ids[1, :6] = MASK, MASK
+    settings = {"remask_strategy": "prism_loop", "block_length": 6, "steps": 12, "num_remask": 0}
+    out = remask_generate(Hashed(), ids, generator=torch.Generator().manual_seed(0), **settings, **RECORD)
+    held = ((out.trajectory.canvas != MASK) & (ids == MASK)).sum(-1)
+    assert held[:, 0].tolist() == [1, 2, 3, 4, 5, 5, 5, 5, 6, 7, 8, 9, 10, 11, 11, 11, 11, 12]
+    assert held[:, 1].tolist() == [1, 2, 3, 4, 5, 6, *[6] * 4, *[6] * 6, 6, 6]
+    remasked = out.trajectory.remasked.sum(-1)
+    assert remasked[:, 0].tolist() == [0] * 5 + [2] * 3 + [0] * 6 + [2] * 3 + [0]
+    assert remasked[:, 1].tolist() == [0] * 10 + [2] * 6 + [0] * 2
+    assert out.num_forwards == 18
+    out = remask_generate(Hashed(), ids, **settings | {"num_remask": 1}, **RECORD)
+    remasked = out.trajectory.remasked.sum(-1)
+    # And one of low quality, unless the block is full, where nothing makes up for it.
+    assert remasked[5:8, 0].tolist() == [3] * 3 and remasked[10:16, 1].tolist() == [2] * 6
+    for masks, length, steps, loop_steps, num_remask_loop in itertools.product(
+        (1, 5, 12), (1, 3, 5), (12, 25), (1, 9), (1, 7)
+    ):
+        ids = torch.full((2, 12), 5)
+        ids[0, :masks] = ids[1, 0] = MASK
+        loop = {"loop_steps": loop_steps, "num_remask_loop": num_remask_loop}
+        out = remask_generate(Hashed(), ids, **settings | {"block_length": length, "steps": steps} | loop, **RECORD)
+        assert out.num_forwards == steps + loop_steps and not (out.sequences == MASK).any()
 
 
 def example():
@@ -256,7 +284,6 @@ def test_what_does_not_go_together_is_named_before_any_forward(name, wrong):
         ({"remask_strategy": "prism", "num_remask": 1, "t_on": 0.5}, "'t_on'"),
         ({"remask_strategy": "prism_loop", "loop_steps": 0}, "loop_steps"),
         ({"remask_strategy": "prism_loop", "num_remask_loop": 0}, "num_remask_loop"),
-        ({"remask_strategy": "prism_loop", "block_length": 4}, "block_length=4 does not go"),
         ({"remask_strategy": "prism_loop", "confidence_threshold": 0.5}, "confidence_threshold=0.5 does not go"),
         ({"remask_strategy": "prism_loop", "loop_start": 13}, "loop_start=13"),
         ({"remask_strategy": "token_critic"}, "critic=model"),

@@ -88,6 +88,8 @@ SETTINGS = {
     },
     "dual": {"block_length": 4, "cache": "dual", "cache_refresh_interval": 3, "cfg_scale": 1.0},
     **{name: {"remask_strategy": name, "block_length": 8} for name in STRATEGIES if is_joint(STRATEGIES[name])},
+    "loop in blocks": {"remask_strategy": "prism_loop", "block_length": 8},
+    "named": {"remask_strategy": "prism", "block_length": 4},
     "conf, sampled": {"remask_strategy": "remdm_conf", "do_sample": True, "top_p": 0.9},
     "prism_loop": {
         "remask_strategy": "prism_loop",

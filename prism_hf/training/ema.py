@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
-from torch.distributed.fsdp import FullyShardedDataParallel
+from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import TrainerCallback
 
@@ -111,6 +111,10 @@ class EMACallback(TrainerCallback):
 
 
 def trained(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """The parameters that are trained, by name; under FSDP2 the shards, also after a forward that gathered them."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
     return [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
 
 

@@ -413,15 +413,20 @@ class MaskedDiffusionTrainer(Trainer):
         """Write the batch whose loss is not finite, or else all of the step, beside the checkpoints, and raise."""
         bad = [number for number, loss in enumerate(losses) if not math.isfinite(loss)][:1]
         what = f"loss is {losses[bad[0]]}" if bad else f"gradient norm is {float(grad_norm)}"
-        at = f"step {self.state.global_step}, {f'batch {bad[0]}, ' if bad else ''}process {self.args.process_index}"
+        step, process = self.state.global_step, self.args.process_index
+        at = f"step {step}, {f'batch {bad[0]}, ' if bad else ''}process {process}"
         os.makedirs(self.args.output_dir, exist_ok=True)
+
+        def path_of(number: int | str) -> str:
+            name = f"nonfinite-step-{step}-batch-{number}-process-{process}.safetensors"
+            return os.path.join(self.args.output_dir, name)
+
         for number in bad or range(len(batches)):
-            name = f"nonfinite-step-{self.state.global_step}-batch-{number}-process-{self.args.process_index}"
-            path = os.path.join(self.args.output_dir, f"{name}.safetensors")
             tensors = {key: value for key, value in batches[number].items() if isinstance(value, torch.Tensor)}
-            save_file({key: value.cpu().contiguous() for key, value in tensors.items()}, path)
+            save_file({key: value.cpu().contiguous() for key, value in tensors.items()}, path_of(number))
         raise FloatingPointError(
-            f"The {what} at {at}; nothing of this step is in a checkpoint. What it read is in {path}. Lower "
+            f"The {what} at {at}; nothing of this step is in a checkpoint. What it read is in "
+            f"{path_of(bad[0] if bad else '*')}. Lower "
             "max_grad_norm, or train in bf16 rather than fp16, and start again: training goes on from the last "
             "checkpoint. That keeps its learning_rate, which only a new run can lower."
         )

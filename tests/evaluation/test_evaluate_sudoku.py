@@ -1,5 +1,6 @@
 """Solving puzzles with a model whose mistakes are known."""
 
+import fcntl
 import json
 from types import SimpleNamespace
 
@@ -67,6 +68,27 @@ def test_rows_hold_what_a_direct_run_gives_and_are_not_computed_twice(tmp_path):
     model.scale = nn.Parameter(torch.ones(1))
     evaluate_sudoku(model, PUZZLES, SETTINGS[:1], path, solutions=SOLUTIONS, batch_size=4)
     assert len([json.loads(line) for line in path.read_text().splitlines()]) == 5
+
+
+def test_two_evaluations_at_once_do_not_double_a_row(tmp_path):
+    path, model, refused = tmp_path / "rows.jsonl", Solver(), []
+
+    class Second(Solver):
+        def forward(self, *args, **kwargs):
+            if not refused:
+                with open(tmp_path / "rows.jsonl.lock") as carrier, pytest.raises(BlockingIOError):
+                    fcntl.flock(carrier, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                refused.append(True)
+            return super().forward(*args, **kwargs)
+
+    with open(tmp_path / "rows.jsonl.lock", "a") as first:
+        fcntl.flock(first, fcntl.LOCK_EX)
+        with pytest.raises(ValueError, match=r"Another run works on .*rows\.jsonl"):
+            evaluate_sudoku(model, PUZZLES, SETTINGS, path)
+    assert not model.calls and not path.exists()
+    evaluate_sudoku(Second(), PUZZLES, SETTINGS, path)
+    assert refused and len(path.read_text().splitlines()) == len(SETTINGS)
+    assert [each.name for each in tmp_path.iterdir()] == ["rows.jsonl"]
 
 
 class Killed(Solver):

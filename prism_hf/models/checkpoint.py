@@ -104,12 +104,10 @@ class TorchFile:
         Raises:
             ValueError: if a value is no dense tensor, or if together they are larger than the file.
         """
-        for name, tensor in tensors.items():
-            if not isinstance(tensor, StoredTensor):
-                raise ValueError(f"{self.path}: {name!r} is no dense tensor but {describe(tensor)}.")
-        total = sum(max(tensor.numel, tensor.span) * tensor.dtype.itemsize for tensor in tensors.values())
-        if total > self.size:
-            raise ValueError(f"{self.path} has {self.size} bytes, but {len(tensors)} tensors of it claim {total}.")
+        try:
+            check_tensors(tensors, self.size)
+        except ValueError as error:
+            raise ValueError(f"{self.path}: {error}") from error
         with self.path.open("rb") as file:
             return {name: self.read_tensor(file, tensor) for name, tensor in tensors.items()}
 
@@ -121,6 +119,16 @@ class TorchFile:
             raise ValueError(f"{self.path} has changed while it was read. Remedy: {DAMAGED}.")
         strided = buffer.view(tensor.dtype).as_strided(tensor.shape, tensor.stride)
         return strided.contiguous()
+
+
+def check_tensors(tensors: Mapping[str, Any], size: int) -> None:
+    """Raise ValueError if a value is no dense tensor, or if together they are larger than a file of `size` bytes."""
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, StoredTensor):
+            raise ValueError(f"{name!r} is no dense tensor but {describe(tensor)}.")
+    total = sum(max(tensor.numel, tensor.span) * tensor.dtype.itemsize for tensor in tensors.values())
+    if total > size:
+        raise ValueError(f"the file has {size} bytes, but {len(tensors)} tensors of it claim {total}.")
 
 
 class Window:

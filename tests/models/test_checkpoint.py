@@ -173,7 +173,7 @@ def test_a_hostile_pickle_is_refused_by_name(tmp_path, kind):
 def test_an_expanded_tensor_is_refused_when_it_is_read(tmp_path):
     path = archive(tmp_path / "expanded.ckpt", tensor_pickle(size=(2**20, 2**20), stride=(0, 0)), FOUR)
     file = TorchFile(path)
-    with pytest.raises(ValueError, match=r"expanded\.ckpt has \d+ bytes, but 1 tensors of it claim 4398046511104"):
+    with pytest.raises(ValueError, match=r"expanded\.ckpt: .*\d+ bytes, but 1 tensors of it claim 4398046511104"):
         file.read(file.data)
     with pytest.raises(ValueError, match="'w' is no dense tensor but a str"):
         file.read({"w": "text"})

@@ -14,6 +14,7 @@ from prism_hf.models.mdlm import MdlmConfig, MdlmForMaskedDiffusion, MdlmModel, 
 from prism_hf.models.mdlm.convert_mdlm_checkpoint import convert_lightning_checkpoint
 from prism_hf.models.prism import PrismForMaskedDiffusion
 
+QKV, EMBEDDING = "backbone.blocks.1.attn_qkv.weight", "backbone.vocab_embed.embedding"
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "mdlm_tiny"
 HUB, CKPT = FIXTURE / "hub", FIXTURE / "prism.ckpt"
 
@@ -253,6 +254,13 @@ def test_ckpt_without_adapter(tmp_path):
         (lambda c: c["state_dict"].pop("backbone.blocks.1.norm1.weight"), "missing .*blocks.1.norm1.weight"),
         (lambda c: c["state_dict"].update({"adapter.extra": torch.zeros(1)}), "unexpected .*adapter.extra"),
         (lambda c: c.pop("state_dict"), "no Lightning checkpoint"),
+        (lambda c: c.update(state_dict=[]), "no Lightning checkpoint"),
+        (lambda c: c["state_dict"].clear(), "no MDLM weights"),
+        (lambda c: c["state_dict"].update({QKV: "text"}), "is no dense tensor but a str"),
+        (lambda c: c["state_dict"].update({EMBEDDING: torch.zeros(8)}), "not those of matrices and a list"),
+        (lambda c: c["state_dict"].update({EMBEDDING: torch.zeros(1).expand(2**30, 2**30)}), "tensors of it claim"),
+        (lambda c: c.update(ema={"shadow_params": 3}), "use_ema=False"),
+        (lambda c: c["ema"]["shadow_params"].__setitem__(1, "text"), "EMA parameter 1 has no shape but is a str"),
     ],
 )
 def test_ckpt_mismatch_is_refused(tmp_path, edit, message):
@@ -297,9 +305,6 @@ def test_command_line_takes_the_mask_token(tmp_path):
 
 
 # Damaged checkpoints
-
-
-QKV = "backbone.blocks.1.attn_qkv.weight"
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ ADDED_VARIANCE = 1e-9
 def resize_vocabulary(
     model: PreTrainedModel,
     adapter: BackboneAdapter,
-    mask_token_id: int,
+    mask_token_id: int | None,
     new_num_tokens: int | None = None,
     pad_to_multiple_of: int | None = None,
     mean_resizing: bool = True,
@@ -42,7 +42,7 @@ def resize_vocabulary(
         return embedding
     tensors = vocabulary_tensors(model, adapter)
     rows = wanted_rows(tensors[0][0].shape[0], new_num_tokens, pad_to_multiple_of)
-    if mask_token_id >= rows:
+    if mask_token_id is not None and mask_token_id >= rows:
         raise ValueError(f"{rows} tokens would drop the mask token, {mask_token_id}: keep {mask_token_id + 1} or more.")
     std = None if mean_resizing else getattr(model.config, "initializer_range", 0.02)
     resized = [(parameter, resized_tensor(parameter.data, rows, dim, std)) for parameter, dim in tensors]

@@ -11,11 +11,13 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm, eager_attenti
 from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
+from prism_hf.backbones import BACKBONE_ADAPTERS
 from prism_hf.diffusion.drafting import take_positions
 from prism_hf.generation.caching import CanvasCache, canvas_positions
 from prism_hf.models.loading import WholeCheckpointMixin
 from prism_hf.models.padding import padding_mask
 from prism_hf.models.rotary import rotary_embedding, rotate
+from prism_hf.models.vocabulary import resize_vocabulary
 
 from .configuration_llada import LladaConfig
 
@@ -205,11 +207,12 @@ class LladaForMaskedDiffusion(LladaPreTrainedModel):
         self.lm_head = nn.Linear(config.d_model, config.embedding_size, bias=False)
         self.post_init()
 
-    def resize_token_embeddings(self, *args, **kwargs) -> nn.Embedding:
-        """As the parent's; `config.embedding_size` follows."""
-        embeddings = super().resize_token_embeddings(*args, **kwargs)
-        self.config.embedding_size = embeddings.weight.shape[0]
-        return embeddings
+    def resize_token_embeddings(
+        self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
+    ) -> nn.Module:
+        """As transformers' models do, see `resize_vocabulary`; `config.embedding_size` follows."""
+        own = BACKBONE_ADAPTERS[self.config.model_type], self.config.mask_token_id
+        return resize_vocabulary(self, *own, new_num_tokens, pad_to_multiple_of, mean_resizing)
 
     @can_return_tuple
     def forward(

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+import torch
 from peft import PeftConfig, PeftModel, PeftType, get_peft_model_state_dict, load_peft_weights
 from peft.utils.error import NoMatchingPeftModuleError
 from transformers import AutoConfig
@@ -148,6 +149,8 @@ class AutoPeftModelForPrism:
         head = recorded_head(peft_config) | {name: kwargs.pop(name) for name in HEAD_SETTINGS if name in kwargs}
         base = load_base(pretrained_model_name_or_path, peft_config, head, kwargs)
         base.quality_head.float()
+        with naming_damage(pretrained_model_name_or_path, adapter_hub):
+            fit_vocabulary(base, load_peft_weights(pretrained_model_name_or_path, device="cpu", **adapter_hub))
         if "device_map" in kwargs:
             adapter_hub["device_map"] = kwargs["device_map"]
         model = PeftModelForPrism.from_pretrained(
@@ -201,6 +204,16 @@ def adapter_remedy(peft_config: PeftConfig) -> str:
         f"{name}={sorted(value) if isinstance(value, set) else value!r}" for name, value in fields.items() if value
     )
     return f"in its adapter_config.json give what it was trained with, rank, modules and base model (there: {told})"
+
+
+def fit_vocabulary(base: PrismForMaskedDiffusion, weights: dict[str, torch.Tensor]) -> None:
+    """Resize the vocabulary of `base` to that of an adapter's `weights`, which hold the embedding if it was resized."""
+    embedding = next(base.get_input_embeddings().parameters())
+    for name, parameter in base.named_parameters(remove_duplicate=False):
+        module, _, leaf = name.rpartition(".")
+        for key in (f"base_model.model.{name}", f"base_model.model.{module}.base_layer.{leaf}"):
+            if parameter is embedding and key in weights:
+                base.resize_token_embeddings(len(weights[key]))
 
 
 def recorded_head(peft_config: PeftConfig) -> dict:

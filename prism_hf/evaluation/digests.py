@@ -17,8 +17,12 @@ def digest(*tensors: Tensor) -> str:
 
 
 def weights_digest(model) -> str:
-    """The same for a model, from the first entries of each weight: another training changes them all."""
-    return digest(*(parameter.flatten()[:64] for parameter in model.parameters()))
+    """The same for a model, from the first entries of each weight: another training changes them all.
+
+    What PEFT keeps aside is left out: a quality head that the adapter's replaces is random where the base has none.
+    """
+    used = (parameter for name, parameter in model.named_parameters() if ".original_module." not in name)
+    return digest(*(parameter.flatten()[:64] for parameter in used))
 
 
 def json_digest(value: Any) -> str:

@@ -9,6 +9,7 @@ from peft import LoraConfig
 from transformers import BertConfig, BertForMaskedLM
 
 from prism_hf import PrismForMaskedDiffusion, load_model, remask_generate
+from prism_hf.evaluation import weights_digest
 from prism_hf.models.prism.peft_model import PeftModelForPrism
 
 CANVAS = torch.tensor([[4, 5, 6, 0, 7, 0]])
@@ -35,6 +36,11 @@ def folders(tmp_path):
     model.save_pretrained(tmp_path / "adapter")
     model.merge_and_unload().save_pretrained(tmp_path / "merged")
     return tmp_path
+
+
+def test_an_adapter_is_told_by_what_it_computes_with(folders):
+    first, second, bare = (weights_digest(load_model(folders / name)) for name in ("adapter", "adapter", "bare"))
+    assert first == second != bare
 
 
 @torch.no_grad()

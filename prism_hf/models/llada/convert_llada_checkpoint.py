@@ -4,6 +4,7 @@ Their trainer saves the whole model: LLaDA's weights, which the adapter leaves o
 """
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors.torch import save_file
 
 from prism_hf.generation import RemaskGenerationConfig
+from prism_hf.hub import base_from
 from prism_hf.models.checkpoint import TorchFile
 from prism_hf.models.plain_pickle import StoredTensor
 
@@ -115,6 +117,7 @@ def head_weights(data: dict[str, Any]) -> dict[str, StoredTensor]:
 def write_adapter(weights: dict[str, torch.Tensor], config: LoraConfig, folder: str | Path) -> None:
     """Write an adapter as PEFT does, with generation settings by which it corrects itself."""
     Path(folder).mkdir(parents=True, exist_ok=True)
-    config.save_pretrained(folder)
+    base = base_from(config.base_model_name_or_path, Path(folder), public=False)
+    replace(config, base_model_name_or_path=base).save_pretrained(folder)
     save_file(weights, Path(folder) / SAFETENSORS_WEIGHTS_NAME, metadata={"format": "pt"})
     RemaskGenerationConfig(remask_strategy="prism").save_pretrained(folder)

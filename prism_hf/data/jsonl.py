@@ -1,6 +1,7 @@
 """Prompts from a file or a pipe, and rows that many processes write and a killed run leaves usable."""
 
 import json
+import math
 import os
 import re
 import sys
@@ -133,7 +134,7 @@ def append_line(path: Path, row: dict[str, Any]) -> None:
 
     A last line that a killed process left without its end goes.
     """
-    line = memoryview((json.dumps(row) + "\n").encode())
+    line = memoryview((as_json(row) + "\n").encode())
     is_new = not path.exists()
     # Unbuffered, so that what a write could not take is known here and not when the file is closed.
     with open(path, "ab+", buffering=0) as file:
@@ -148,6 +149,22 @@ def append_line(path: Path, row: dict[str, Any]) -> None:
             raise
     if is_new:
         sync_folder(path.parent)
+
+
+def as_json(value: Any, **kwargs) -> str:
+    """A value as JSON, which has no NaN and no infinity: null stands for them. kwargs: to `json.dumps`."""
+    try:
+        return json.dumps(value, allow_nan=False, **kwargs)
+    except ValueError:
+        return json.dumps(without_nan(value), allow_nan=False, **kwargs)
+
+
+def without_nan(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {name: without_nan(each) for name, each in value.items()}
+    return [without_nan(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def cut_torn_line(file: BinaryIO) -> int:
@@ -205,7 +222,7 @@ def merge_parts(path: str | Path, num_parts: int) -> None:
             "file system? Start again to make them."
         )
     rows = (row for index in range(num_parts) for row in parts[index])
-    write_whole(Path(path), (json.dumps(row, ensure_ascii=False) for row in rows))
+    write_whole(Path(path), (as_json(row, ensure_ascii=False) for row in rows))
     drop_shards(path)
 
 

@@ -3,6 +3,7 @@
 from .answers import FoundCode, extract_code, find_code
 from .calibration import auroc, expected_calibration_error, plot_reliability, reliability_bins
 from .code import CodeProblem, pass_at_k, read_problems, run_answers
+from .code_scores import check_enough, pass_table, read_completions, score_completions
 from .comparison import GridPoint, compare, expand_grid
 from .comparison_report import comparison_table, plot_comparison
 from .digests import weights_digest
@@ -24,6 +25,7 @@ __all__ = [
     "Task",
     "auroc",
     "bootstrap_interval",
+    "check_enough",
     "check_isolation",
     "compare",
     "comparison_table",
@@ -44,16 +46,19 @@ __all__ = [
     "negative_log_likelihood",
     "paired_bootstrap",
     "pass_at_k",
+    "pass_table",
     "plot_comparison",
     "plot_corrections",
     "plot_reliability",
     "plot_success",
     "quality_samples",
+    "read_completions",
     "read_problems",
     "reliability_bins",
     "run_answers",
     "run_program",
     "run_programs",
+    "score_completions",
     "sudoku_metrics",
     "unigram_entropy",
     "weights_digest",

@@ -1,7 +1,10 @@
 """The task of writing functions that pass tests, those of MBPP or HumanEval."""
 
+import math
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,8 +14,9 @@ from transformers import PreTrainedTokenizerBase
 from prism_hf.fields import Count, Positive, check_arguments
 
 from ..data.prompts import encode_prompts, tokens_without_text
-from .answers import extract_code
-from .code import MBPP_SPLITS, CodeProblem, read_problems, run_answers
+from .answers import find_code
+from .code import MBPP_SPLITS, CodeProblem, pass_at_k, read_problems
+from .code_scores import count_forms, score_completions
 from .digests import json_digest
 from .evaluate_settings import PADDING
 from .sandbox import check_isolation
@@ -31,8 +35,12 @@ def load_code(
     isolation: str = "namespaces",
     timeout: float = 10.0,
     num_workers: int | None = None,
+    num_samples: Positive = 1,
 ) -> Task:
     """Functions to write in `max_new_tokens` tokens. Score: whether all tests pass, so that its mean is pass@1.
+
+    Beside it, where the code was found in the answers, see `find_code`, and pass@k for 10, 100 and all samples. What
+    was written is kept with the results, in rows that `recipes/evaluate_code.py` scores anew.
 
     Of an MBPP file, the problems of the test split are reported; of a HumanEval file, all.
 
@@ -45,6 +53,8 @@ def load_code(
         apply_chat_template: the prompt becomes a user's turn in the tokenizer's template.
         tokenizer: of the model, from the Hub or a folder; that saved with it if None.
         isolation, timeout, num_workers: of the programs, see `run_programs`.
+        num_samples: answers to each problem, of which the score is the share that passes; they differ where tokens are
+            drawn. Problems to tune on have one.
 
     Raises:
         ValueError: if programs cannot be run in this isolation, a number is too small or larger than there are
@@ -66,28 +76,54 @@ def load_code(
         for each in (problems, tuning_problems)
     )
 
-    def score(sequences: Tensor, asked_for: Tensor) -> Tensor:
-        asked = tuning_problems if torch.equal(asked_for, tuning_examples) else problems
-        texts = completions(sequences[:, -max_new_tokens:], own_tokenizer)
-        answers = [extract_code(text, problem.entry_point) for text, problem in zip(texts, asked, strict=True)]
-        results = run_answers(asked, answers, isolation=isolation, timeout=timeout, num_workers=num_workers)
-        return torch.tensor([result.passed for result in results])
+    examples = examples.repeat_interleave(num_samples, dim=0)
 
+    def answers_to(sequences: Tensor, asked_for: Tensor) -> tuple[list[CodeProblem], int, list[str]]:
+        """The problems, how many answers there are to each, and the answers."""
+        tuned = len(tuning_problems) > 0 and torch.equal(asked_for, tuning_examples)
+        asked, samples = (tuning_problems, 1) if tuned else (problems, num_samples)
+        return asked, samples, completions(sequences[:, -max_new_tokens:], own_tokenizer)
+
+    def judge(sequences: Tensor, asked_for: Tensor) -> tuple[Tensor, list[dict[str, Any]]]:
+        asked, samples, texts = answers_to(sequences, asked_for)
+        each = [problem for problem in asked for _ in range(samples)]
+        rows = score_completions(each, texts, isolation=isolation, timeout=timeout, num_workers=num_workers)
+        passed = torch.tensor([row["passed"] for row in rows])
+        return passed if samples == 1 else passed.double().view(-1, samples).mean(-1), rows
+
+    def found(scores: Tensor, sequences: Tensor, asked_for: Tensor) -> str:
+        asked, samples, texts = answers_to(sequences, asked_for)
+        names = [problem.entry_point for problem in asked for _ in range(samples)]
+        return count_forms(find_code(text, name).form for text, name in zip(texts, names, strict=True))
+
+    def pass_at(k: int) -> Callable[[Tensor, Tensor, Tensor], float]:
+        def measure(scores: Tensor, sequences: Tensor, asked_for: Tensor) -> float:
+            if len(scores) == len(sequences):  # one answer each: nothing is known of more
+                return math.nan
+            right = (scores * num_samples).round().int().tolist()
+            return sum(pass_at_k(num_samples, number, k) for number in right) / len(right)
+
+        return measure
+
+    more = sorted({k for k in (10, 100, num_samples) if 1 < k <= num_samples})
     origin = f"{len(problems)} problems of {Path(problems_file).name}, {max_new_tokens} tokens for each answer."
     if tuning_problems:
         origin += f" Arguments were chosen on {len(tuning_problems)} others, of MBPP's validation split."
     return Task(
         examples=examples,
         tuning_examples=tuning_examples,
-        score=score,
+        score=lambda sequences, asked_for: judge(sequences, asked_for)[0],
+        judge=judge,
         measured="pass@1",
+        measures={"code found in": found} | {f"pass@{k}": pass_at(k) for k in more},
         origin=origin,
         made_with={
             "problems": json_digest([asdict(problem) for problem in [*problems, *tuning_problems]]),
             "tokenizer": tokenizer or model.name_or_path,
             "isolation": isolation,
             "timeout": timeout,
-        },
+        }
+        | ({"num_samples": num_samples} if num_samples > 1 else {}),
         never_drawn=tokens_without_text(own_tokenizer, model.config.vocab_size, mask_token_id),
     )
 

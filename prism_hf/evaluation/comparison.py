@@ -1,5 +1,6 @@
 """Remasking strategies on the same examples with the same number of forward passes, each with its best arguments."""
 
+import math
 from dataclasses import dataclass, fields
 from itertools import product
 from pathlib import Path
@@ -11,7 +12,7 @@ from torch import Tensor
 from prism_hf.fields import NotNegative, Positive, check_arguments, check_names, check_value
 from prism_hf.generation import STRATEGIES, Order, RemaskGenerationConfig
 
-from .evaluate_settings import check_settings, evaluate_settings
+from .evaluate_settings import COMPLETIONS, check_settings, evaluate_settings
 from .task import Task
 
 AXES = ("orders", "temperatures", "budgets")
@@ -131,7 +132,8 @@ def compare(
 ) -> list[dict[str, Any]]:
     """Choose among the candidates of each row on the tuning examples, then complete the reported examples with it.
 
-    Results go to `path` as `evaluate_settings` writes them, those of tuning with `"split": "tuning"`. What is there
+    Results go to `path` as `evaluate_settings` writes them, with the completions in files beside it, those of tuning
+    with `"split": "tuning"`. What is there
     for the same weights, examples, batch size, seed and precision is not computed again.
 
     Returns one dict a row, in the order of the grid: the finished setting, `label`, `order`, `temperature`, `budget`,
@@ -158,15 +160,25 @@ def compare(
         made_with = {"split": split, "num_examples": len(examples), "model": model_name} | task.made_with
 
         def measure(sequences: Tensor) -> dict[str, Any]:
-            scores = task.score(sequences, examples)
+            scores, completions = task.judged(sequences, examples)
             columns = {head: column(scores, sequences, examples) for head, column in task.measures.items()}
-            return {"scores": pack_scores(scores), "measures": columns}
+            return {"scores": pack_scores(scores), "measures": columns, COMPLETIONS: completions}
 
         rows = evaluate_settings(
             model, examples, [point.setting for point in chosen], path, measure, made_with, batch_size, seeds[split],
             bf16, critic, task.never_drawn,
         )  # fmt: skip
-        return [row | {"scores": unpack_scores(row["scores"])} for row in rows]
+        # A file has null for NaN.
+        return [
+            row
+            | {
+                "scores": unpack_scores(row["scores"]),
+                "measures": {
+                    head: math.nan if value is None else value for head, value in row.get("measures", {}).items()
+                },
+            }
+            for row in rows
+        ]
 
     tuned: dict[tuple, list[tuple[GridPoint, dict[str, Any]]]] = {}
     if rivals:
@@ -185,7 +197,7 @@ def compare(
                 {
                     "arguments": candidate.arguments,
                     "score": result["scores"].double().mean().item(),
-                    "measures": result.get("measures", {}),
+                    "measures": result["measures"],
                     "forward_passes": result["forward_passes"],
                 }
                 for candidate, result in tuned.get(point.row, [])
@@ -212,4 +224,4 @@ def unpack_scores(packed: str | list[float]) -> Tensor:
     """The inverse of `pack_scores`: (N,) bool or float64."""
     if isinstance(packed, str):
         return torch.tensor([character == "1" for character in packed], dtype=torch.bool)
-    return torch.tensor(packed, dtype=torch.float64)
+    return torch.tensor([math.nan if score is None else score for score in packed], dtype=torch.float64)

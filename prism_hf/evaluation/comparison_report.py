@@ -52,7 +52,7 @@ def one_table(rows: list[dict[str, Any]], measured: str, reference: str | None) 
         cells = [
             row["label"], describe_arguments(row["arguments"]), order_of(row), tokens_of(row), row["forward_passes"],
             shown(mean(row["scores"]), binary), f"{shown(low, binary)} to {shown(high, binary)}",
-            *(f"{row['measures'][head]:.4g}" for head in measures), f"{row['seconds']:.0f}",
+            *(shown_measure(row["measures"][head]) for head in measures), f"{row['seconds']:.0f}",
         ]  # fmt: skip
         if reference is not None:
             cells += against(row, find_reference(rows, row, reference))
@@ -112,8 +112,12 @@ def candidates_table(rows: list[dict[str, Any]], measured: str) -> str:
 
 
 def in_brackets(candidate: dict[str, Any]) -> str:
-    measures = ", ".join(f"{head} {value:.4g}" for head, value in candidate.get("measures", {}).items())
+    measures = ", ".join(f"{head} {shown_measure(value)}" for head, value in candidate.get("measures", {}).items())
     return f" ({measures})" if measures else ""
+
+
+def shown_measure(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:.4g}"
 
 
 def plot_comparison(

@@ -26,15 +26,19 @@ from prism_hf.generation.strategies import resolve_strategy
 from ..data.jsonl import (
     append_line,
     append_part,
+    as_json,
     drop_shards,
     read_parts,
     shard_path,
     whole_lines,
+    write_whole,
 )
 from ..data.output_lock import output_lock
 from ..portable import portable
 from .digests import digest, json_digest, weights_digest
 
+# What `measure` returns under this name goes into a file of its own.
+COMPLETIONS = "completions"
 # Stands in examples where they are shorter than others. It is attended by nothing, and 0 in what `measure` gets.
 PADDING = -1
 
@@ -63,7 +67,9 @@ def evaluate_settings(
     are.
 
     Args:
-        measure: what to keep of the completed examples (N, L'), such as scores. Called in the main process only.
+        measure: what to keep of the completed examples (N, L'), such as scores. Called in the main process only. A list
+            of rows under the name "completions" becomes a JSONL file in a folder of that name beside `path`, which the
+            row names.
         made_with: what else the result depends on, kept in each row with digests of the examples and the weights,
             `batch_size`, `seed` and `bf16`.
         seed: of the first batch's random numbers.
@@ -125,7 +131,8 @@ def complete_missing(
     rows = []
     with tqdm(total=total, unit="forward", disable=not state.is_main_process) as progress:
         for setting in settings:
-            unfinished = path.with_name(f"{path.stem}.{json_digest({'setting': setting} | made_with)}.jsonl")
+            own_name = json_digest({"setting": setting} | made_with)
+            unfinished = path.with_name(f"{path.stem}.{own_name}.jsonl")
             row = find_row(done, setting, made_with)
             if row is None:
                 began = time.perf_counter()
@@ -134,7 +141,8 @@ def complete_missing(
                 # What it measures need not be the same twice, such as whether a program ends in time.
                 measured = [None]
                 if state.is_main_process:
-                    measured = [measure(torch.tensor([tokens for part in parts for tokens in part["sequences"]]))]
+                    sequences = torch.tensor([tokens for part in parts for tokens in part["sequences"]])
+                    measured = [keep_completions(measure(sequences), path.parent, f"{COMPLETIONS}/{own_name}.jsonl")]
                 broadcast_object_list(measured)
                 row = {
                     "setting": setting,
@@ -151,6 +159,15 @@ def complete_missing(
                 drop_shards(unfinished)
             rows.append(row)
     return rows
+
+
+def keep_completions(measured: dict[str, Any], folder: Path, name: str) -> dict[str, Any]:
+    """What was measured, with the name of a file in the place of completions, which the file then holds."""
+    if COMPLETIONS not in measured:
+        return measured
+    (folder / name).parent.mkdir(exist_ok=True)
+    write_whole(folder / name, (as_json(row, ensure_ascii=False) for row in measured[COMPLETIONS]))
+    return measured | {COMPLETIONS: name}
 
 
 def complete_parts(

@@ -13,14 +13,15 @@ class Task:
     """Examples and how to score them.
 
     examples (N, L) and tuning_examples (M, L) are token ids with masks, and `PADDING` where one is shorter; M may be 0.
-    score takes completed examples and what they were, and returns one score each: (N,) bool where it is success or
-    failure, else numbers of which higher is better. measured: what the score is, as the head of a column. origin: a
-    sentence on where both kinds of examples come from and why none is in both.
+    score takes completed examples and what they were, and returns one score each, or one for each group of equal
+    examples: (N,) bool where it is success or failure, else numbers of which higher is better. measured: what the score
+    is, as the head of a column. origin: a sentence on where both kinds of examples come from and why none is in both.
 
     measures: further columns, by their heads: each takes scores, completed examples and what they were, and returns a
-    number. made_with: what results depend on beside the examples, kept with them. tuning_seed: added to the sampler's
-    seed for the examples to tune on, where it is not the examples but their random numbers that differ. never_drawn:
-    tokens that no text has, such as those that only fill the model's vocabulary up.
+    number or a few words. judge: the score, and of each example what is kept in a file beside the results, such as its
+    text; if None, its tokens are. made_with: what results depend on beside the examples, kept with them. tuning_seed:
+    added to the sampler's seed for the examples to tune on, where it is not the examples but their random numbers that
+    differ.
     """
 
     examples: Tensor
@@ -28,9 +29,17 @@ class Task:
     score: Callable[[Tensor, Tensor], Tensor]
     measured: str
     origin: str
-    measures: dict[str, Callable[[Tensor, Tensor, Tensor], float]] = field(default_factory=dict)
+    measures: dict[str, Callable[[Tensor, Tensor, Tensor], float | str]] = field(default_factory=dict)
     made_with: dict[str, Any] = field(default_factory=dict)
     tuning_seed: int = 0
+    judge: Callable[[Tensor, Tensor], tuple[Tensor, list[dict[str, Any]]]] | None = None
+
+    def judged(self, sequences: Tensor, examples: Tensor) -> tuple[Tensor, list[dict[str, Any]]]:
+        """The scores of completed examples, and what is kept of each."""
+        if self.judge is not None:
+            return self.judge(sequences, examples)
+        return self.score(sequences, examples), [{"tokens": row} for row in sequences.tolist()]
+
     never_drawn: list[int] = field(default_factory=list)
 
 

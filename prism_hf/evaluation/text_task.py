@@ -2,27 +2,32 @@
 
 import math
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
 
 from prism_hf.fields import Allowed, Count, Positive, check_arguments
 
-from ..data.jsonl import read_prompts
+from ..data.jsonl import existing_file, read_object, read_prompts
 from ..data.prompts import encode_prompts, tokens_without_text
 from ..portable import portable
-from .digests import weights_digest
+from .digests import json_digest, weights_digest
 from .task import Task, load_tokenizer
 from .text import (
     context_length,
     count_scored_tokens,
     generative_perplexity,
+    mauve,
     negative_log_likelihood,
     unigram_entropy,
 )
+
+logger = logging.get_logger(__name__)
 
 # Text from nothing is told from that to tune on by its random numbers alone. PyTorch reads 32 bits of a seed.
 TUNING_SEED = 2**30
@@ -37,6 +42,7 @@ def load_text(
     scorer: str = "gpt2-large",
     tokenizer: str | None = None,
     scorer_batch_size: Positive = 8,
+    references_file: str | None = None,
 ) -> Task:
     """Samples of `length` tokens. Score: mean log-likelihood of a sample's tokens under `scorer`, in nats.
 
@@ -52,6 +58,9 @@ def load_text(
         scorer: a causal language model, from the Hub or a folder, with its tokenizer.
         tokenizer: of the model, from the Hub or a folder; that saved with it if None.
         scorer_batch_size: samples that the scorer reads at once.
+        references_file: texts written by people, one a line, as text or as JSON with a field `text`; MAUVE between them
+            and the samples then is a column, from the scorer's states. Thousands of each are usual. Without the package
+            mauve-text it is left out, which is said before anything is computed.
 
     Raises:
         ValueError: if a number is too small, a tokenizer is missing or of another model, the scorer cannot read
@@ -74,20 +83,27 @@ def load_text(
     if num_tuning_samples:
         others = "with other random numbers" if prompts is None else "from the prompts that follow"
         origin += f" Arguments were chosen on {num_tuning_samples} others, {others}."
-    score, measures = make_measures(
-        own_tokenizer, mask_token_id, scoring_model, scoring_tokenizer, scorer_batch_size, examples
+    references = None if references_file is None else read_references(references_file)
+    if references is not None and find_spec("mauve") is None:
+        logger.warning("MAUVE is left out, since its package is not installed: pip install mauve-text.")
+        origin += " MAUVE is left out, since the package mauve-text is not installed."
+        references = None
+    score, judge, measures = make_measures(
+        own_tokenizer, mask_token_id, scoring_model, scoring_tokenizer, scorer_batch_size, examples, references
     )
     return Task(
         examples=examples[:num_samples],
         tuning_examples=examples[num_samples:],
         score=score,
+        judge=judge,
         measured="log-likelihood",
         origin=origin,
         measures=measures,
         made_with={
             "scorer": f"{scorer} {weights_digest(scoring_model)}",
             "tokenizer": tokenizer or model.name_or_path,
-        },
+        }
+        | ({} if references is None else {"references": json_digest(references)}),
         tuning_seed=TUNING_SEED,
         never_drawn=tokens_without_text(own_tokenizer, model.config.vocab_size, mask_token_id),
     )
@@ -100,8 +116,9 @@ def make_measures(
     scoring_tokenizer: PreTrainedTokenizerBase,
     batch_size: int,
     examples: Tensor,
-) -> tuple[Callable[[Tensor, Tensor], Tensor], dict[str, Callable[[Tensor, Tensor, Tensor], float]]]:
-    """The score and the measures of a `Task` whose completed examples are text.
+    references: list[str] | None = None,
+) -> tuple[Callable, Callable, dict[str, Callable[[Tensor, Tensor, Tensor], float]]]:
+    """`score`, `judge` and `measures` of a `Task` whose completed examples are text.
 
     Raises ValueError if the scorer cannot read a prompt of `examples`.
     """
@@ -130,8 +147,19 @@ def make_measures(
     def entropy(scores: Tensor, sequences: Tensor, examples: Tensor) -> float:
         return unigram_entropy(sequences, examples == mask_token_id).mean().item()
 
+    def judge(sequences: Tensor, examples: Tensor) -> tuple[Tensor, list[dict[str, Any]]]:
+        scores, (texts, given) = score(sequences, examples), texts_of(sequences, examples)
+        kept = zip(given, texts, scores.tolist(), strict=True)
+        return scores, [{"prompt": prompt, "completion": text, "score": each} for prompt, text, each in kept]
+
+    def likeness(scores: Tensor, sequences: Tensor, examples: Tensor) -> float:
+        texts, given = texts_of(sequences, examples)
+        whole = [prompt + text for prompt, text in zip(given, texts, strict=True) if (prompt + text).strip()]
+        return mauve(whole, references, scorer, scoring_tokenizer, batch_size) if whole else math.nan
+
     perplexity(torch.zeros(len(examples)), examples, examples)  # reads the prompts alone
-    return score, {"generative perplexity": perplexity, "entropy": entropy}
+    measures = {"generative perplexity": perplexity, "entropy": entropy}
+    return score, judge, measures | ({} if references is None else {"MAUVE": likeness})
 
 
 def load_scorer(name: str, length: int, device: torch.device) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -144,6 +172,22 @@ def load_scorer(name: str, length: int, device: torch.device) -> tuple[PreTraine
             f"The scorer {name} reads {limit} tokens, fewer than length={length}: lower length, or name another."
         )
     return scorer, tokenizer
+
+
+def read_references(path: str) -> list[str]:
+    """The texts of a file, one a line. Raises ValueError where a JSON object has no `text`, or if there are none."""
+    file, texts = existing_file(path), []
+    for number, line in enumerate(file.read_text(encoding="utf-8-sig").split("\n"), start=1):
+        if line.strip() and file.suffix in (".json", ".jsonl"):
+            text = read_object(line, f"{path}, line {number}").get("text")
+            if not isinstance(text, str) or not text.strip():
+                raise ValueError(f"{path}, line {number} must have a field 'text' that is not empty, got {text!r}.")
+            texts.append(text)
+        elif line.strip():
+            texts.append(line)
+    if not texts:
+        raise ValueError(f"{path} has no texts: give one a line, as text or, in a .jsonl file, as JSON.")
+    return texts
 
 
 def distinct_prompts(path: str, number: int) -> list[str]:

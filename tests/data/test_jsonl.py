@@ -1,6 +1,8 @@
-"""Prompts from files and pipes."""
+"""Prompts import math
+from files and pipes."""
 
 import io
+import math
 import resource
 import signal
 import sys
@@ -123,3 +125,9 @@ def test_a_damaged_line_is_named_with_its_remedy(tmp_path, line):
     (tmp_path / "rows.jsonl.settings.json").write_bytes(line)
     with pytest.raises(ValueError, match=r"rows\.jsonl\.settings\.json .*delete it"):
         begin_output(path, {"seed": 0})
+
+
+def test_no_nan_is_written(tmp_path):
+    row = {"a": math.nan, "b": [1.5, -math.inf, {"c": (math.inf, "NaN")}]}
+    append_line(tmp_path / "rows.jsonl", row)
+    assert (tmp_path / "rows.jsonl").read_text() == '{"a": null, "b": [1.5, null, {"c": [null, "NaN"]}]}\n'

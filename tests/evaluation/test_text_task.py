@@ -251,3 +251,30 @@ def test_measures_are_columns_beside_the_score(folder, tmp_path):
             assert float(shown[head]) == pytest.approx(row["measures"][head], rel=1e-3)
     tried = rows[1]["candidates"][0]["measures"]
     assert f"(generative perplexity {tried['generative perplexity']:.4g}, entropy {tried['entropy']:.4g})" in lines[-1]
+
+
+def test_what_was_written_is_kept_and_compared_with_texts_of_people(folder, tmp_path):
+    pytest.importorskip("mauve")
+    references = tmp_path / "people.jsonl"
+    references.write_text("".join(json.dumps({"text": prompt + " 1"}) + "\n" for prompt in PROMPTS * 3))
+    more = {"references_file": str(references), "prompts_file": str(folder / "prompts.txt")}
+    task = load_task("text", load_model(folder), length=16, num_samples=7, scorer=str(folder / "scorer"), **more)
+    points = expand_grid([{"name": "none"}], ["random"], [1.0], [4])
+    (row,) = compare(load_model(folder), task, points, tmp_path / "rows.jsonl")
+    assert 0 < row["measures"]["MAUVE"] <= 1 and "| MAUVE |" in comparison_table([row], task.measured)
+    kept = [json.loads(line) for line in (tmp_path / row["completions"]).read_text().splitlines()]
+    assert [each["prompt"] for each in kept] == PROMPTS
+    assert [each["score"] for each in kept] == row["scores"].tolist()
+    references.write_text('{"txt": "x"}\n')
+    with pytest.raises(ValueError, match="people.jsonl, line 1 must have a field 'text'"):
+        load_task("text", load_model(folder), length=16, num_samples=7, scorer=str(folder / "scorer"), **more)
+
+
+def test_without_its_package_mauve_is_left_out_and_that_is_said(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("prism_hf.evaluation.text_task.find_spec", lambda name: None)
+    (tmp_path / "people.txt").write_text("x\ny\n")
+    task = load_task(
+        "text", load_model(folder), length=8, num_samples=2, scorer=str(folder / "scorer"),
+        references_file=str(tmp_path / "people.txt"),
+    )  # fmt: skip
+    assert set(task.measures) == {"generative perplexity", "entropy"} and "MAUVE is left out" in task.origin

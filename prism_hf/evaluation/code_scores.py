@@ -1,0 +1,112 @@
+"""Scoring completions of programming problems, and what is told of them."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..data.jsonl import existing_file, read_object
+from .answers import FORMS, find_code
+from .code import CodeProblem, pass_at_k, run_answers
+from .statistics import bootstrap_interval
+
+
+def score_completions(problems: Sequence[CodeProblem], completions: Sequence[str], **kwargs) -> list[dict[str, Any]]:
+    """Find the code of each completion of a problem and run it with the tests.
+
+    kwargs: see `run_program` and `run_programs`.
+
+    Returns one row a completion: `task_id`, `sample` (0 for the first of a problem), `completion`, `found` (where its
+    code was, see `find_code`), `passed`, and `reason`, why not.
+    """
+    codes = [find_code(text, problem.entry_point) for problem, text in zip(problems, completions, strict=True)]
+    results = run_answers(problems, [code for code, _ in codes], **kwargs)
+    rows, seen = [], Counter()
+    for problem, text, (_, form), result in zip(problems, completions, codes, results, strict=True):
+        rows.append(
+            {
+                "task_id": problem.task_id,
+                "sample": seen[problem.task_id],
+                "completion": text,
+                "found": form,
+                "passed": result.passed,
+                "reason": result.reason,
+            }
+        )
+        seen[problem.task_id] += 1
+    return rows
+
+
+def read_completions(path: str | Path, problems: Sequence[CodeProblem]) -> tuple[list[CodeProblem], list[str]]:
+    """The completions of a JSONL file and the problem of each.
+
+    A row has a `completion` and a `task_id`, as those that a comparison keeps and those of HumanEval's authors, or, as
+    what `recipes/generate.py` makes of our prompts, the `prompt` of a problem.
+
+    Raises:
+        ValueError: with the line, where one has no completion or is of no problem; if there are none.
+    """
+    path = existing_file(path)
+    by_id = {problem.task_id: problem for problem in problems}
+    by_prompt = {problem.prompt: problem for problem in problems}
+    asked, texts = [], []
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), start=1):
+        if not line.strip():
+            continue
+        where = f"{path}, line {number}"
+        row = read_object(line, where)
+        if not isinstance(row.get("completion"), str):
+            raise ValueError(f"{where} must have a text 'completion', got {row.get('completion')!r} of {sorted(row)}.")
+        problem = by_id.get(row["task_id"]) if "task_id" in row else by_prompt.get(row.get("prompt"))
+        if problem is None:
+            told = {name: row[name] for name in ("task_id", "prompt") if name in row}
+            raise ValueError(
+                f"{where} is of no problem of the file, {told or 'without task_id and prompt'}: the first has the "
+                f"task_id {problems[0].task_id!r}."
+            )
+        asked.append(problem)
+        texts.append(row["completion"])
+    if not texts:
+        raise ValueError(f"{path} has no completions: give one a line, with its task_id.")
+    return asked, texts
+
+
+def check_enough(asked: Sequence[CodeProblem], k: Sequence[int]) -> None:
+    """Raise ValueError if a problem has fewer completions than one of `k`, or one is less than 1."""
+    least, number = min((number, task_id) for task_id, number in Counter(each.task_id for each in asked).items())[::-1]
+    if min(k, default=0) < 1 or max(k) > number:
+        raise ValueError(
+            f"k={[*k]} must be of 1 to {number}, as many completions as there are of the problem {least!r}."
+        )
+
+
+def pass_table(rows: Sequence[dict[str, Any]], k: Sequence[int]) -> str:
+    """pass@k, unbiased, of the rows of `score_completions` as Markdown, with 95% intervals.
+
+    The intervals are of the problems, resampled with all their completions.
+    """
+    numbers, right = Counter(row["task_id"] for row in rows), Counter(row["task_id"] for row in rows if row["passed"])
+    lines = ["| | | 95% interval |", "|---|---|---|"]
+    for each in k:
+        scores = torch.tensor([pass_at_k(number, right[task_id], each) for task_id, number in numbers.items()])
+        low, high = bootstrap_interval(scores)
+        lines.append(f"| pass@{each} | {scores.double().mean():.1%} | {low:.1%} to {high:.1%} |")
+    reasons = Counter(row["reason"] for row in rows if not row["passed"]).most_common()
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"{len(rows)} completions of {len(numbers)} problems. Code was found in: "
+            f"{count_forms(row['found'] for row in rows)}.",
+            f"Of those that did not pass: {', '.join(f'{reason} {n}' for reason, n in reasons) or 'none'}.",
+            "",
+        ]
+    )
+
+
+def count_forms(forms: Iterable[str]) -> str:
+    """How many answers had their code in each of `FORMS`, in words."""
+    counts = Counter(forms)
+    return ", ".join(f"{form} {counts[form]}" for form in FORMS if counts[form])

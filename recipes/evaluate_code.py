@@ -1,0 +1,68 @@
+r"""pass@k of completions of MBPP or HumanEval, from a file.
+
+    python recipes/evaluate_code.py --problems_file HumanEval.jsonl.gz --prompts_file prompts.jsonl --num_samples 20
+    accelerate launch recipes/generate.py --model_name_or_path path/or/name --prompts_file prompts.jsonl \
+        --output_file completions.jsonl --generation '{max_new_tokens: 512, do_sample: true}'
+    python recipes/evaluate_code.py --problems_file HumanEval.jsonl.gz --completions_file completions.jsonl \
+        --output_dir scores --k 1 10
+
+Completions are rows with `completion` and `task_id`: what generate.py writes, what compare.py keeps beside its results,
+and what others score with HumanEval's own scripts. Each becomes a row of `scored.jsonl` in the output folder, with
+where its code was found, whether it passed and why not; `pass_at_k.md` has the table.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from prism_hf.data.jsonl import as_json, write_whole
+from prism_hf.evaluation import (
+    check_enough,
+    check_isolation,
+    pass_table,
+    read_completions,
+    read_problems,
+    score_completions,
+)
+from prism_hf.training import parse_arguments
+
+
+@dataclass
+class CodeArguments:
+    problems_file: str = field(metadata={"help": "mbpp.jsonl, HumanEval.jsonl.gz, or a file in the layout of either."})
+    completions_file: str | None = field(default=None, metadata={"help": "JSONL of completions to score."})
+    output_dir: str | None = field(default=None, metadata={"help": "Folder for what is scored."})
+    k: list[int] = field(default_factory=lambda: [1], metadata={"help": "Of pass@k, at most the completions of each."})
+    prompts_file: str | None = field(default=None, metadata={"help": "Write the prompts there, and score nothing."})
+    num_samples: int = field(default=1, metadata={"help": "How often each prompt is written."})
+    isolation: str = field(default="namespaces", metadata={"help": "Of the programs: namespaces, or limits."})
+    timeout: float = field(default=10.0, metadata={"help": "Seconds of a program."})
+    num_workers: int | None = field(default=None, metadata={"help": "Programs at once; one a CPU if not given."})
+
+
+def main() -> None:
+    (args,) = parse_arguments((CodeArguments,))
+    if (args.prompts_file is None) == (args.completions_file is None):
+        raise ValueError("Set prompts_file, to write prompts, or completions_file and output_dir, to score them.")
+    problems = read_problems(args.problems_file)
+    if args.prompts_file is not None:
+        rows = [{"task_id": each.task_id, "prompt": each.prompt} for each in problems for _ in range(args.num_samples)]
+        write_whole(Path(args.prompts_file), map(as_json, rows))
+        return
+    if args.output_dir is None:
+        raise ValueError("Set output_dir, the folder for what is scored.")
+    asked, completions = read_completions(args.completions_file, problems)
+    check_enough(asked, args.k)
+    check_isolation(args.isolation)
+    folder = Path(args.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = score_completions(
+        asked, completions, isolation=args.isolation, timeout=args.timeout, num_workers=args.num_workers
+    )
+    write_whole(folder / "scored.jsonl", map(as_json, rows))
+    table = f"# {Path(args.problems_file).name}, {Path(args.completions_file).name}\n\n{pass_table(rows, args.k)}"
+    (folder / "pass_at_k.md").write_text(table, encoding="utf-8")
+    print(table)
+
+
+if __name__ == "__main__":
+    main()

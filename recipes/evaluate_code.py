@@ -14,7 +14,7 @@ where its code was found, whether it passed and why not; `pass_at_k.md` has the 
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from prism_hf.data.jsonl import as_json, write_whole
+from prism_hf.data.jsonl import to_json, write_whole
 from prism_hf.evaluation import (
     check_enough,
     check_isolation,
@@ -46,7 +46,7 @@ def main() -> None:
     problems = read_problems(args.problems_file)
     if args.prompts_file is not None:
         rows = [{"task_id": each.task_id, "prompt": each.prompt} for each in problems for _ in range(args.num_samples)]
-        write_whole(Path(args.prompts_file), map(as_json, rows))
+        write_whole(Path(args.prompts_file), map(to_json, rows))
         return
     if args.output_dir is None:
         raise ValueError("Set output_dir, the folder for what is scored.")
@@ -58,7 +58,7 @@ def main() -> None:
     rows = score_completions(
         asked, completions, isolation=args.isolation, timeout=args.timeout, num_workers=args.num_workers
     )
-    write_whole(folder / "scored.jsonl", map(as_json, rows))
+    write_whole(folder / "scored.jsonl", map(to_json, rows))
     table = f"# {Path(args.problems_file).name}, {Path(args.completions_file).name}\n\n{pass_table(rows, args.k)}"
     (folder / "pass_at_k.md").write_text(table, encoding="utf-8")
     print(table)

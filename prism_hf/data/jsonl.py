@@ -134,7 +134,7 @@ def append_line(path: Path, row: dict[str, Any]) -> None:
 
     A last line that a killed process left without its end goes.
     """
-    line = memoryview((as_json(row) + "\n").encode())
+    line = memoryview((to_json(row) + "\n").encode())
     is_new = not path.exists()
     # Unbuffered, so that what a write could not take is known here and not when the file is closed.
     with open(path, "ab+", buffering=0) as file:
@@ -151,7 +151,7 @@ def append_line(path: Path, row: dict[str, Any]) -> None:
         sync_folder(path.parent)
 
 
-def as_json(value: Any, **kwargs) -> str:
+def to_json(value: Any, **kwargs) -> str:
     """A value as JSON, which has no NaN and no infinity: null stands for them. kwargs: to `json.dumps`."""
     try:
         return json.dumps(value, allow_nan=False, **kwargs)
@@ -222,7 +222,7 @@ def merge_parts(path: str | Path, num_parts: int) -> None:
             "file system? Start again to make them."
         )
     rows = (row for index in range(num_parts) for row in parts[index])
-    write_whole(Path(path), (as_json(row, ensure_ascii=False) for row in rows))
+    write_whole(Path(path), (to_json(row, ensure_ascii=False) for row in rows))
     drop_shards(path)
 
 

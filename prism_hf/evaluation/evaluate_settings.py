@@ -26,10 +26,10 @@ from prism_hf.generation.strategies import resolve_strategy
 from ..data.jsonl import (
     append_line,
     append_part,
-    as_json,
     drop_shards,
     read_parts,
     shard_path,
+    to_json,
     whole_lines,
     write_whole,
 )
@@ -166,7 +166,7 @@ def keep_completions(measured: dict[str, Any], folder: Path, name: str) -> dict[
     if COMPLETIONS not in measured:
         return measured
     (folder / name).parent.mkdir(exist_ok=True)
-    write_whole(folder / name, (as_json(row, ensure_ascii=False) for row in measured[COMPLETIONS]))
+    write_whole(folder / name, (to_json(row, ensure_ascii=False) for row in measured[COMPLETIONS]))
     return measured | {COMPLETIONS: name}
 
 

@@ -15,8 +15,9 @@ from datasets.exceptions import DatasetGenerationError
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from prism_hf.fields import Positive, Seed, Share, check_arguments
+from prism_hf.fields import Positive, Seed, Share, check_arguments, did_you_mean
 
+from .jsonl import check_utf8
 from .prompts import encode_texts
 from .splits import is_held_out, is_trained_on
 
@@ -82,6 +83,8 @@ def load_code(
         if local.is_file():
             if local.suffix not in BUILDERS:
                 raise ValueError(f"{path} is no {', '.join(BUILDERS)} file; convert it, or give its folder.")
+            if BUILDERS[local.suffix] == "json":
+                check_utf8(local)
             rows = load_dataset(BUILDERS[local.suffix], data_files=str(local), split=split, streaming=streaming)
         else:
             check_hub_name(path, local)
@@ -114,10 +117,8 @@ def check_hub_name(path: str | Path, local: Path) -> None:
     """A path that is not there, and cannot be meant as a name on the Hub, is a mistake to report at once."""
     if local.exists() or (local.suffix not in BUILDERS and re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", str(path))):
         return
-    siblings = [entry.name for entry in local.parent.iterdir()] if local.parent.is_dir() else []
-    nearest = difflib.get_close_matches(local.name, siblings, n=1)
-    hint = f" Did you mean {local.parent / nearest[0]}?" if nearest else ""
-    raise ValueError(f"There is no file or folder {path}.{hint}")
+    siblings = local.parent.iterdir() if local.parent.is_dir() else []
+    raise ValueError(f"There is no file or folder {path}.{did_you_mean(local, siblings)}")
 
 
 def check_column(path: str | Path, column: str, columns: list[str]) -> None:

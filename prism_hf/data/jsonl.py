@@ -54,6 +54,18 @@ def existing_file(path: str | Path) -> Path:
     raise ValueError(f"There is no file {path}.{f' Did you mean {path.parent / near[0]}?' if near else ''}")
 
 
+def check_utf8(path: str | Path) -> None:
+    """Raise ValueError, with the number of the line, if a file is no UTF-8 text."""
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                line.decode()
+            except UnicodeDecodeError as error:
+                raise ValueError(
+                    f"{path}, line {number} is no UTF-8 text ({error.reason}); save the file as UTF-8."
+                ) from error
+
+
 def is_object(line: str) -> bool:
     try:
         return isinstance(json.loads(line), dict)

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizer
 
 from prism_hf.fields import Allowed, Count, Positive, Seed, check_arguments
 
-from .jsonl import existing_file
+from .jsonl import check_utf8, existing_file
 
 BLANK = 0
 END_OF_ROW = 10
@@ -76,11 +76,9 @@ def read_sudoku_csv(path: str | Path) -> Tensor:
 
     Raises ValueError naming the file, the line and what is wrong with it.
     """
-    try:
-        lines = existing_file(path).read_bytes().decode("utf-8-sig").rstrip().splitlines()
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise ValueError(f"{path}, line {line}: no UTF-8 text ({error.reason}); save the file as UTF-8.") from error
+    check_arguments(read_sudoku_csv, locals())
+    check_utf8(existing_file(path))
+    lines = Path(path).expanduser().read_text(encoding="utf-8-sig").rstrip().splitlines()
     if not lines:
         raise ValueError(f"{path}: no rows; expected one grid a row, 89 or 81 columns.")
     width = lines[0].count(",") + 1

@@ -16,6 +16,7 @@ from .evaluate_settings import COMPLETIONS, check_settings, evaluate_settings
 from .task import Task
 
 AXES = ("orders", "temperatures", "budgets")
+RETRYING = ("retries", "retry_below", "hide")
 # Keys of a strategy in a grid that the grid itself gives, with what to write instead.
 FROM_THE_GRID = {
     "order": "orders", "temperature": "temperatures", "do_sample": "temperatures", "steps": "budgets",
@@ -78,6 +79,12 @@ def expand_grid(
         axes |= {name: entry[name] for name in AXES if name in entry}
         check_arguments(expand_grid, axes, f"the strategy {entry['name']}")
         named = {name: value for name, value in entry.items() if name not in ("name", "label", *AXES)}
+        known = {
+            *(field.name for field in fields(STRATEGIES[entry["name"]])),
+            *RemaskGenerationConfig.fields,
+            *RETRYING,
+        }
+        check_names(f"argument of the strategy {entry['name']}", named, known)
         values = [value if isinstance(value, list) else [value] for value in named.values()]
         for order, temperature, budget, *chosen in product(*axes.values(), *values):
             arguments = dict(zip(named, chosen, strict=True))

@@ -96,15 +96,18 @@ class RemaskGenerationConfig(GenerationConfig):
             positions at every so many steps; 1 is exact. Only with `cache`.
         order (`str`, defaults to `"confidence"`): which masks are filled first: `"random"`, `"confidence"`, `"margin"`,
             `"entropy"` or `"left_to_right"`. A strategy that decides on masks too leaves nothing to it: with one that
-            has probabilities it is `"random"`, with one that ranks drafts unset.
+            has probabilities it is `"random"`, with one that ranks drafts unset. With `do_sample` too, `"confidence"`
+            scores the probability of the likeliest token, where LLaDA's code scores that of the token drawn.
         confidence_threshold (`float` in [0, 1], defaults to None = off): each step fills all positions whose likeliest
             token has a probability above it, at least one, and what the steps before would have held, so that `steps`
             becomes a maximum: a block ends as soon as it has no mask. Needs `order="confidence"`.
         do_sample (`bool`, defaults to False): draw tokens from the posterior; otherwise the argmax.
         temperature (`float`, defaults to 1.0): of the draw, only with `do_sample`; 0 is the argmax.
         top_k (`int`, defaults to 0 = off): number of likeliest tokens to draw from, only with `do_sample`.
-        top_p (`float`, defaults to 1.0): nucleus of the draw, only with `do_sample`. Positions are scored before
-            temperature, `top_k` and `top_p`.
+        top_p (`float`, defaults to 1.0): nucleus of the draw, only with `do_sample`: the smallest set of likeliest
+            tokens whose probability reaches `top_p`, so the token that crosses it is in. (PRISM's code keeps those up
+            to a cumulative `top_p`, without the one that crosses.) Positions are scored before temperature, `top_k` and
+            `top_p`.
         cfg_scale (`float`, defaults to 0.0 = off): classifier-free guidance (LLaDA, arXiv 2502.09992): logits become
             un + (cfg_scale + 1) (cond - un), un being those with all given tokens masked. Doubles the batch of a
             forward; quality is read without it.
@@ -125,7 +128,9 @@ class RemaskGenerationConfig(GenerationConfig):
             `block_length`. A strategy with a field `eta` (`"remdm_cap"`, `"remdm_rescale"`, `"remdm_loop"`, `"p2"`)
             gets it instead.
         remask_start, remask_end (`float`, default to 0.0 and 1.0): remask only at steps i with
-            remask_start <= i / T < remask_end (fractions of the steps, or of each block's steps).
+            remask_start <= i / T < remask_end (fractions of the steps, or of each block's steps): the first step of the
+            window remasks, the one at `remask_end` does not. With `eta`, the step before which nothing is generated and
+            the last one, where (1 - alpha_s) is 0, remask nothing.
         quality_threshold (`float` in [0, 1], defaults to None = off): remask only tokens with a quality below it;
             the strategy must be one that reads quality. With `confidence_threshold` too, what was filled is verified: a
             block ends as soon as it has no mask and a forward has read all of it and remasked nothing, or no step that

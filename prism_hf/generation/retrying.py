@@ -5,6 +5,8 @@ from typing import Any
 
 import torch
 
+from prism_hf.fields import Fraction, Share, check_arguments
+
 from .configuration_remask import prepare_generation_config
 from .denoising import NAN_QUALITY, check_quality, forward_parameters
 from .remask_generate import RemaskGenerationOutput, prepare_generation, remask_generate, without_descriptions
@@ -16,8 +18,8 @@ def generate_with_retries(
     model,
     input_ids: torch.LongTensor,
     retries: Sequence[dict[str, Any]],
-    retry_below: float = 0.9,
-    hide: float = 0.0,
+    retry_below: Fraction = 0.9,
+    hide: Share = 0.0,
     attention_mask: torch.Tensor | None = None,
     generator: torch.Generator | None = None,
     token_type_ids: torch.Tensor | None = None,
@@ -47,10 +49,7 @@ def generate_with_retries(
         ValueError: on wrong settings of any attempt, before the first forward; where a mask cannot be filled, or the
             quality is NaN.
     """
-    if not 0 <= retry_below <= 1:
-        raise ValueError(f"retry_below must be a number from 0 to 1, got {retry_below!r}.")
-    if not 0 <= hide < 1:
-        raise ValueError(f"hide must be a share from 0 to less than 1, as something is to be judged, got {hide!r}.")
+    check_arguments(generate_with_retries, {"retries": retries, "retry_below": retry_below, "hide": hide})
     check_quality(model)
     kwargs = without_descriptions(kwargs)
     attempts = [kwargs, *({**kwargs, **settings} for settings in retries)]

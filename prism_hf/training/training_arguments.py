@@ -3,9 +3,12 @@
 import json
 import math
 from dataclasses import dataclass, field, fields
+from enum import Enum
 from typing import Annotated, Any, Literal
 
-from transformers import TrainingArguments
+from transformers import SchedulerType, TrainingArguments
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy
+from transformers.training_args import OptimizerNames
 
 from prism_hf.diffusion.drafting import DRAFT_SELECTIONS
 from prism_hf.diffusion.losses import NORMALIZERS, QUALITY_NORMALIZERS
@@ -14,6 +17,12 @@ from prism_hf.fields import Allowed, Count, Fraction, NotNegative, Positive, Pos
 from prism_hf.portable import portable
 
 Interval = Annotated[float, Allowed(above=0, remedy="To do without, set the strategy beside it to 'no'.")]
+
+
+def one_of(values: type[Enum]) -> Any:
+    return Annotated[str, Allowed(choices=[each.value for each in values])]
+
+
 # Of transformers' own arguments, what their types do not say.
 INHERITED = {
     "learning_rate": NotNegative,
@@ -40,6 +49,11 @@ INHERITED = {
     "dataloader_num_workers": Count,
     "dataloader_prefetch_factor": Positive | None,
     "neftune_noise_alpha": NotNegative | None,
+    "lr_scheduler_type": one_of(SchedulerType),
+    "optim": one_of(OptimizerNames),
+    "eval_strategy": one_of(IntervalStrategy),
+    "logging_strategy": one_of(IntervalStrategy),
+    "save_strategy": one_of(SaveStrategy),
     # What transformers replaces once it has read it.
     "accelerator_config": Any,
     "debug": Any,
@@ -101,7 +115,10 @@ class QualityTrainingArguments(MaskedDiffusionTrainingArguments):
     draft_do_sample: bool = field(
         default=True, metadata={"help": "Draw the draft's tokens from the posterior, or take the likeliest."}
     )
-    draft_top_p: PositiveFraction = field(default=1.0, metadata={"help": "Nucleus of the draft's draw."})
+    draft_top_p: PositiveFraction = field(
+        default=1.0,
+        metadata={"help": "Nucleus of the draft's draw: the fewest tokens that reach it."},
+    )
     head_learning_rate: NotNegative | None = field(
         default=None, metadata={"help": "Peak learning rate of the quality head; learning_rate if not given."}
     )
@@ -142,7 +159,10 @@ class PrismTrainingArguments(QualityTrainingArguments):
     draft_window: Positive = field(default=512, metadata={"help": "Leftmost masks that semi_autoregressive looks at."})
     unmasking_weight: NotNegative = field(
         default=0.5,
-        metadata={"help": "lambda, weight of the unmasking loss that keeps the backbone's posterior."},
+        metadata={
+            "help": "lambda, weight of the unmasking loss that keeps the backbone's posterior. The loss counts tokens "
+            "that may be masked: 81 of 89 in the Sudoku layout, where the authors count all: their 5 is our 4.55."
+        },
     )
     quality_normalizer: str = field(
         default="filled",

@@ -109,9 +109,9 @@ def test_mistakes_are_named_before_the_first_forward(model, canvases):
     def never(*args, **kwargs):
         raise AssertionError("a forward was made")
 
-    with pytest.raises(ValueError, match="retry_below must be a number from 0 to 1, got 2"):
+    with pytest.raises(ValueError, match="retry_below=2.* must be a number from 0 to 1"):
         generate_with_retries(model, canvases, RETRIES, 2, **SETTINGS)
-    with pytest.raises(ValueError, match="hide must be a share from 0 to less than 1.*got 1"):
+    with pytest.raises(ValueError, match="hide=1.* must be a number of at least 0 and below 1"):
         generate_with_retries(model, canvases, RETRIES, hide=1, **SETTINGS)
     guarded = copy.deepcopy(model)
     guarded.forward = never

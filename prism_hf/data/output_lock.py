@@ -32,7 +32,7 @@ def output_lock(path: str | Path, is_folder: bool = False) -> Iterator[None]:
     Raises:
         ValueError: if another run holds the output, or it cannot be written to.
     """
-    path = Path(path).absolute()
+    path = Path(path).resolve()
     if path in HELD or not PartialState().is_main_process:
         yield
         return

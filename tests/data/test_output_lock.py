@@ -63,7 +63,7 @@ def test_what_cannot_be_written_is_named(tmp_path):
         pass
     folder = tmp_path / "read_only"
     folder.mkdir(mode=0o555)
-    read_only = folder if os.geteuid() else Path("/proc/self")  # root may write into a read-only folder
+    read_only = folder if os.geteuid() else Path("/proc/self").resolve()  # root may write into a read-only folder
     said = f"The output {read_only}.* cannot be written"
     with pytest.raises(ValueError, match=said), output_lock(read_only, is_folder=True):
         pass

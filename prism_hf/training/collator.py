@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 from transformers.trainer_utils import has_length
 
-from .rows import IGNORED, LEARNED, RowReader, place, read_row
+from .rows import IGNORED, LEARNED, RowReader, place, read_row, tell_unread
 
 
 @dataclass
@@ -49,6 +49,8 @@ class MaskedDiffusionCollator:
     def check(self, dataset, name: str) -> None:
         """Raise ValueError if the first row of a dataset, or else its columns, cannot be collated.
 
+        Columns that speak of single tokens and are not read are told in a warning.
+
         Of a stream only the columns are looked at, where it knows them.
         """
         row = first_row(dataset)
@@ -56,6 +58,7 @@ class MaskedDiffusionCollator:
         try:
             if row is not None:
                 self([row])
+                tell_unread(row, name)
             elif columns is not None:
                 read_row(dict.fromkeys(columns, [0]), "A row")
         except ValueError as error:

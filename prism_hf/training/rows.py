@@ -8,6 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
 
 IGNORED = -100  # the label of a token that is not to be learned, as in torch.nn.CrossEntropyLoss
 # Columns that say which tokens are to be learned, and how.
@@ -191,6 +194,19 @@ def read_row(row: Any, where: str) -> dict[str, Tensor]:
         raise ValueError(f"{where} {problem}")
     columns = {name: torch.as_tensor(row[name]) for name in COLUMNS if row.get(name) is not None}
     return {name: value if value.is_floating_point() else value.long() for name, value in columns.items()}
+
+
+def tell_unread(row: Mapping[str, Any], dataset: str) -> None:
+    """Log which columns of a row look as if they said what is learned, and are not read."""
+    length = len(row["input_ids"])
+    others = {name: value for name, value in row.items() if name not in (*COLUMNS, "token_type_ids")}
+    told = [name for name, value in others.items() if is_vector(value, whole=False) and len(value) == length]
+    told += [name for name in others if name in ("prompt_length", "prompt_lengths")]
+    if told:
+        logger.warning(
+            f"{dataset}: {', '.join(told)} are not read, so they keep nothing from being learned. What does are "
+            f"{', '.join(LEARNED)} and attention_mask."
+        )
 
 
 def row_problem(row: Any) -> str | None:

@@ -15,6 +15,7 @@ from prism_hf.training import (
     MaskedDiffusionCollator,
     MaskedDiffusionTrainer,
     MaskedDiffusionTrainingArguments,
+    rows,
 )
 from prism_hf.training.rows import RowReader, unlearned_ids
 
@@ -225,6 +226,22 @@ def test_removing_unused_columns_keeps_what_says_what_is_learned(backbone, argum
     trainer = MaskedDiffusionTrainer(backbone, args, train_dataset=rows, processing_class=tokenizer)
     (batch,) = trainer.get_train_dataloader()
     assert learned(batch) == [[0, 0, 1, 1]] * 8
+
+
+@pytest.mark.parametrize(
+    "columns, told",
+    [
+        ({"loss_mask": [0, 0, 1, 1]}, "loss_mask"),
+        ({"prompt_lengths": 2, "position_ids": torch.arange(4)}, "position_ids, prompt_lengths"),
+        ({"token_type_ids": [0] * 4, "text": "a b c", "words": ["a", "b", "c", "d"], "id": 4}, None),
+    ],
+)
+def test_columns_that_are_not_read_are_told(backbone, arguments, monkeypatch, columns, told):
+    warnings = []
+    monkeypatch.setattr(rows.logger, "warning", warnings.append)
+    args = arguments(MaskedDiffusionTrainingArguments)
+    MaskedDiffusionTrainer(backbone, args, train_dataset=[{"input_ids": IDS} | columns])
+    assert [text.split(" are not read")[0] for text in warnings] == ([f"train_dataset: {told}"] if told else [])
 
 
 @pytest.mark.parametrize("which", ["train_dataset", "eval_dataset", r"eval_dataset\['b'\]"])

@@ -183,7 +183,8 @@ class RemaskGenerate:
     decoder's do: where masks are appended, padding comes back on the left. Without new tokens it stays where it was.
 
     Args:
-        model: any masked language model whose output has `logits` (B, L, V); strategies that read quality also need
+        model: any masked language model of a family in `prism_hf.backbones`, or a module without `config.model_type`,
+            whose output has `logits` (B, L, V); strategies that read quality also need
             `quality_logits` (B, L). If its forward takes positions `logits_at` (B, W), and then gives logits (B, W, V),
             the LM head runs only where a step can decide; else it runs everywhere.
         input_ids: (B, L), of any integer type; `inputs`, as transformers calls them, is the same.

@@ -87,7 +87,7 @@ FAMILIES = {
     "roberta": {},
     "roberta/untied": {"tie_word_embeddings": False},
     "roberta-prelayernorm": {},
-    "roc_bert": {},
+    "roc_bert": {"shape_vocab_size": 10, "pronunciation_vocab_size": 10},
     "roformer": NARROW,
     "squeezebert": {
         "embedding_size": 16, "q_groups": 1, "k_groups": 1, "v_groups": 1, "post_attention_groups": 1,
@@ -168,7 +168,7 @@ def test_a_training_step_reaches_body_and_heads_and_parts_nothing(model, tmp_pat
         num_draft_tokens=2, unmasking_weight=1.0, min_timestep=0.5, report_to="none", save_strategy="no",
         disable_tqdm=True, use_cpu=True,
     )  # fmt: skip
-    rows = [{"input_ids": [5, 6, 7, 8, 9, 10]}, {"input_ids": [11, 12, 13, 14, 15, 16]}]
+    rows = [{"input_ids": [1, *range(at, at + 6)], "maskable": [0] + [1] * 6} for at in (5, 11)]
     PrismTrainer(model, args, train_dataset=rows).train()
     assert ties(model) == tied
     moved = {name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])}
@@ -186,6 +186,15 @@ def test_a_padded_row_is_generated_as_it_is_alone(model):
     together = model.generate(IDS, attention_mask=REAL, **settings)
     for row, real, generated in zip(IDS, REAL.bool(), together, strict=True):
         alone = model.generate(row[real][None], **settings)[0]
+        assert torch.equal(generated[-len(alone) :], alone)
+
+
+@pytest.mark.parametrize("name", ["convbert", "fnet", "mobilebert", "nystromformer"])
+def test_so_is_a_padded_row_of_a_bare_model(model):
+    settings = {"max_new_tokens": 4, "steps": 4, "mask_token_id": MASK, "cfg_scale": 1.0, "remask_strategy": "p2"}
+    together = remask_generate(model.backbone, IDS, attention_mask=REAL, **settings)
+    for row, real, generated in zip(IDS, REAL.bool(), together, strict=True):
+        alone = remask_generate(model.backbone, row[real][None], **settings)[0]
         assert torch.equal(generated[-len(alone) :], alone)
 
 

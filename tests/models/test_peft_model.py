@@ -215,8 +215,9 @@ OPTIONS = {
 }
 
 
-@pytest.mark.parametrize("name", OPTIONS)
-@pytest.mark.parametrize("adapter_name", ["default", "mine"])
+@pytest.mark.parametrize(
+    ("name", "adapter_name"), [*((name, "default") for name in OPTIONS), ("bias of all", "mine"), ("VB-LoRA", "mine")]
+)
 def test_options_of_peft_save_and_load(bare, tmp_path, name, adapter_name):
     base = PrismForMaskedDiffusion.from_pretrained(bare, mask_token_id=0)
     peft_config = copy.deepcopy(OPTIONS[name])

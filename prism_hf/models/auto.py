@@ -4,6 +4,7 @@ import os
 from dataclasses import fields
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
 from transformers import (
     CONFIG_MAPPING,
     AutoModelForMaskedLM,
@@ -47,4 +48,7 @@ def new_config(model_type: str, tokenizer: PreTrainedTokenizerBase, settings: di
     known = [*(field.name for field in fields(config_class)), *config_class.attribute_map, "mask_token_id"]
     check_names("field of model_config", settings, known)
     special = {name: getattr(tokenizer, name) for name in ("mask_token_id", "eos_token_id", "pad_token_id")}
-    return config_class(**{"vocab_size": len(tokenizer)} | special | settings)
+    try:
+        return config_class(**{"vocab_size": len(tokenizer)} | special | settings)
+    except StrictDataclassError as error:
+        raise ValueError(f"model_config={settings}: {error}") from error

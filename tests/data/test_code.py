@@ -372,3 +372,11 @@ def test_tokenizer_without_what_is_needed(tokenizer, tmp_path):
     plain.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}{{ add_generation_prompt }}"
     with pytest.raises(ValueError, match="does not begin with its prompt"):
         encode_code(rows, plain, apply_chat_template=True)
+
+
+def test_rows_that_are_no_utf8_are_named_with_their_line(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    rows = '{"instruction": "a", "code": "b"}\n{"instruction": "\u00e9", "code": "b"}\n'
+    path.write_bytes(rows.encode("latin-1"))
+    with pytest.raises(ValueError, match=r"rows.jsonl, line 2 is no UTF-8 text .*; save the file as UTF-8"):
+        load_code(path)

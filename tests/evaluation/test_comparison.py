@@ -135,8 +135,10 @@ def test_a_wrong_grid_is_refused(strategy, message):
 
 def test_a_wrong_setting_or_nothing_to_tune_on_stops_before_any_work(tmp_path):
     model, path = Solver(), tmp_path / "rows.jsonl"
-    bad = expand_grid([{"name": "none"}, {"name": "random", "num_remask": 1, "top_q": 0.5}], ["random"], [0], [5])
-    with pytest.raises(ValueError, match="'top_q'"):
+    with pytest.raises(ValueError, match="Unknown argument of the strategy random 'top_q'.*'top_p'"):
+        expand_grid([{"name": "none"}, {"name": "random", "num_remask": 1, "top_q": 0.5}], ["random"], [0], [5])
+    bad = expand_grid([{"name": "none"}, {"name": "random", "num_remask": 1, "top_p": 1.5}], ["random"], [0], [5])
+    with pytest.raises(ValueError, match="top_p=1.5"):
         compare(model, TASK, bad, path)
     with pytest.raises(ValueError, match="nothing to choose one on"):
         compare(model, replace(TASK, tuning_examples=PUZZLES[:0]), POINTS, path)

@@ -101,7 +101,10 @@ def test_a_rehearsed_step_allocates_what_the_trainer_does(tmp_path, config, lora
         peft_config = LoraConfig(**LORA if config is LLADA else {"r": 4, "target_modules": ["query", "value"]})
     args = args_for(tmp_path, min_timestep=0.999999, **settings)
     trainer = PrismTrainer(
-        build(config), args, peft_config=peft_config, train_dataset=[{"input_ids": torch.ones(LENGTH, dtype=torch.long)}]
+        build(config),
+        args,
+        peft_config=peft_config,
+        train_dataset=[{"input_ids": torch.ones(LENGTH, dtype=torch.long)}],
     )
     model = trainer.accelerator.prepare_model(trainer.model)  # with autocast, as in training
     if args.activation_checkpointing:

@@ -16,11 +16,17 @@ STRING = (
     r"|'(?:\\[\s\S]|[^'\\\n])*'?|\"(?:\\[\s\S]|[^\"\\\n])*\"?"
 )
 COMMENT = r"#(?:(?!</?py)[^\n])*"
-TAG = r"<[ \t]*py(?:thon)?3?[ \t]*>"
+TAG = r"<[ \t]*py(?:thon)?3?(?:[ \t][^<>\n]*)?>"
 END_TAG = r"<[ \t]*/[ \t]*py(?:thon)?3?[ \t]*>"
-FENCE = r"^[ \t]*(?P<mark>`{3,}|~{3,})(?P<language>[^\n`]*)\n"
+# Code may begin in the same line.
+FENCE = (
+    r"^[ \t]*(?P<mark>`{3,}|~{3,})"
+    r"(?:[ \t]*(?:python3?|py)?[ \t]*(?=(?:async[ ]|def[ ]|class[ ]|import[ ]|from[ ]|@))|[^\n`]*\n)"
+)
 IN_LINE = r"(`{1,3})(?:python3?[ \t]|py[ \t])?([^`\n]+)\1"
 FENCE_LINE = r"[ \t]*(?:`{3,}|~{3,})[^\n]*"
+# Quoted as in an answer to a mail.
+QUOTED = r"^[ \t]*>(?!>) ?(?:`{3}|~{3}|def )"
 PROMPTED = r"^[ \t]*(?:>>>|\.\.\.)(?: |$)"
 
 DEFINITION = r"^(?:async[ \t]+)?(?:def|class)[ \t]+(\w+)|^(\w+)[ \t]*=[ \t]*lambda\b"
@@ -53,7 +59,10 @@ def find_code(completion: str, entry_point: str | None = None) -> FoundCode:
     looks like code; of several such blocks the last, as a second one corrects the first. An end that is missing is that
     of the answer. Blocks that define what the chosen one calls go with it.
     """
-    text = completion.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
+    text = completion.replace("\r\n", "\n").replace("\r", "\n")
+    text = re.sub(r"^[\ufeff\u200b]+|[\ufeff\u200b]+$", "", text, flags=re.MULTILINE)
+    if re.search(QUOTED, text, re.MULTILINE):
+        text = re.sub(r"^[ \t]*>(?!>) ?", "", text, flags=re.MULTILINE)
     text = re.sub(r"^[ \t\u00a0]+", lambda match: match[0].replace("\u00a0", " "), text, flags=re.MULTILINE)
     tagged = tagged_blocks(text)
     found = {
@@ -118,7 +127,7 @@ def fenced_blocks(text: str, depth: int = 1) -> list[str]:
     fence = re.compile(FENCE, re.MULTILINE)
     while begin := fence.search(text, at):
         mark = begin["mark"]
-        stop, at = end_of_code(text, begin.end(), rf"^[ \t]*{re.escape(mark)}{re.escape(mark[0])}*[ \t]*$")
+        stop, at = end_of_code(text, begin.end(), rf"{re.escape(mark)}{re.escape(mark[0])}*[ \t]*$")
         block = text[begin.end() : stop]
         inner = fenced_blocks(block, depth - 1) if depth and len(mark) > 3 else []
         blocks += inner if any(map(defined, map(straighten, inner))) else [block]
@@ -174,7 +183,7 @@ def begins_code(line: str) -> bool:
 
 
 def is_code(line: str) -> bool:
-    return CODE_LINE.match(line[:300]) is not None
+    return CODE_LINE.match(line[:300]) is not None and not re.fullmatch(r"\[/?[A-Z]+\]", line)  # such as [PYTHON]
 
 
 def looks_like_code(code: str) -> bool:

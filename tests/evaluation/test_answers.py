@@ -48,6 +48,8 @@ ANSWERS = {
     "a helper in the block": (f"<py>\n{HELPER}\n\n{HELPED}\n</py>", "tags"),
     "imports in the block": (f"<py>\nfrom operator import add as total\n\n{HELPED}</py>", "tags"),
     "a lambda": ("<py>add = lambda a, b: a + b</py>", "tags"),
+    "an attribute": (IN_TAGS.replace("<py>", "<py lang='3'>"), "tags"),
+    "white space without width": (IN_TAGS.replace("<py>", "\u200b<py>\u200b"), "tags"),
     "in a fence": (f"```python\n{IN_TAGS}\n```", "tags"),
     "a stray fence": (f"<py>\n{ADD}\n```\n</py>", "tags"),
     # A fence in tags.
@@ -73,6 +75,8 @@ ANSWERS = {
     "tags in a fenced string": (FENCED.replace("    return", "    tags = '<py></py>'\n    return"), "fence"),
     "tags named, then a fence": (f"I leave <py> and </py> out.\n{FENCED}", "fence"),
     "in ticks": ("It is `def add(a, b): return a + b`.", "fence"),
+    "a fence quoted": ("Thus:\n" + "\n".join("> " + line for line in FENCED.split("\n")), "fence"),
+    "a fence and code in one line": (FENCED.replace("python\n", "python ").replace("\n```", "```"), "fence"),
     # Neither.
     "bare code": (ADD, "bare code"),
     "bare code, indented": (INDENTED, "bare code"),
@@ -83,6 +87,7 @@ ANSWERS = {
     "bare code, decorated": (f"import functools\n\n\n@functools.cache\n{ADD}\n\n\nprint(add(1, 2))", "bare code"),
     "bare code with a docstring at the margin": (ADD.replace("    return", f"{DOCSTRING}\n    return"), "bare code"),
     "bare code with a list at the margin": (f"NAMES = [\n'a',\n'b',\n]\n{ADD}", "bare code"),
+    "in brackets": (f"[PYTHON]\n{ADD}\n[/PYTHON]", "bare code"),
     "a session": (">>> def add(a, b):\n...     return a + b\n...\n>>> add(1, 2)\n3", "bare code"),
 }  # fmt: skip
 

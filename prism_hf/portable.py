@@ -10,8 +10,7 @@ TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{16,}\b")
 # The user and password of an address, and a path that begins at the root, of which the last part is a name.
 CREDENTIALS = re.compile(r"(?<=://)[^/\s@]+@")
 ABSOLUTE_PATH = re.compile(r"(?<![\w/.~:<-])(?:file:/{1,3})?/(?:[^\s/:,;=\"']+/)+([^\s/:,;=\"']*)")
-
-
+# Entries of a config that hold a token.
 TOKEN_NAMES = ("token", "hub_token", "use_auth_token")
 
 

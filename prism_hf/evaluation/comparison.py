@@ -12,11 +12,10 @@ from torch import Tensor
 from prism_hf.fields import NotNegative, Positive, check_arguments, check_names, check_value
 from prism_hf.generation import STRATEGIES, Order, RemaskGenerationConfig
 
-from .evaluate_settings import COMPLETIONS, check_settings, evaluate_settings
+from .evaluate_settings import COMPLETIONS, RETRYING, check_settings, evaluate_settings
 from .task import Task
 
 AXES = ("orders", "temperatures", "budgets")
-RETRYING = ("retries", "retry_below", "hide")
 # Keys of a strategy in a grid that the grid itself gives, with what to write instead.
 FROM_THE_GRID = {
     "order": "orders", "temperature": "temperatures", "do_sample": "temperatures", "steps": "budgets",
@@ -140,8 +139,8 @@ def compare(
     """Choose among the candidates of each row on the tuning examples, then complete the reported examples with it.
 
     Results go to `path` as `evaluate_settings` writes them, with the completions in files beside it, those of tuning
-    with `"split": "tuning"`. What is there
-    for the same weights, examples, batch size, seed and precision is not computed again.
+    with `"split": "tuning"`. What is there for the same weights, examples, batch size, seed and precision is not
+    computed again.
 
     Returns one dict a row, in the order of the grid: the finished setting, `label`, `order`, `temperature`, `budget`,
     `arguments`, `scores` (N,), `measures`, and `candidates`: where there were several, the arguments, the mean score

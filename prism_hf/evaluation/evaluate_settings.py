@@ -41,6 +41,8 @@ from .digests import digest, json_digest, weights_digest
 COMPLETIONS = "completions"
 # Stands in examples where they are shorter than others. It is attended by nothing, and 0 in what `measure` gets.
 PADDING = -1
+# Of a setting, what `generate_with_retries` takes beside the arguments of `remask_generate`.
+RETRYING = ("retries", "retry_below", "hide")
 
 
 def evaluate_settings(
@@ -247,8 +249,7 @@ def strategy_fields(strategy: str | dict[str, Any]) -> dict[str, Any]:
 
 def attempts_of(setting: dict[str, Any]) -> list[dict[str, Any]]:
     """The settings of the one or more generations that a setting stands for."""
-    of_retries = ("retries", "retry_below", "hide")
-    first = {name: value for name, value in setting.items() if name not in of_retries}
+    first = {name: value for name, value in setting.items() if name not in RETRYING}
     return [first, *(first | retry for retry in setting.get("retries", []))]
 
 

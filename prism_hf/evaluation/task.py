@@ -21,7 +21,7 @@ class Task:
     number or a few words. judge: the score, and of each example what is kept in a file beside the results, such as its
     text; if None, its tokens are. made_with: what results depend on beside the examples, kept with them. tuning_seed:
     added to the sampler's seed for the examples to tune on, where it is not the examples but their random numbers that
-    differ.
+    differ. never_drawn: tokens that no sampler may draw.
     """
 
     examples: Tensor
@@ -33,14 +33,13 @@ class Task:
     made_with: dict[str, Any] = field(default_factory=dict)
     tuning_seed: int = 0
     judge: Callable[[Tensor, Tensor], tuple[Tensor, list[dict[str, Any]]]] | None = None
+    never_drawn: list[int] = field(default_factory=list)
 
     def judged(self, sequences: Tensor, examples: Tensor) -> tuple[Tensor, list[dict[str, Any]]]:
         """The scores of completed examples, and what is kept of each."""
         if self.judge is not None:
             return self.judge(sequences, examples)
         return self.score(sequences, examples), [{"tokens": row} for row in sequences.tolist()]
-
-    never_drawn: list[int] = field(default_factory=list)
 
 
 def load_tokenizer(name: str, vocab_size: int, remedy: str) -> PreTrainedTokenizerBase:

@@ -13,6 +13,8 @@ from transformers import TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from prism_hf.data.jsonl import write_whole
+
 NAME = re.compile(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)")
 SAVING, DELETING = ".saving-", ".deleting-"
 # What training goes on with, and the files of which one holds it. DeepSpeed has a folder for weights and optimizer.
@@ -91,10 +93,7 @@ def hide_best_path(state_file: str | Path) -> None:
     path = Path(state_file)
     state = json.loads(path.read_text(encoding="utf-8"))
     if state["best_model_checkpoint"] is not None:
-        aside = path.with_name(f".{path.name}")
-        text = json.dumps(state | {"best_model_checkpoint": None}, indent=2, sort_keys=True) + "\n"
-        aside.write_text(text, encoding="utf-8")
-        os.replace(aside, path)
+        write_whole(path, [json.dumps(state | {"best_model_checkpoint": None}, indent=2, sort_keys=True)])
 
 
 @contextmanager

@@ -28,6 +28,7 @@ from prism_hf.diffusion.drafting import exclude_token
 from prism_hf.diffusion.losses import unmasking_loss
 from prism_hf.diffusion.noising import mask_tokens
 from prism_hf.diffusion.schedules import SCHEDULES, antithetic_timesteps
+from prism_hf.generation.checks import vocabulary_size
 from prism_hf.generation.families import family_of, logits_of
 from prism_hf.hub import TrainingRecord, unwrapped, write_card, write_files
 from prism_hf.models.loading import naming_damage
@@ -52,7 +53,7 @@ from .training_arguments import MaskedDiffusionTrainingArguments, arguments_of
 
 logger = logging.get_logger(__name__)
 
-T = TypeVar("T")
+T = TypeVar("T")  # of a loss: a tensor in a step, a number in what is logged
 
 # Names that tell a reader nothing: of what `datasets` read from local files or made in memory, and of Python's types.
 UNNAMED_DATASETS = (None, "csv", "json", "parquet", "text", "arrow", "generator", "list", "Dataset", "TensorDataset")
@@ -62,7 +63,6 @@ STATE_FILES = (
     "trainer_state.json", "optimizer*", "scheduler.pt", "scaler.pt", "rng_state*", EMA_FILE, "*_fsdp*", "global_step*",
     "latest", "zero_to_fp32.py",
 )  # fmt: skip
-
 
 # The key under which a batch holds its `Noised`, once the whole accumulation window is known.
 NOISED = "noised"
@@ -172,7 +172,7 @@ class MaskedDiffusionTrainer(Trainer):
                 "The mask token is unknown: set model.config.mask_token_id, or pass a processing_class with a mask "
                 "token (tokenizer.add_special_tokens({'mask_token': ...}))."
             )
-        vocab_size = getattr(self.model.config, "vocab_size", None)
+        vocab_size = vocabulary_size(self.model)
         self.row_reader = RowReader(self.mask_token_id, vocab_size, unlearned_ids(processing_class))
         if data_collator is None:
             pad_token_id = getattr(processing_class, "pad_token_id", None)

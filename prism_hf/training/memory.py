@@ -31,10 +31,11 @@ from transformers import AutoModelForMaskedLM, PreTrainedConfig
 from prism_hf.diffusion.drafting import exclude_token, invert_cdf, nucleus
 from prism_hf.diffusion.losses import linear_unmasking_loss, quality_loss
 from prism_hf.fields import Allowed, Positive, check_arguments
+from prism_hf.hub import unwrapped
 from prism_hf.models.prism import PrismConfig, PrismForMaskedDiffusion
 
 from .muon import hidden_matrices
-from .quality_trainer import QUALITY_HEAD, adapt
+from .quality_trainer import QUALITY_HEAD, adapt, freeze_backbone
 from .training_arguments import PrismTrainingArguments
 
 STRATEGIES = ("ddp", "fsdp2", "zero-2", "zero-3")
@@ -280,8 +281,7 @@ def build_on_meta(backbone_config, args, dtype, attn_implementation, peft_config
             if isinstance(module, nn.Dropout):
                 model.set_submodule(name, FusedDropout(module.p))
     if args.freeze_backbone:
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad_(parameter.requires_grad and QUALITY_HEAD in name)
+        freeze_backbone(model)
     if args.activation_checkpointing:
         model.activation_checkpointing_enable(args.activation_checkpointing_kwargs)
     return model.train()
@@ -306,7 +306,7 @@ def materialise(model: nn.Module, dtype: torch.dtype | None) -> None:
 
 def rehearse_step(model, args: PrismTrainingArguments, length: int, tracker: MemoryTracker, float32_outputs: bool):
     """What `PrismTrainer.training_step` computes, on sequences that are masked throughout; it must change with that."""
-    prism = model.get_base_model() if isinstance(model, PeftModel) else model
+    prism = unwrapped(model)
     decoder, mask = prism.decoder, prism.config.mask_token_id
     batch_size, autocast = args.per_device_train_batch_size, torch.autocast("cpu", torch.bfloat16, enabled=args.bf16)
     for parameter in model.parameters():
@@ -321,8 +321,7 @@ def rehearse_step(model, args: PrismTrainingArguments, length: int, tracker: Mem
         states = prism.adapter.prediction_states(prism.backbone, kept, outputs)
         return (states.float() if float32_outputs else states).to(decoder.weight.dtype)
 
-    trains_posterior = not args.freeze_backbone and args.unmasking_weight > 0
-    with torch.set_grad_enabled(trains_posterior), autocast:
+    with torch.set_grad_enabled(args.trains_posterior), autocast:
         states = prediction_states()
         tracker.label = "logits"
         targets, weights = torch.empty_like(every), torch.empty(every.shape)
@@ -331,7 +330,7 @@ def rehearse_step(model, args: PrismTrainingArguments, length: int, tracker: Mem
         for _ in range(args.num_drafts):
             draw_tokens(args, decoder, states.detach()[drafted], mask)
         tracker.label = "backward"
-        if trains_posterior:
+        if args.trains_posterior:
             loss.backward()
         del states, loss
 
@@ -369,7 +368,7 @@ def communication_bytes(model: nn.Module, strategy: str, num_gpus: int) -> int:
         return ZERO_BUCKET * itemsize
     if strategy == "zero-3":
         return (ZERO_BUCKET + min(ZERO_3_LIVE, sum(parameter.numel() for parameter in parameters))) * itemsize
-    kinds = set((model.get_base_model() if isinstance(model, PeftModel) else model)._no_split_modules)
+    kinds = set(unwrapped(model)._no_split_modules)
     layers = [
         [p for p in m.parameters() if p.is_floating_point()] for m in model.modules() if type(m).__name__ in kinds
     ]

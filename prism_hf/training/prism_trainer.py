@@ -11,10 +11,9 @@ from torch.nn.parallel import DistributedDataParallel
 from prism_hf.diffusion.drafting import draft
 from prism_hf.diffusion.losses import linear_unmasking_loss, mapped_unmasking_loss, quality_loss
 from prism_hf.generation import RemaskGenerationConfig
-from prism_hf.models.prism.peft_model import QUALITY_HEAD
 
 from .masked_diffusion_trainer import Noised, T
-from .quality_trainer import JudgedDrafts, QualityTrainer, touching_all
+from .quality_trainer import JudgedDrafts, QualityTrainer, freeze_backbone, touching_all
 from .sharding import gathered
 from .training_arguments import PrismTrainingArguments
 
@@ -51,12 +50,7 @@ class PrismTrainer(QualityTrainer):
         if isinstance(generation_config, RemaskGenerationConfig) and generation_config.remask_strategy is None:
             generation_config.remask_strategy = "prism"  # "none" would be somebody's choice
         if self.args.freeze_backbone:
-            for name, parameter in self.model.named_parameters():
-                parameter.requires_grad_(parameter.requires_grad and QUALITY_HEAD in name)
-
-    @property
-    def trains_posterior(self) -> bool:
-        return not self.args.freeze_backbone and self.args.unmasking_weight > 0
+            freeze_backbone(self.model)
 
     # Loss
 
@@ -104,7 +98,7 @@ class PrismTrainer(QualityTrainer):
     def unmask_and_draft(self, model, noised: Noised) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The first forward: the unmasking loss, and the drafts `y` and `filled`, (num_drafts * B, L)."""
         args = self.args
-        has_gradient = torch.is_grad_enabled() and self.trains_posterior
+        has_gradient = torch.is_grad_enabled() and args.trains_posterior
         backpropagates = has_gradient and model.training
         decoder = self.accelerator.unwrap_model(model).decoder
         with torch.set_grad_enabled(has_gradient), self.first_backward(model), self.accelerator.autocast():

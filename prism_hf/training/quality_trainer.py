@@ -49,6 +49,12 @@ def adapt(model, peft_config: PeftConfig, args: QualityTrainingArguments) -> Pef
     return model
 
 
+def freeze_backbone(model) -> None:
+    """Of what is trained, leave the quality head alone."""
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(parameter.requires_grad and QUALITY_HEAD in name)
+
+
 def touching_all(loss: torch.Tensor, model) -> torch.Tensor:
     """The loss, with a gradient of 0 for the parameters that it does not depend on.
 
@@ -125,7 +131,7 @@ class QualityTrainer(MaskedDiffusionTrainer):
         if self.args.head_learning_rate is None:
             return optimizer
         named = (self.model if model is None else model).named_parameters()
-        head = {id(parameter) for name, parameter in named if "quality_head" in name}
+        head = {id(parameter) for name, parameter in named if QUALITY_HEAD in name}
         for group in list(optimizer.param_groups):
             heads = [parameter for parameter in group["params"] if id(parameter) in head]
             if heads and group["lr"] != self.args.head_learning_rate:

@@ -176,6 +176,11 @@ class PrismTrainingArguments(QualityTrainingArguments):
         default=False, metadata={"help": "Train the head only; the unmasking loss then has no gradient."}
     )
 
+    @property
+    def trains_posterior(self) -> bool:
+        """Whether the unmasking loss has a gradient."""
+        return not self.freeze_backbone and self.unmasking_weight > 0
+
     def __post_init__(self):
         super().__post_init__()
         if self.draft_steps > self.num_draft_tokens:

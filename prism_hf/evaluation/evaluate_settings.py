@@ -21,7 +21,7 @@ from prism_hf.generation import (
     remask_generate,
 )
 from prism_hf.generation.denoising import check_quality
-from prism_hf.generation.strategies import resolve_strategy
+from prism_hf.generation.strategies import needs, resolve_strategy
 
 from ..data.jsonl import (
     append_line,
@@ -201,7 +201,7 @@ def check_settings(model, settings: list[dict[str, Any]], critic=None) -> None:
     for setting in settings:
         for attempt in attempts_of(setting):
             config = prepare_generation_config(model, None, **keyword_arguments(attempt, critic))
-            if getattr(resolve_strategy(config.remask_strategy), "needs_quality", False):
+            if needs(resolve_strategy(config.remask_strategy), "quality"):
                 check_quality(model)
 
 

@@ -11,10 +11,9 @@ from prism_hf.fields import Allowed, Count, Fraction, NotNegative, Positive, che
 
 from .left_to_right import reason_against
 from .orders import ORDERS
-from .strategies import field_names, name_of, resolve_strategy, selection_of, strategy_to_saved
+from .strategies import field_names, has_loop, name_of, needs, resolve_strategy, selection_of, strategy_to_saved
 
 logger = logging.get_logger(__name__)
-
 
 CACHES = ("prefix", "dual")
 DECIDED_BY_STRATEGY = ("num_remask", "eta", "quality_threshold", "confidence_threshold", "loop_steps")
@@ -222,7 +221,13 @@ class RemaskGenerationConfig(GenerationConfig):
         """Raise ValueError where fields contradict one another, once defaults and call arguments are all in."""
         self.validate()
         strategy = resolve_strategy(self.remask_strategy)
-        selection = selection_of(strategy)
+        self.check_strategy(strategy)
+        self.check_cache(strategy)
+        self.check_steps(strategy)
+        self.check_outputs(strategy)
+
+    def check_strategy(self, strategy: Any) -> None:
+        """Raise ValueError for settings that the strategy decides itself, or that it cannot serve."""
         decided = decided_by(strategy)
         for name in decided:
             if getattr(self, name):
@@ -231,51 +236,55 @@ class RemaskGenerationConfig(GenerationConfig):
                     f"decides itself what is remasked and filled: leave {name} out, or set it to "
                     f"{self._get_default_generation_params().get(name)}."
                 )
-        if decided and self.order != ORDER_OF[selection]:
+        if decided and self.order != ORDER_OF[selection_of(strategy)]:
             raise ValueError(
                 f"order={self.order!r} does not go with remask_strategy {name_of(strategy)}, which decides itself what "
                 "is filled: leave order out, or set it to None."
             )
         if hasattr(strategy, "check_config"):
             strategy.check_config(self)
-        if (
-            strategy is not None
-            and self.quality_threshold is not None
-            and not getattr(strategy, "needs_quality", False)
-        ):
+        if strategy is not None and self.quality_threshold is not None and not needs(strategy, "quality"):
             raise ValueError(
                 f"quality_threshold={self.quality_threshold} needs a strategy that reads quality, such as 'prism'; "
                 f"got remask_strategy={self.remask_strategy!r}."
             )
-        if self.cache is not None and self.block_length is None:
-            raise ValueError(
-                f"cache={self.cache!r} needs block_length: what a block does not hold is reused within it."
-            )
-        if self.cache is not None and getattr(strategy, "needs_probs", False):
-            raise ValueError(
-                f"cache={self.cache!r} leaves out most positions, and remask_strategy={self.remask_strategy!r} reads "
-                "the posterior of all: set cache=None."
-            )
-        if self.cache is not None and getattr(strategy, "needs_shadows", False):
-            raise ValueError(
-                f"cache={self.cache!r} does not go with remask_strategy={self.remask_strategy!r}, whose shadow tokens "
-                "have no place in it: set cache=None."
-            )
+
+    def check_cache(self, strategy: Any) -> None:
+        """Raise ValueError for a cache without blocks, or with a strategy that reads what it leaves out."""
         if self.cache_refresh_interval is not None and self.cache is None:
             raise ValueError(
                 f"cache_refresh_interval={self.cache_refresh_interval} has nothing to refresh: set cache to one of "
                 f"{sorted(CACHES)}."
             )
+        if self.cache is None:
+            return
+        if self.block_length is None:
+            raise ValueError(
+                f"cache={self.cache!r} needs block_length: what a block does not hold is reused within it."
+            )
+        if needs(strategy, "probs"):
+            raise ValueError(
+                f"cache={self.cache!r} leaves out most positions, and remask_strategy={self.remask_strategy!r} reads "
+                "the posterior of all: set cache=None."
+            )
+        if needs(strategy, "shadows"):
+            raise ValueError(
+                f"cache={self.cache!r} does not go with remask_strategy={self.remask_strategy!r}, whose shadow tokens "
+                "have no place in it: set cache=None."
+            )
+
+    def check_steps(self, strategy: Any) -> None:
+        """Raise ValueError for a window, a loop, blocks and thresholds that do not go together."""
         if self.remask_start > self.remask_end:
             raise ValueError(f"remask_start={self.remask_start} is after remask_end={self.remask_end}: exchange them.")
-        has_loop = getattr(strategy, "has_loop", False)
-        if self.loop_steps and self.loop_start is None and not has_loop:
+        if self.loop_steps and self.loop_start is None and not has_loop(strategy):
             raise ValueError(f"loop_steps={self.loop_steps} needs loop_start: the step before which the loop runs.")
         if None not in (self.steps, self.loop_start) and self.loop_steps and self.loop_start > self.steps:
             raise ValueError(f"loop_start={self.loop_start} is after the last of steps={self.steps}: lower it.")
+        only_loop = ("block_length", "loop_steps", "only 'prism_loop' has a loop in each block")
         for name, other, reason in (
             ("block_length", "eta", "num_remask says how many to remask in a block"),
-            *([] if has_loop else [("block_length", "loop_steps", "only 'prism_loop' has a loop in each block")]),
+            *([] if has_loop(strategy) else [only_loop]),
             ("confidence_threshold", "loop_steps", "the loop holds a count that the threshold does not keep"),
         ):
             if getattr(self, name) is not None and getattr(self, other):
@@ -286,6 +295,9 @@ class RemaskGenerationConfig(GenerationConfig):
             raise ValueError(
                 f"confidence_threshold={self.confidence_threshold} needs order='confidence', got {self.order!r}."
             )
+
+    def check_outputs(self, strategy: Any) -> None:
+        """Raise ValueError for several sequences that would be one, and for a trajectory that nobody would get."""
         draws = (self.do_sample and self.temperature > 0) or self.order == "random" or self.loop_steps
         draws = draws or self.eta or not (strategy is None or self.remask_strategy in DETERMINISTIC)
         if self.num_return_sequences > 1 and not draws:

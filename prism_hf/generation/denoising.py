@@ -21,7 +21,7 @@ from .posterior import posterior_of
 from .remdm import AncestralSampling
 from .sampling import ban_words, draw_tokens, left_contexts, probability_of, uniform, warp
 from .shadows import add_shadows
-from .strategies import RemaskStrategy, StepState, ask, selection_of
+from .strategies import RemaskStrategy, StepState, ask, needs, selection_of
 
 ANCESTRAL = AncestralSampling()
 NAN_QUALITY = (
@@ -176,7 +176,7 @@ class Sampler:
     logits_processor: Callable | None
 
     def needs(self, what: str) -> bool:
-        return bool(getattr(self.strategy, f"needs_{what}", False))
+        return needs(self.strategy, what)
 
 
 class Progress(NamedTuple):

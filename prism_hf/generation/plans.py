@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 
 from .configuration_remask import RemaskGenerationConfig
-from .strategies import StepState, resolve_strategy, selection_of
+from .strategies import StepState, has_loop, resolve_strategy, selection_of
 
 
 class RowStep(NamedTuple):
@@ -89,7 +89,7 @@ def remasks_at(step: int, steps: int, config: RemaskGenerationConfig) -> bool:
 
 def loop_of(config: RemaskGenerationConfig, steps: int) -> tuple[int, int]:
     """The base step before which the loop comes, and its number of steps."""
-    if not (config.loop_steps or getattr(resolve_strategy(config.remask_strategy), "has_loop", False)):
+    if not (config.loop_steps or has_loop(resolve_strategy(config.remask_strategy))):
         return 0, 0
     start = max(7 * steps // 8, 1) if config.loop_start is None else config.loop_start
     return start, config.loop_steps or -(-steps // 2)

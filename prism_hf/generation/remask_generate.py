@@ -39,7 +39,7 @@ from .families import family_of
 from .plans import PlannedStep, adapts, loop_of, plan_steps
 from .shadows import check_shadows
 from .stopping import as_ids, end_rows
-from .strategies import STRATEGIES, RemaskStrategy, field_names, resolve_strategy
+from .strategies import STRATEGIES, RemaskStrategy, field_names, needs, resolve_strategy
 from .streaming import Stream
 from .trajectory import Trajectory
 
@@ -148,14 +148,14 @@ def prepare_generation(
     strategy = resolve_strategy(config.remask_strategy)
     check_inputs(model, input_ids, attention_mask, token_type_ids)
     check_tokens(model, config)
-    if getattr(strategy, "needs_quality", False):
+    if needs(strategy, "quality"):
         check_quality(model)
     canvas = prepare_canvas(input_ids, attention_mask, config, token_type_ids)
     lengths = canvas.given.sum(-1) + canvas.fillable.sum(-1) - canvas.num_new
     check_lengths(model, lengths[:: config.num_return_sequences].tolist(), canvas.num_new, input_ids.shape[1])
     if config.cache:
         check_cache(model, canvas, config)
-    if getattr(strategy, "needs_shadows", False):
+    if needs(strategy, "shadows"):
         check_shadows(model, config)
     num_masks = canvas.fillable.sum(-1).tolist()
     most_masks = max(num_masks, default=0)
@@ -279,7 +279,7 @@ def run(
     config, strategy, canvas, plan = generation.config, generation.strategy, generation.canvas, generation.plan
     steps, pad_token_id, num_masks = generation.steps, generation.pad_token_id, canvas.fillable.sum(-1)
     can_end = bool(stopping_criteria) or (config.eos_token_id is not None and canvas.num_new > 0)
-    read = make_reader(model, canvas, config, getattr(strategy, "needs_quality", False))
+    read = make_reader(model, canvas, config, needs(strategy, "quality"))
     eos_token_ids = torch.tensor(as_ids(config.eos_token_id), dtype=torch.long, device=canvas.tokens.device)
     stream = None if streamer is None else Stream(streamer, canvas)
     if stream is not None:

@@ -228,6 +228,16 @@ def selection_of(strategy: RemaskStrategy | None) -> str:
     return getattr(strategy, "selection", "lowest")
 
 
+def needs(strategy: RemaskStrategy | None, what: str) -> bool:
+    """Whether the strategy asks for `what`: "quality", "probs", "token_probs", "confidence" or "shadows"."""
+    return bool(getattr(strategy, f"needs_{what}", False))
+
+
+def has_loop(strategy: RemaskStrategy | None) -> bool:
+    """Whether the strategy has a loop stage of its own."""
+    return bool(getattr(strategy, "has_loop", False))
+
+
 def name_of(strategy: RemaskStrategy) -> str:
     """What a user would recognise a strategy by in a message."""
     registered = [name for name, cls in STRATEGIES.items() if type(strategy) is cls]

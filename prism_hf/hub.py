@@ -150,6 +150,11 @@ def unwrapped(model):
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
+def record_of(model) -> TrainingRecord | None:
+    """What a trainer has left with a model."""
+    return getattr(unwrapped(model), "training_record", None)
+
+
 def hub_id(name: str | os.PathLike | None) -> str | None:
     """`name` if it can be a model id on the Hub, which refuses a card with any other `base_model`; else None."""
     if not name or os.path.exists(name):
@@ -187,7 +192,7 @@ def write_files(
             part = "" if name == "default" else name
             base = base_from(peft_config.base_model_name_or_path, location / part, public)
             complete_adapter_config(folder / part / ADAPTER_CONFIG, inner, base)
-    record = getattr(inner, "training_record", None)
+    record = record_of(model)
     if record is not None:
         (folder / TRAINING_ARGUMENTS).write_text(json.dumps(record.arguments, indent=2) + "\n", encoding="utf-8")
         if record.tokenizer is not None:
@@ -262,53 +267,21 @@ def model_card(
     The last evaluation, the dataset and the training arguments come from `model.training_record`. `dataset` is a name
     for the reader, `dataset_tags` are ids of datasets on the Hub.
     """
-    inner, is_adapter = unwrapped(model), hasattr(model, "get_base_model")
-    has_head = hasattr(inner, "quality_head")
-    record = getattr(inner, "training_record", None)
+    record, is_adapter = record_of(model), hasattr(model, "get_base_model")
     base = finetuned_from or base_model_name(model)
-    base_id = hub_id(base) if base != repo_id else None
-    dataset_tags = [dataset_tags] if isinstance(dataset_tags, str) else dataset_tags
+    base = None if base == repo_id else base
     denoiser = portable(record.denoiser) if record else None
-    is_prism = has_head and denoiser is None
-    own_tags = ["masked-diffusion", *(["prism"] if is_prism else []), "custom_generate", "prism_hf"]
-    if denoiser is not None:
-        own_tags.remove("custom_generate")
-    if is_adapter:
-        own_tags.append(model.active_peft_config.peft_type.value.lower())
-    given_tags = [tags] if isinstance(tags, str) else tags or []
+    dataset_tags = [dataset_tags] if isinstance(dataset_tags, str) else dataset_tags
     data = ModelCardData(
-        base_model=base_id,
-        base_model_relation=base_id and ("adapter" if is_adapter else "finetune"),
+        base_model=hub_id(base),
+        base_model_relation=hub_id(base) and ("adapter" if is_adapter else "finetune"),
         library_name="peft" if is_adapter else "transformers",
-        tags=list(dict.fromkeys([*own_tags, *(getattr(inner, "model_tags", None) or []), *given_tags])),
+        tags=card_tags(model, denoiser, [tags] if isinstance(tags, str) else tags or []),
         datasets=dataset_tags,
         license=license,
         language=language,
     )
-    facts = []
-    if denoiser is not None:
-        facts.append(("Judges drafts of", denoiser if hub_id(denoiser) else Path(denoiser).name))
-    if base is not None and base != repo_id:
-        facts.append(("Base model", f"[{base_id}](https://huggingface.co/{base_id})" if base_id else Path(base).name))
-    if dataset := dataset or ", ".join(dataset_tags or []) or (record and portable(record.dataset)):
-        facts.append(("Dataset", dataset))
-    if is_adapter:
-        facts.append(("Adapter", describe_adapter(model.active_peft_config)))
-    if has_head:
-        facts.append(("Quality head", f"`{inner.config.head_type}`"))
-    arguments = record.arguments if record else {}
-    unused = "num_train_epochs" if arguments.get("max_steps", -1) > 0 else "max_steps"
-    shown = [name for name in SHOWN_ARGUMENTS if arguments.get(name) is not None and name != unused]
-    facts += [(f"`{name}`", arguments[name]) for name in shown]
-    metrics = {
-        name: value for name, value in (record.metrics if record else {}).items() if not name.endswith(SPEED_METRICS)
-    }
-    if denoiser is not None:
-        abstract, citation = TOKEN_CRITIC_ABSTRACT, TOKEN_CRITIC_CITATION
-    elif has_head:
-        abstract, citation = PRISM_ABSTRACT, PRISM_CITATION
-    else:
-        abstract, citation = MDM_ABSTRACT, MDLM_CITATION
+    abstract, citation = about(model, denoiser)
     sections = [
         f"# {model_name or Path(repo_id).name}",
         abstract,
@@ -321,15 +294,56 @@ def model_card(
             "The sampler also serves a model of your own, with prism_hf installed: "
             f"`model.generate(input_ids, custom_generate={repo_id!r}, trust_remote_code=True)`."
         )
-    if facts:
+    dataset = dataset or ", ".join(dataset_tags or []) or (record and portable(record.dataset))
+    if facts := training_facts(model, base, dataset, denoiser):
         sections += ["## Training", table(("", ""), facts)]
-    if arguments:
+    if record and record.arguments:
         sections.append(f"All arguments are in [{TRAINING_ARGUMENTS}]({TRAINING_ARGUMENTS}).")
-    if metrics:
-        rows = [(f"`{name}`", f"{value:.6g}") for name, value in metrics.items()]
+    metrics = record.metrics if record else {}
+    if rows := [(f"`{name}`", f"{metrics[name]:.6g}") for name in metrics if not name.endswith(SPEED_METRICS)]:
         sections += ["## Last evaluation", table(("Metric", "Value"), rows)]
     sections += ["## Citation", f"```bibtex\n{citation}\n```"]
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(sections) + "\n")
+
+
+def card_tags(model, denoiser: str | None, given: list[str]) -> list[str]:
+    """The tags of a model: those of its kind, those that it carries, and the `given` ones."""
+    inner, tags = unwrapped(model), ["masked-diffusion"]
+    if denoiser is None:
+        tags += [*(["prism"] if hasattr(inner, "quality_head") else []), "custom_generate"]
+    tags.append("prism_hf")
+    if hasattr(model, "get_base_model"):
+        tags.append(model.active_peft_config.peft_type.value.lower())
+    return list(dict.fromkeys([*tags, *(getattr(inner, "model_tags", None) or []), *given]))
+
+
+def about(model, denoiser: str | None) -> tuple[str, str]:
+    """What a model of this kind is, and what to cite."""
+    if denoiser is not None:
+        return TOKEN_CRITIC_ABSTRACT, TOKEN_CRITIC_CITATION
+    if hasattr(unwrapped(model), "quality_head"):
+        return PRISM_ABSTRACT, PRISM_CITATION
+    return MDM_ABSTRACT, MDLM_CITATION
+
+
+def training_facts(model, base: str | None, dataset: str | None, denoiser: str | None) -> list[tuple[str, Any]]:
+    """What is known of a model's training, as pairs of a name and a value."""
+    facts, inner, record = [], unwrapped(model), record_of(model)
+    if denoiser is not None:
+        facts.append(("Judges drafts of", denoiser if hub_id(denoiser) else Path(denoiser).name))
+    if base is not None:
+        name = hub_id(base)
+        facts.append(("Base model", f"[{name}](https://huggingface.co/{name})" if name else Path(base).name))
+    if dataset:
+        facts.append(("Dataset", dataset))
+    if hasattr(model, "get_base_model"):
+        facts.append(("Adapter", describe_adapter(model.active_peft_config)))
+    if hasattr(inner, "quality_head"):
+        facts.append(("Quality head", f"`{inner.config.head_type}`"))
+    arguments = record.arguments if record else {}
+    unused = "num_train_epochs" if arguments.get("max_steps", -1) > 0 else "max_steps"
+    shown = [name for name in SHOWN_ARGUMENTS if arguments.get(name) is not None and name != unused]
+    return [*facts, *((f"`{name}`", arguments[name]) for name in shown)]
 
 
 def table(header: tuple[str, str], rows: list[tuple[str, Any]]) -> str:
@@ -348,7 +362,7 @@ def describe_adapter(config) -> str:
 def usage(model, repo_id: str) -> str:
     """Python code that loads `repo_id` and generates, with what the training record tells of tokenizer and length."""
     inner = unwrapped(model)
-    record, config = getattr(inner, "training_record", None), inner.config
+    record, config = record_of(model), inner.config
     mask_token_id = record.mask_token_id if record else config.mask_token_id
     tokenizer = record.tokenizer if record else None
 

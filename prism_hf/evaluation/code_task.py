@@ -75,47 +75,20 @@ def load_code(
         encode_problems(each, own_tokenizer, max_new_tokens, mask_token_id, apply_chat_template)
         for each in (problems, tuning_problems)
     )
-
-    examples = examples.repeat_interleave(num_samples, dim=0)
-
-    def answers_to(sequences: Tensor, asked_for: Tensor) -> tuple[list[CodeProblem], int, list[str]]:
-        """The problems, how many answers there are to each, and the answers."""
-        tuned = len(tuning_problems) > 0 and torch.equal(asked_for, tuning_examples)
-        asked, samples = (tuning_problems, 1) if tuned else (problems, num_samples)
-        return asked, samples, completions(sequences[:, -max_new_tokens:], own_tokenizer)
-
-    def judge(sequences: Tensor, asked_for: Tensor) -> tuple[Tensor, list[dict[str, Any]]]:
-        asked, samples, texts = answers_to(sequences, asked_for)
-        each = [problem for problem in asked for _ in range(samples)]
-        rows = score_completions(each, texts, isolation=isolation, timeout=timeout, num_workers=num_workers)
-        passed = torch.tensor([row["passed"] for row in rows])
-        return passed if samples == 1 else passed.double().view(-1, samples).mean(-1), rows
-
-    def found(scores: Tensor, sequences: Tensor, asked_for: Tensor) -> str:
-        asked, samples, texts = answers_to(sequences, asked_for)
-        names = [problem.entry_point for problem in asked for _ in range(samples)]
-        return count_forms(find_code(text, name).form for text, name in zip(texts, names, strict=True))
-
-    def pass_at(k: int) -> Callable[[Tensor, Tensor, Tensor], float]:
-        def measure(scores: Tensor, sequences: Tensor, asked_for: Tensor) -> float:
-            if len(scores) == len(sequences):  # one answer each: nothing is known of more
-                return math.nan
-            right = (scores * num_samples).round().int().tolist()
-            return sum(pass_at_k(num_samples, number, k) for number in right) / len(right)
-
-        return measure
-
-    more = sorted({k for k in (10, 100, num_samples) if 1 < k <= num_samples})
+    judge, measures = make_measures(
+        problems, tuning_problems, tuning_examples, own_tokenizer, max_new_tokens, num_samples,
+        isolation=isolation, timeout=timeout, num_workers=num_workers,
+    )  # fmt: skip
     origin = f"{len(problems)} problems of {Path(problems_file).name}, {max_new_tokens} tokens for each answer."
     if tuning_problems:
         origin += f" Arguments were chosen on {len(tuning_problems)} others, of MBPP's validation split."
     return Task(
-        examples=examples,
+        examples=examples.repeat_interleave(num_samples, dim=0),
         tuning_examples=tuning_examples,
         score=lambda sequences, asked_for: judge(sequences, asked_for)[0],
         judge=judge,
         measured="pass@1",
-        measures={"code found in": found} | {f"pass@{k}": pass_at(k) for k in more},
+        measures=measures,
         origin=origin,
         made_with={
             "problems": json_digest([asdict(problem) for problem in [*problems, *tuning_problems]]),
@@ -126,6 +99,49 @@ def load_code(
         | ({"num_samples": num_samples} if num_samples > 1 else {}),
         never_drawn=tokens_without_text(own_tokenizer, model.config.vocab_size, mask_token_id),
     )
+
+
+def make_measures(
+    problems: list[CodeProblem],
+    tuning_problems: list[CodeProblem],
+    tuning_examples: Tensor,
+    tokenizer: PreTrainedTokenizerBase,
+    max_new_tokens: int,
+    num_samples: int,
+    **run: Any,
+) -> tuple[Callable, dict[str, Callable]]:
+    """`judge` and `measures` of a `Task` whose completed examples are answers to problems. run: see `run_programs`."""
+
+    def answers_to(sequences: Tensor, asked_for: Tensor) -> tuple[list[CodeProblem], int, list[str]]:
+        """The problem of each answer, how many answers there are to each problem, and the answers."""
+        tuned = len(tuning_problems) > 0 and torch.equal(asked_for, tuning_examples)
+        asked, samples = (tuning_problems, 1) if tuned else (problems, num_samples)
+        repeated = [problem for problem in asked for _ in range(samples)]
+        return repeated, samples, completions(sequences[:, -max_new_tokens:], tokenizer)
+
+    def judge(sequences: Tensor, asked_for: Tensor) -> tuple[Tensor, list[dict[str, Any]]]:
+        asked, samples, texts = answers_to(sequences, asked_for)
+        rows = score_completions(asked, texts, **run)
+        passed = torch.tensor([row["passed"] for row in rows])
+        return passed if samples == 1 else passed.double().view(-1, samples).mean(-1), rows
+
+    def found(scores: Tensor, sequences: Tensor, asked_for: Tensor) -> str:
+        asked, _, texts = answers_to(sequences, asked_for)
+        return count_forms(
+            find_code(text, problem.entry_point).form for text, problem in zip(texts, asked, strict=True)
+        )
+
+    def pass_at(k: int) -> Callable[[Tensor, Tensor, Tensor], float]:
+        def measure(scores: Tensor, sequences: Tensor, asked_for: Tensor) -> float:
+            if len(scores) == len(sequences):  # one answer each: nothing is known of more
+                return math.nan
+            right = (scores * num_samples).round().int().tolist()
+            return sum(pass_at_k(num_samples, number, k) for number in right) / len(right)
+
+        return measure
+
+    several = sorted({k for k in (10, 100, num_samples) if 1 < k <= num_samples})
+    return judge, {"code found in": found} | {f"pass@{k}": pass_at(k) for k in several}
 
 
 def reported_problems(path: str) -> list[CodeProblem]:

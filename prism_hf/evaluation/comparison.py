@@ -174,43 +174,35 @@ def compare(
             model, examples, [point.setting for point in chosen], path, measure, made_with, batch_size, seeds[split],
             bf16, critic, task.never_drawn,
         )  # fmt: skip
-        # A file has null for NaN.
-        return [
-            row
-            | {
-                "scores": unpack_scores(row["scores"]),
-                "measures": {
-                    head: math.nan if value is None else value for head, value in row.get("measures", {}).items()
-                },
-            }
-            for row in rows
-        ]
+        return list(map(unpacked, rows))
 
     tuned: dict[tuple, list[tuple[GridPoint, dict[str, Any]]]] = {}
     if rivals:
         for point, row in zip(rivals, run("tuning", task.tuning_examples, rivals), strict=True):
             tuned.setdefault(point.row, []).append((point, row))
     chosen = [best(tuned[row]) if row in tuned else group[0] for row, group in groups.items()]
-    return [
-        row
-        | {
-            "label": point.label,
-            "order": point.order,
-            "temperature": point.temperature,
-            "budget": point.budget,
-            "arguments": point.arguments,
-            "candidates": [
-                {
-                    "arguments": candidate.arguments,
-                    "score": result["scores"].double().mean().item(),
-                    "measures": result["measures"],
-                    "forward_passes": result["forward_passes"],
-                }
-                for candidate, result in tuned.get(point.row, [])
-            ],
-        }
-        for point, row in zip(chosen, run("reported", task.examples, chosen), strict=True)
-    ]
+    rows = run("reported", task.examples, chosen)
+    return [row | reported(point, tuned.get(point.row, [])) for point, row in zip(chosen, rows, strict=True)]
+
+
+def reported(point: GridPoint, tuned: list[tuple[GridPoint, dict[str, Any]]]) -> dict[str, Any]:
+    """What a row of a comparison tells beside its result: its point of the grid, and what that was chosen from."""
+    return {
+        "label": point.label,
+        "order": point.order,
+        "temperature": point.temperature,
+        "budget": point.budget,
+        "arguments": point.arguments,
+        "candidates": [
+            {
+                "arguments": candidate.arguments,
+                "score": result["scores"].double().mean().item(),
+                "measures": result["measures"],
+                "forward_passes": result["forward_passes"],
+            }
+            for candidate, result in tuned
+        ],
+    }
 
 
 def best(candidates: list[tuple[GridPoint, dict[str, Any]]]) -> GridPoint:
@@ -224,6 +216,12 @@ def pack_scores(scores: Tensor) -> str | list[float]:
     if scores.dtype == torch.bool:
         return "".join(map(str, scores.int().tolist()))
     return scores.double().tolist()
+
+
+def unpacked(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of a file of results, with its scores as a tensor; a file has null for NaN."""
+    measures = {head: math.nan if value is None else value for head, value in row.get("measures", {}).items()}
+    return row | {"scores": unpack_scores(row["scores"]), "measures": measures}
 
 
 def unpack_scores(packed: str | list[float]) -> Tensor:

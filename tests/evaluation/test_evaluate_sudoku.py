@@ -146,8 +146,9 @@ def test_passes_are_those_that_each_puzzle_took(tmp_path):
 
 def test_a_wrong_setting_stops_before_any_work(tmp_path):
     model = Solver()
-    with pytest.raises(ValueError, match="num_remask or eta"):
-        evaluate_sudoku(model, PUZZLES, [SETTINGS[0], {"remask_strategy": "random"}], tmp_path / "rows.jsonl")
+    wrong = {"remask_strategy": "random", "num_remask": 1, "eta": 0.1}
+    with pytest.raises(ValueError, match="num_remask=1 and eta=0.1"):
+        evaluate_sudoku(model, PUZZLES, [SETTINGS[0], wrong], tmp_path / "rows.jsonl")
     with pytest.raises(ValueError, match="no settings"):
         evaluate_sudoku(model, PUZZLES, [], tmp_path / "rows.jsonl")
     assert model.calls == 0 and not (tmp_path / "rows.jsonl").exists()

@@ -140,19 +140,14 @@ def complete_missing(
                 began = time.perf_counter()
                 progress.set_description(describe(setting))
                 parts, earlier = complete_parts(starts, unfinished, partial(complete, setting))
-                # What it measures need not be the same twice, such as whether a program ends in time.
-                measured = [None]
-                if state.is_main_process:
-                    sequences = torch.tensor([tokens for part in parts for tokens in part["sequences"]])
-                    measured = [keep_completions(measure(sequences), path.parent, f"{COMPLETIONS}/{own_name}.jsonl")]
-                broadcast_object_list(measured)
+                measured = measure_once(measure, parts, path.parent, f"{COMPLETIONS}/{own_name}.jsonl")
                 row = {
                     "setting": setting,
                     **made_with,
                     "forward_passes": max(part["num_forwards"] for part in parts),
                     "mean_forward_passes": round(sum(sum(part["passes"]) for part in parts) / len(examples), 2),
                     "seconds": round(time.perf_counter() - began + earlier, 2),
-                    **measured[0],
+                    **measured,
                 }
                 if state.is_main_process:
                     append_line(path, row)
@@ -161,6 +156,20 @@ def complete_missing(
                 drop_shards(unfinished)
             rows.append(row)
     return rows
+
+
+def measure_once(
+    measure: Callable[[Tensor], dict[str, Any]], parts: list[dict[str, Any]], folder: Path, name: str
+) -> dict[str, Any]:
+    """What the main process measures of the completed examples, in all processes; completions go to a file.
+
+    What is measured need not be the same twice, such as whether a program ends in time.
+    """
+    measured = [None]
+    if PartialState().is_main_process:
+        sequences = torch.tensor([tokens for part in parts for tokens in part["sequences"]])
+        measured = [keep_completions(measure(sequences), folder, name)]
+    return broadcast_object_list(measured)[0]
 
 
 def keep_completions(measured: dict[str, Any], folder: Path, name: str) -> dict[str, Any]:

@@ -68,15 +68,21 @@ def plot_against_passes(
         if percent:
             axis.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
         axis.grid(alpha=0.3)
-        ends.sort()
-        heights = spread([end[0] for end in ends], 0.045 * (top - bottom), top)
-        for (mean, last, label, color), height in zip(ends, heights, strict=True):
-            axis.annotate(
-                label, (last, mean), (1.04, height), textcoords=("axes fraction", "data"), va="center", fontsize=9,
-                color=color, fontweight="bold" if label == emphasised else "normal", annotation_clip=False,
-                arrowprops={"arrowstyle": "-", "color": color, "linewidth": 0.6, "alpha": 0.6},
-            )  # fmt: skip
+        name_lines(axis, ends, emphasised)
     figure.savefig(path, dpi=120)
+
+
+def name_lines(axis, ends: list[tuple[float, float, str, str]], emphasised: str | None) -> None:
+    """Write the label of each line, in its colour, beside its right end: (score, passes, label, colour)."""
+    bottom, top = axis.get_ylim()
+    ends = sorted(ends)
+    heights = spread([end[0] for end in ends], 0.045 * (top - bottom), top)
+    for (mean, last, label, color), height in zip(ends, heights, strict=True):
+        axis.annotate(
+            label, (last, mean), (1.04, height), textcoords=("axes fraction", "data"), va="center", fontsize=9,
+            color=color, fontweight="bold" if label == emphasised else "normal", annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "color": color, "linewidth": 0.6, "alpha": 0.6},
+        )  # fmt: skip
 
 
 def legible_ticks(passes: set[float]) -> list[float]:

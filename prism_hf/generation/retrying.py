@@ -9,7 +9,13 @@ from prism_hf.fields import Fraction, Share, check_arguments
 
 from .configuration_remask import prepare_generation_config
 from .denoising import NAN_QUALITY, check_quality, forward_parameters
-from .remask_generate import RemaskGenerationOutput, prepare_generation, remask_generate, without_descriptions
+from .remask_generate import (
+    Generation,
+    RemaskGenerationOutput,
+    prepare_generation,
+    remask_generate,
+    without_descriptions,
+)
 from .sampling import uniform
 
 
@@ -55,17 +61,8 @@ def generate_with_retries(
     attempts = [kwargs, *({**kwargs, **settings} for settings in retries)]
     configs = [prepare_generation_config(model, None, **settings) for settings in attempts]
     plans = [prepare_generation(model, config, input_ids, attention_mask, token_type_ids) for config in configs]
+    check_attempts(plans, attention_mask)
     num_new = plans[0].canvas.num_new
-    appended = [plan.canvas.num_new for plan in plans]
-    if set(appended) != {num_new}:
-        raise ValueError(
-            f"The attempts append {appended} tokens, but each takes the place of another: leave max_new_tokens and "
-            "max_length out of retries."
-        )
-    if any(config.num_return_sequences > 1 for config in configs):
-        raise ValueError("num_return_sequences must be 1, as each row is written anew by itself: repeat rows instead.")
-    if num_new and attention_mask is not None and not attention_mask[:, -1].all():
-        raise ValueError("Appended masks need input_ids padded on the left: set tokenizer.padding_side = 'left'.")
     mask_token_id = configs[0].mask_token_id
     written = torch.cat([input_ids == mask_token_id, input_ids.new_ones(len(input_ids), num_new) > 0], dim=1)
     seen = None
@@ -101,3 +98,17 @@ def generate_with_retries(
         num_forwards += output.num_forwards
         sequences = sequences.index_copy(0, rows, output.sequences)
     return RemaskGenerationOutput(sequences=sequences, num_forwards=num_forwards)
+
+
+def check_attempts(plans: Sequence[Generation], attention_mask: torch.Tensor | None) -> None:
+    """Raise ValueError unless what each attempt writes can take the place of what the one before wrote."""
+    appended = [plan.canvas.num_new for plan in plans]
+    if len(set(appended)) > 1:
+        raise ValueError(
+            f"The attempts append {appended} tokens, but each takes the place of another: leave max_new_tokens and "
+            "max_length out of retries."
+        )
+    if any(plan.config.num_return_sequences > 1 for plan in plans):
+        raise ValueError("num_return_sequences must be 1, as each row is written anew by itself: repeat rows instead.")
+    if appended[0] and attention_mask is not None and not attention_mask[:, -1].all():
+        raise ValueError("Appended masks need input_ids padded on the left: set tokenizer.padding_side = 'left'.")

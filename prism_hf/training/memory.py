@@ -45,6 +45,10 @@ ZERO_BUCKET, ZERO_3_LIVE = 500_000_000, 1_000_000_000
 COPYING_KERNELS = {torch.ops.aten.logsumexp.default}
 
 
+# What the storages of a step are booked under.
+BOOKED = ("gradients", "activations", "logits", "backward")
+
+
 class MemoryTracker(TorchDispatchMode):
     """Within, counts the bytes of all storages that are allocated; works on fake tensors and on real ones alike.
 
@@ -98,6 +102,10 @@ class MemoryTracker(TorchDispatchMode):
 
     def total(self, counter: Counter) -> float:
         return sum(size * self.shares.get(label, 1) for label, size in counter.items())
+
+    def counted(self, counter: Counter) -> dict[str, float]:
+        """The part that counts of the bytes of each of `BOOKED`."""
+        return {label: counter[label] * self.shares.get(label, 1) for label in BOOKED}
 
     def record(self, workspace: int = 0) -> None:
         self.highest[self.label] = max(self.highest[self.label], self.live[self.label] + workspace)
@@ -204,12 +212,7 @@ def estimate_memory(
             weights that are to be trained, or an optimiser other than AdamW and Muon.
     """
     check_arguments(estimate_memory, locals())
-    if quantization is not None and not quantization.get("load_in_4bit"):
-        raise ValueError(f"quantization={quantization} is not supported: only load_in_4bit is.")
-    if quantization is not None and peft_config is None:
-        raise ValueError("4-bit weights cannot be trained: pass a peft_config.")
-    if not args.optim.startswith("adamw_torch"):
-        raise ValueError(f"optim={args.optim!r} is not counted: use adamw_torch, adamw_torch_fused or use_muon.")
+    check_counted(args, peft_config, quantization)
     model = build_on_meta(backbone_config, args, dtype, attn_implementation, peft_config, quantization, head)
     is_zero = strategy in ("zero-2", "zero-3")
     casts = args.bf16 and strategy != "ddp"  # the parameters themselves; elsewhere autocast does, product by product
@@ -250,14 +253,19 @@ def estimate_memory(
         with tracker:
             # Accelerate casts what a model under autocast returns; DeepSpeed's model is cast and returns what it has.
             rehearse_step(model, args, length, tracker, float32_outputs=args.bf16 and not is_zero)
-    moments = (
-        {
-            name: counter[name] * tracker.shares.get(name, 1)
-            for name in ("gradients", "activations", "logits", "backward")
-        }
-        for counter in (tracker.peak, tracker.highest)
-    )
-    return MemoryEstimate(*({**constant, **moment} for moment in moments))
+    return MemoryEstimate(constant | tracker.counted(tracker.peak), constant | tracker.counted(tracker.highest))
+
+
+def check_counted(
+    args: PrismTrainingArguments, peft_config: PeftConfig | None, quantization: dict[str, Any] | None
+) -> None:
+    """Raise ValueError for what `estimate_memory` cannot count."""
+    if quantization is not None and not quantization.get("load_in_4bit"):
+        raise ValueError(f"quantization={quantization} is not supported: only load_in_4bit is.")
+    if quantization is not None and peft_config is None:
+        raise ValueError("4-bit weights cannot be trained: pass a peft_config.")
+    if not args.optim.startswith("adamw_torch"):
+        raise ValueError(f"optim={args.optim!r} is not counted: use adamw_torch, adamw_torch_fused or use_muon.")
 
 
 def build_on_meta(backbone_config, args, dtype, attn_implementation, peft_config, quantization, head) -> nn.Module:

@@ -30,18 +30,23 @@ def read_prompts(path: str | Path | None = None) -> list[dict[str, Any]]:
         name, data = "standard input", sys.stdin.buffer.read()
     else:
         name, data = str(path), existing_file(path).read_bytes()
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{name} is no UTF-8 text: {error}.") from error
-    # Not splitlines: it would cut at separators that JSON strings may hold, such as U+2028.
-    lines = {number: line.removesuffix("\r") for number, line in enumerate(text.split("\n"), start=1) if line.strip()}
+    lines = text_lines(data, name)
     if not lines:
         raise ValueError(f"{name} has no prompts: give one a line, as text or as JSON with a field 'prompt'.")
     as_json = name.endswith((".jsonl", ".json")) or is_object(next(iter(lines.values())))
     if not as_json:
         return [{"prompt": line} for line in lines.values()]
     return [read_row(line, f"{name}, line {number}") for number, line in lines.items()]
+
+
+def text_lines(data: bytes, name: str) -> dict[int, str]:
+    """The lines of UTF-8 text that are not blank, by number. Raises ValueError, with its name, if it is none."""
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{name} is no UTF-8 text: {error}.") from error
+    # Not splitlines: it would cut at separators that JSON strings may hold, such as U+2028.
+    return {number: line.removesuffix("\r") for number, line in enumerate(text.split("\n"), start=1) if line.strip()}
 
 
 def existing_file(path: str | Path) -> Path:

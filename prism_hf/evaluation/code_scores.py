@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ..data.jsonl import existing_file, read_object
+from ..data.jsonl import existing_file, read_object, text_lines
 from .answers import FORMS, find_code
 from .code import CodeProblem, pass_at_k, run_answers
 from .statistics import bootstrap_interval
@@ -52,9 +52,7 @@ def read_completions(path: str | Path, problems: Sequence[CodeProblem]) -> tuple
     by_id = {problem.task_id: problem for problem in problems}
     by_prompt = {problem.prompt: problem for problem in problems}
     asked, texts = [], []
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), start=1):
-        if not line.strip():
-            continue
+    for number, line in text_lines(path.read_bytes(), str(path)).items():
         where = f"{path}, line {number}"
         row = read_object(line, where)
         if not isinstance(row.get("completion"), str):

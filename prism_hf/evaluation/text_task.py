@@ -13,7 +13,7 @@ from transformers.utils import logging
 
 from prism_hf.fields import Allowed, Count, Positive, check_arguments
 
-from ..data.jsonl import existing_file, read_object, read_prompts
+from ..data.jsonl import existing_file, read_object, read_prompts, text_lines
 from ..data.prompts import encode_prompts, tokens_without_text
 from ..portable import portable
 from .digests import json_digest, weights_digest
@@ -177,13 +177,13 @@ def load_scorer(name: str, length: int, device: torch.device) -> tuple[PreTraine
 def read_references(path: str) -> list[str]:
     """The texts of a file, one a line. Raises ValueError where a JSON object has no `text`, or if there are none."""
     file, texts = existing_file(path), []
-    for number, line in enumerate(file.read_text(encoding="utf-8-sig").split("\n"), start=1):
-        if line.strip() and file.suffix in (".json", ".jsonl"):
+    for number, line in text_lines(file.read_bytes(), path).items():
+        if file.suffix in (".json", ".jsonl"):
             text = read_object(line, f"{path}, line {number}").get("text")
             if not isinstance(text, str) or not text.strip():
                 raise ValueError(f"{path}, line {number} must have a field 'text' that is not empty, got {text!r}.")
             texts.append(text)
-        elif line.strip():
+        else:
             texts.append(line)
     if not texts:
         raise ValueError(f"{path} has no texts: give one a line, as text or, in a .jsonl file, as JSON.")

@@ -219,7 +219,12 @@ def test_nothing_stands_between_a_prompt_and_its_text_and_all_is_text(folder, to
     assert not (task.examples == tokenizer.eos_token_id).any() and task.never_drawn == list(range(300, 308))
     model.lm_head.weight.data[300:] = model.lm_head.weight.data[:300].abs().max() * 9 * torch.randn(8, 32).sign()
     seen = []
-    task = replace(task, score=lambda sequences, _: seen.append(sequences) or torch.zeros(len(sequences)), measures={})
+
+    def keep(sequences, _):
+        seen.append(sequences)
+        return torch.zeros(len(sequences))
+
+    task = replace(task, score=keep, judge=None, measures={})
     compare(model, task, expand_grid([{"name": "none"}], ["random"], [1.0], [4]), tmp_path / "rows.jsonl")
     assert seen[0].max() < 300
     free = evaluate_settings(

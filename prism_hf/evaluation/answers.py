@@ -3,6 +3,7 @@
 Nothing is parsed or compiled here: an answer can be written so that either ends the interpreter that does it.
 """
 
+import html
 import re
 import textwrap
 from typing import NamedTuple
@@ -25,9 +26,22 @@ FENCE = (
 )
 IN_LINE = r"(`{1,3})(?:python3?[ \t]|py[ \t])?([^`\n]+)\1"
 FENCE_LINE = r"[ \t]*(?:`{3,}|~{3,})[^\n]*"
+FENCE_END = r"[ \t]*$|[ \t]+(?:\W|\w+[ ,.!])"  # prose may go on in its line
+# What no Python has outside of strings: characters that are not seen, spaces and ends of lines of other scripts, what
+# ends a turn of a chat, other markup of code.
+FOREIGN = {
+    "": "[\ufeff\u200b-\u200d\u2060\u00ad]",
+    " ": "[\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]",
+    "\n": r"[\u0085\u2028\u2029]|<\|\w+\|>|</s>|\A<s>|\[/[A-Z]+\]",
+    "\n```\n": r"<pre\b[^<>\n]*>(?:\s*<code\b[^<>\n]*>)?|(?:</code>\s*)?</pre>",
+}
+# Of characters that are written as HTML writes them; an underscore stands for what follows a #.
+ENTITY = r"&(?:lt|gt|amp|quot|apos);|&_"
+# Words before a function in its line.
+LABEL = r"^[ \t]*(?:[*_]*[A-Za-z][\w '\u2019]{0,30}:[*_]*[ \t]*|\[[A-Z]+\])(?=(?:async +def|def|class) +\w+ *[(:])"
 # Quoted as in an answer to a mail.
 QUOTED = r"^[ \t]*>(?!>) ?(?:`{3}|~{3}|def )"
-PROMPTED = r"^[ \t]*(?:>>>|\.\.\.)(?: |$)"
+PROMPTED = r"^[ \t]*(?:>>>|In \[\d+\]:|\.{3,}:?)(?: |$)"
 
 DEFINITION = r"^(?:async[ \t]+)?(?:def|class)[ \t]+(\w+)|^(\w+)[ \t]*=[ \t]*lambda\b"
 IMPORTED = r"^(?:from[ \t]+\S+[ \t]+)?import[ \t]+([^#\n]+)"
@@ -41,7 +55,8 @@ CODE_LINE = re.compile(
     | [)\]}({\[_]""",
     re.VERBOSE,
 )
-PROSE = re.compile(r"[A-Z][\w']*[ ,.!:]")
+PROSE = re.compile(r"[A-Z][\w']*[ ,.!:]|[^\x00-\x7f]|[*-]+ ?[A-Z`]")
+SENTENCE_END = re.compile(r"[^\W\d][.!?]$|[)`*][.!?]$")
 
 
 class FoundCode(NamedTuple):
@@ -55,24 +70,26 @@ def find_code(completion: str, entry_point: str | None = None) -> FoundCode:
     """The code of an answer, without what surrounds it, not indented unless it is the body of a function.
 
     Looked at are, in this order, blocks between <py> and </py> (of which a fence inside is the code), fenced blocks,
-    and text that is code. Preferred is what defines the function `entry_point`, then what defines anything, then what
-    looks like code; of several such blocks the last, as a second one corrects the first. An end that is missing is that
-    of the answer. Blocks that define what the chosen one calls go with it.
+    and text that is code. Preferred is what defines the function `entry_point`, then what gives that name another way,
+    what defines anything, and what looks like code; of several such blocks the last, as a second one corrects the
+    first. An end that is missing is where prose goes on, or that of the answer. Blocks that define what the chosen one
+    calls go with it. A method of a class is no such function: nothing is added that was not written.
     """
-    text = completion.replace("\r\n", "\n").replace("\r", "\n")
-    text = re.sub(r"^[\ufeff\u200b]+|[\ufeff\u200b]+$", "", text, flags=re.MULTILINE)
-    if re.search(QUOTED, text, re.MULTILINE):
-        text = re.sub(r"^[ \t]*>(?!>) ?", "", text, flags=re.MULTILINE)
-    text = re.sub(r"^[ \t\u00a0]+", lambda match: match[0].replace("\u00a0", " "), text, flags=re.MULTILINE)
+    text = plain_text(completion)
     tagged = tagged_blocks(text)
     found = {
         "fence in tags": [inner for block in tagged for inner in fenced_blocks(block)],
         "tags": [without_fences(block) for block in tagged],
         "fence": fenced_blocks(text),
-        "bare code": [bare_code(text)],
+        "bare code": [bare_code(unescaped(text))],
     }
-    found = {form: [straighten(block) for block in blocks] for form, blocks in found.items()}
-    for suits in (lambda code: entry_point in defined(code), defined, looks_like_code):
+    found = {form: [straighten(unescaped(block)) for block in blocks] for form, blocks in found.items()}
+    for suits in (
+        lambda code: entry_point in defined(code),
+        lambda code: entry_point is not None and binds(code, entry_point),
+        defined,
+        looks_like_code,
+    ):
         for form, blocks in found.items():
             suitable = [block for block in blocks if suits(block)]
             if suitable:
@@ -107,6 +124,33 @@ def as_body(code: str) -> str:
     return textwrap.indent("\n".join(lines), "    ")
 
 
+def plain_text(text: str) -> str:
+    """An answer without what is foreign to Python, quotation marks of mails, and labels before functions."""
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    if re.search(r"&lt;[ \t]*/?[ \t]*py", text):
+        text = html.unescape(text)
+    for replacement, pattern in FOREIGN.items():
+        outside = re.compile(f"{STRING}|(?P<foreign>{pattern})", re.IGNORECASE)
+        text = outside.sub(lambda match, new=replacement: match[0] if match["foreign"] is None else new, text)
+    if re.search(QUOTED, text, re.MULTILINE):
+        text = re.sub(r"^[ \t]*>(?!>) ?", "", text, flags=re.MULTILINE)
+    return re.sub(LABEL, "", text, flags=re.MULTILINE)
+
+
+def unescaped(code: str) -> str:
+    """Code whose operators or quotes are written as HTML writes them, as Python writes them."""
+    return html.unescape(code) if re.search(ENTITY, without_strings(code)) else code
+
+
+def without_prose(block: str) -> str:
+    """A block whose end is missing, up to where prose goes on."""
+    code = "" if re.search(f"^{FENCE_LINE}$", block, re.MULTILINE) else bare_code(block)
+    if not code or defined(straighten(code)) != defined(straighten(block)):
+        return block
+    rest = block.partition(code)[2].strip()
+    return code if not rest or PROSE.match(rest) else block
+
+
 def tagged_blocks(text: str) -> list[str]:
     """What follows each <py>, up to its end. Text before an end without a beginning is one: the prompt had it."""
     beginning = re.compile(TAG, re.IGNORECASE)
@@ -117,7 +161,10 @@ def tagged_blocks(text: str) -> list[str]:
         blocks.append(text[:stop])
     while begin := beginning.search(text, at):
         stop, at = end_of_code(text, begin.end(), rf"{END_TAG}|(?={TAG})")
-        blocks.append(re.sub(r"\n[ \t]*<(?:/p?y?)?\Z", "", text[begin.end() : stop]))  # an end that was cut
+        block = text[begin.end() : stop]
+        if stop == len(text):
+            block = without_prose(re.sub(r"\n[ \t]*<(?:/p?y?)?\Z", "", block))  # an end that was cut
+        blocks.append(block)
     return blocks
 
 
@@ -127,8 +174,9 @@ def fenced_blocks(text: str, depth: int = 1) -> list[str]:
     fence = re.compile(FENCE, re.MULTILINE)
     while begin := fence.search(text, at):
         mark = begin["mark"]
-        stop, at = end_of_code(text, begin.end(), rf"{re.escape(mark)}{re.escape(mark[0])}*[ \t]*$")
+        stop, at = end_of_code(text, begin.end(), rf"{re.escape(mark)}{re.escape(mark[0])}*(?:{FENCE_END})")
         block = text[begin.end() : stop]
+        block = without_prose(block) if stop == len(text) else block
         inner = fenced_blocks(block, depth - 1) if depth and len(mark) > 3 else []
         blocks += inner if any(map(defined, map(straighten, inner))) else [block]
     return blocks
@@ -154,10 +202,10 @@ def end_of_code(text: str, start: int, end: str) -> tuple[int, int]:
 
 def bare_code(text: str) -> str:
     """The lines of text from the first that is code to the last before prose goes on; empty if none is."""
-    prompted = [line for line in text.split("\n") if re.match(PROMPTED, line)]
     lines = text.split("\n")
-    if prompted and not any(is_code(line) for line in lines):
-        lines = [re.sub(PROMPTED, "", line) for line in prompted]
+    prompted = [number for number, line in enumerate(lines) if re.match(PROMPTED, line)]
+    if prompted and not any(is_code(line.strip()) for line in lines[: prompted[0]]):  # else they are in a docstring
+        lines = [re.sub(PROMPTED, "", lines[number]) for number in prompted]
     start = next((number for number, line in enumerate(lines) if begins_code(line)), None)
     if start is None:
         return ""
@@ -183,7 +231,8 @@ def begins_code(line: str) -> bool:
 
 
 def is_code(line: str) -> bool:
-    return CODE_LINE.match(line[:300]) is not None and not re.fullmatch(r"\[/?[A-Z]+\]", line)  # such as [PYTHON]
+    is_prose = re.fullmatch(r"\[/?[A-Z]+\]", line) or SENTENCE_END.search(line)  # [PYTHON]
+    return CODE_LINE.match(line[:300]) is not None and not is_prose
 
 
 def looks_like_code(code: str) -> bool:
@@ -200,8 +249,12 @@ def straighten(block: str) -> str:
     code = block.strip("\n")
     code = re.sub(r"\A[ \t]+(?=(?:def|class|async|from|import|@)\b[\s\S]*\n\S)", "", code).rstrip()
     level = textwrap.dedent(code)
-    is_body = re.search(r"^(?:return|yield)\b", without_strings(level), re.MULTILINE)
-    return code if is_body else level
+    return code if returns(level) else level
+
+
+def returns(code: str) -> bool:
+    """Whether code returns at its margin, as the body of a function does."""
+    return re.search(r"^(?:return|yield)\b", without_strings(code), re.MULTILINE) is not None
 
 
 def defined(code: str) -> set[str]:
@@ -214,6 +267,13 @@ def defined(code: str) -> set[str]:
     }
 
 
+def binds(code: str, name: str) -> bool:
+    """Whether code that is no body of a function gives a value to a name, also by assignment, import or condition."""
+    given = rf"^{name}[ \t]*(?::[^=\n]*)?=(?!=)|^[ \t]+(?:async[ \t]+)?def[ \t]+{name}\b"
+    is_given = name in defined(code) | imported(code) or re.search(given, without_strings(code), re.MULTILINE)
+    return bool(is_given) and code[:1] not in " \t" and not returns(code)
+
+
 def imported(code: str) -> set[str]:
     parts = (part for match in re.finditer(IMPORTED, code, re.MULTILINE) for part in match[1].strip("() ").split(","))
     return {part.split()[-1].split(".")[0] for part in parts if part.split()}
@@ -221,12 +281,17 @@ def imported(code: str) -> set[str]:
 
 def with_helpers(code: str, blocks: list[str], entry_point: str | None) -> str:
     """Code after those of the other blocks that define or import what it names and has not itself."""
-    own = defined(code) | imported(code)
-    helpers = [
-        block
-        for block in dict.fromkeys(blocks)
-        if block != code
-        and entry_point not in defined(block)
-        and any(re.search(rf"\b{name}\b", code) for name in (defined(block) | imported(block)) - own)
-    ]
+    own = defined(code) | imported(code) | constants(code)
+    helpers = []
+    for block in dict.fromkeys(blocks):
+        names = defined(block) | imported(block)
+        if not re.search(rf"\b{entry_point}\b", block):  # else it may be an example of a call
+            names |= constants(block)
+        is_needed = any(re.search(rf"\b{name}\b", code) for name in names - own)
+        if is_needed and block != code and entry_point not in names:
+            helpers.append(block)
     return "\n\n".join([*helpers, code])
+
+
+def constants(code: str) -> set[str]:
+    return set(re.findall(r"^([A-Z][A-Z\d_]*)[ \t]*=(?!=)", without_strings(code), re.MULTILINE))

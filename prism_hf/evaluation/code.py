@@ -17,7 +17,7 @@ from typing import Any
 
 from ..data.code import code_prompt, first_function_name
 from ..data.jsonl import existing_file, read_object
-from .answers import as_body, defined, extract_code
+from .answers import as_body, binds, extract_code
 from .sandbox import ProgramResult, run_programs
 
 MBPP = {"task_id": int, "text": str, "code": str, "test_setup_code": str, "test_list": list}
@@ -164,12 +164,19 @@ def function_head(code: str, name: str) -> re.Match | None:
 
 
 def program_of(problem: CodeProblem, answer: str) -> str:
-    """The program of an answer: after what is given, whose last function it may complete or write anew."""
-    if function_head(problem.given, problem.entry_point):
-        if problem.entry_point not in defined(answer):
-            return f"{problem.given.rstrip()}\n{as_body(answer)}\n"
-        return problem.given[: function_head(problem.given, problem.entry_point).start()] + answer + "\n"
-    return f"{problem.given}{answer}\n"
+    """The program of an answer: after what is given, whose last function it may complete or write anew.
+
+    Imports from `__future__` come first, as Python wants them.
+    """
+    head = function_head(problem.given, problem.entry_point)
+    if head is None:
+        program = f"{problem.given}{answer}\n"
+    elif binds(answer, problem.entry_point):
+        program = f"{problem.given[: head.start()]}{answer}\n"
+    else:
+        program = f"{problem.given.rstrip()}\n{as_body(answer)}\n"
+    future = r"^from __future__ import .*\n"
+    return "".join([*re.findall(future, program, re.MULTILINE), re.sub(future, "", program, flags=re.MULTILINE)])
 
 
 def run_answers(problems: Sequence[CodeProblem], answers: Sequence[str], **kwargs) -> list[ProgramResult]:

@@ -7,6 +7,7 @@ from prism_hf.evaluation.answers import FORMS
 from prism_hf.evaluation.code import CodeProblem, program_of
 
 ADD = "def add(a, b):\n    return a + b"
+PLUS = "plus = lambda a, b: a + b"
 WRONG = "def add(a, b):\n    return a - b"
 IN_TAGS = f"<py>\n{ADD}\n</py>"
 FENCED = f"```python\n{ADD}\n```"
@@ -50,6 +51,12 @@ ANSWERS = {
     "a lambda": ("<py>add = lambda a, b: a + b</py>", "tags"),
     "an attribute": (IN_TAGS.replace("<py>", "<py lang='3'>"), "tags"),
     "white space without width": (IN_TAGS.replace("<py>", "\u200b<py>\u200b"), "tags"),
+    "characters that are not seen": (IN_TAGS.replace(" ", "\u200b \u00ad").replace("+ ", "+\u00a0"), "tags"),
+    "spaces and ends of lines of others": (IN_TAGS.replace("    ", "\u3000").replace("b\n", "b\u2028"), "tags"),
+    "written as HTML": (f"&lt;py&gt;\n{ADD} if a &lt; b or a else &quot;0&quot; and b\n&lt;/py&gt;", "tags"),
+    "written as HTML in tags": (f"<py>\n{ADD} if 2 &gt; 1 &lt; 3 else &#x27;a&#x27;\n</py>", "tags"),
+    "not closed before prose": (f"<py>\n{ADD}\n\nThis adds two numbers.", "tags"),
+    "the end of a chat's turn": (f"<py>\n{ADD}<|im_end|>\n", "tags"),
     "in a fence": (f"```python\n{IN_TAGS}\n```", "tags"),
     "a stray fence": (f"<py>\n{ADD}\n```\n</py>", "tags"),
     # A fence in tags.
@@ -77,6 +84,10 @@ ANSWERS = {
     "in ticks": ("It is `def add(a, b): return a + b`.", "fence"),
     "a fence quoted": ("Thus:\n" + "\n".join("> " + line for line in FENCED.split("\n")), "fence"),
     "a fence and code in one line": (FENCED.replace("python\n", "python ").replace("\n```", "```"), "fence"),
+    "a fence and prose in a line": (f"{FENCED} \U0001f680 Isn't that easy?", "fence"),
+    "another name as well": (f"```\n{PLUS}\nadd = plus\n```\n```\ndef test_add(): ...\n```", "fence"),
+    "a constant in a fence before": ("```\nZERO = 0\n```\n" + FENCED.replace("b\n", "b + ZERO\n"), "fence"),
+    "HTML": ("<pre><code class='python'>def add(a, b):\n    return a + b if a &lt; b else b + a</code></pre>", "fence"),
     # Neither.
     "bare code": (ADD, "bare code"),
     "bare code, indented": (INDENTED, "bare code"),
@@ -88,6 +99,12 @@ ANSWERS = {
     "bare code with a docstring at the margin": (ADD.replace("    return", f"{DOCSTRING}\n    return"), "bare code"),
     "bare code with a list at the margin": (f"NAMES = [\n'a',\n'b',\n]\n{ADD}", "bare code"),
     "in brackets": (f"[PYTHON]\n{ADD}\n[/PYTHON]", "bare code"),
+    "after a word": (f"**Answer:** {ADD}", "bare code"),
+    "the end of a text": (f"{ADD}<|endoftext|>", "bare code"),
+    "bare code before a section": (f"{ADD}\n\n### Complexity\n\nO(1).", "bare code"),
+    "bare code after a sentence": (f"return value is the sum of both.\n\n{ADD}", "bare code"),
+    "IPython": ("In [1]: def add(a, b):\n   ...:     return a + b\n\nIn [2]: add(1, 2)\nOut[2]: 3", "bare code"),
+    "a session that assigns": (">>> def add(a, b):\n...     c = a + b\n...     return c\n>>> x = 1", "bare code"),
     "a session": (">>> def add(a, b):\n...     return a + b\n...\n>>> add(1, 2)\n3", "bare code"),
 }  # fmt: skip
 
@@ -101,7 +118,7 @@ def adds(code):
 @pytest.mark.parametrize("form", ANSWERS)
 def test_a_right_answer_is_found_in_every_form(form):
     completion, where = ANSWERS[form]
-    for found in (find_code(completion), find_code(completion, "add")):
+    for found in (find_code(completion, "add"), *([] if "plus" in completion else [find_code(completion)])):
         assert adds(found.code), found
         assert found.form == where and where in FORMS
     assert extract_code(completion) == find_code(completion).code
@@ -168,6 +185,12 @@ BODY = "    total = a\n    for _ in range(b):\n        total += one()\n    retur
         f"Here it is:\n```python\n{GIVEN}{BODY}\n```\n",
         "    # Add.\n    return a + b",
         "    'Add.'\n    return a + b",
+        "def plus(a, b):\n    return a + b\n\nadd = plus",
+        "from operator import add",
+        "add: object = lambda a, b: a + b",
+        f"from __future__ import annotations\n\n{ADD}",
+        "if True:\n    def add(a, b):\n        return a + b",
+        "add = a\nadd += b\nreturn add",
     ],
 )
 def test_a_body_or_a_whole_function_completes_what_is_given(completion):

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..data.code import code_prompt, first_function_name
-from ..data.jsonl import existing_file, read_object
+from prism_hf.data.code import code_prompt, first_function_name
+from prism_hf.data.jsonl import existing_file, read_object
+
 from .answers import as_body, binds, extract_code
 from .sandbox import ProgramResult, run_programs
 

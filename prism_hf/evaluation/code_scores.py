@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from ..data.jsonl import existing_file, read_object, text_lines
+from prism_hf.data.jsonl import existing_file, read_object, text_lines
+
 from .answers import FORMS, find_code
 from .code import CodeProblem, pass_at_k, run_answers
 from .statistics import bootstrap_interval

@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
+from prism_hf.data.prompts import encode_prompts, tokens_without_text
 from prism_hf.fields import Count, Positive, check_arguments
 
-from ..data.prompts import encode_prompts, tokens_without_text
 from .answers import find_code
 from .code import MBPP_SPLITS, CodeProblem, pass_at_k, read_problems
 from .code_scores import count_forms, score_completions

@@ -13,17 +13,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from prism_hf.generation import (
-    RemaskGenerationConfig,
-    RemaskGenerationOutput,
-    generate_with_retries,
-    prepare_generation_config,
-    remask_generate,
-)
-from prism_hf.generation.denoising import check_quality
-from prism_hf.generation.strategies import needs, resolve_strategy
-
-from ..data.jsonl import (
+from prism_hf.data.jsonl import (
     append_line,
     append_part,
     drop_shards,
@@ -33,8 +23,18 @@ from ..data.jsonl import (
     whole_lines,
     write_whole,
 )
-from ..data.output_lock import output_lock
-from ..portable import portable
+from prism_hf.data.output_lock import output_lock
+from prism_hf.generation import (
+    RemaskGenerationConfig,
+    RemaskGenerationOutput,
+    generate_with_retries,
+    prepare_generation_config,
+    remask_generate,
+)
+from prism_hf.generation.denoising import check_quality
+from prism_hf.generation.strategies import needs, resolve_strategy
+from prism_hf.portable import portable
+
 from .digests import digest, json_digest, weights_digest
 
 # What `measure` returns under this name goes into a file of its own.

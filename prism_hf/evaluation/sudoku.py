@@ -5,7 +5,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ..data.sudoku import BLANK, is_valid_grid, to_grid
+from prism_hf.data.sudoku import BLANK, is_valid_grid, to_grid
+
 from .evaluate_settings import describe, evaluate_settings
 from .statistics import wilson_interval
 

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from prism_hf.data.sudoku import BLANK, cell_positions
 from prism_hf.generation import RemaskGenerationOutput, Trajectory
 
-from ..data.sudoku import BLANK, cell_positions
 from .evaluate_settings import describe
 from .plots import plot_against_passes
 from .sudoku import is_solved

@@ -7,10 +7,10 @@ from typing import Annotated, Any
 
 import torch
 
+from prism_hf.data.sudoku import BLANK, MAX_BLANKS, Layout, generate_puzzles, read_sudoku_csv, to_grid, to_sequence
 from prism_hf.fields import Allowed, Count, Positive, check_arguments, check_names
 from prism_hf.resources import resource_path
 
-from ..data.sudoku import BLANK, MAX_BLANKS, Layout, generate_puzzles, read_sudoku_csv, to_grid, to_sequence
 from .code_task import load_code
 from .sudoku import is_solved
 from .task import Task

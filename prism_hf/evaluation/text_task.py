@@ -11,11 +11,11 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
+from prism_hf.data.jsonl import existing_file, read_object, read_prompts, text_lines
+from prism_hf.data.prompts import encode_prompts, tokens_without_text
 from prism_hf.fields import Allowed, Count, Positive, check_arguments
+from prism_hf.portable import portable
 
-from ..data.jsonl import existing_file, read_object, read_prompts, text_lines
-from ..data.prompts import encode_prompts, tokens_without_text
-from ..portable import portable
 from .digests import json_digest, weights_digest
 from .task import Task, load_tokenizer
 from .text import (

@@ -40,7 +40,7 @@ from prism_hf.models.mdlm.convert_mdlm_checkpoint import (
 )
 from prism_hf.models.prism import PrismConfig, PrismForMaskedDiffusion
 
-from .checkpoint import TorchFile
+from .torch_file import TorchFile
 
 LIGHTNING_OPTIONS, LLADA_OPTIONS = ("no_ema", "mask_token_id"), ("base_model", "lora_alpha")
 

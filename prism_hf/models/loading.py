@@ -21,7 +21,7 @@ from transformers.utils import (
 from transformers.utils.hub import cached_file, has_file
 from transformers.utils.peft_utils import find_adapter_config_file
 
-from .checkpoint import TorchFile
+from .torch_file import TorchFile
 
 # Files of which one makes a folder a whole model, or an adapter.
 MODEL_WEIGHTS = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_NAME, WEIGHTS_INDEX_NAME)

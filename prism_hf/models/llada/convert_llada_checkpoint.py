@@ -15,8 +15,8 @@ from safetensors.torch import save_file
 
 from prism_hf.generation import RemaskGenerationConfig
 from prism_hf.hub import base_from
-from prism_hf.models.checkpoint import TorchFile
 from prism_hf.models.plain_pickle import StoredTensor
+from prism_hf.models.torch_file import TorchFile
 
 from .modeling_llada import BLOCK_NAMES
 

@@ -1,7 +1,6 @@
 """Public Lightning checkpoints of MDLM, PRISM and Token-Critic, as state dicts of this package's models.
 
-The command that writes them as a folder is `prism_hf.models.convert_checkpoint`; this module's name, which was the
-command's before, still runs it.
+The command that writes them as a folder is `prism_hf.models.convert_checkpoint`; this module runs as that command too.
 """
 
 import re
@@ -12,8 +11,8 @@ from typing import Any
 import torch
 from transformers.utils import logging
 
-from prism_hf.models.checkpoint import TorchFile, check_tensors
 from prism_hf.models.plain_pickle import Inert, StoredTensor, describe
+from prism_hf.models.torch_file import TorchFile, check_tensors
 
 from .configuration_mdlm import MdlmConfig
 from .modeling_mdlm import MdlmForMaskedDiffusion, MdlmModel, MdlmOutputLayer, MdlmQualityHead

@@ -34,13 +34,22 @@ class Canvas:
         return values if self.back is None else values.gather(-1, self.back.expand(values.shape))
 
 
+def count_new(config: RemaskGenerationConfig, width: int) -> int:
+    """How many masks are appended to `width` columns: `max_new_tokens`, or what is left to `max_length`.
+
+    Raises ValueError if there are more columns than `max_length`.
+    """
+    if config.max_new_tokens is not None:
+        return config.max_new_tokens
+    if width > config.max_length:
+        raise ValueError(f"max_length={config.max_length} is less than the {width} tokens of input_ids: raise it.")
+    return config.max_length - width
+
+
 def prepare_canvas(input_ids, attention_mask, config: RemaskGenerationConfig, token_type_ids=None) -> Canvas:
-    """Append `max_new_tokens` masks to each row's real tokens, and repeat rows `num_return_sequences` times.
+    """Append new masks to each row's real tokens, see `count_new`, and repeat rows `num_return_sequences` times.
 
-    Instead of `max_new_tokens`, `max_length` may say how long the sequences get. New tokens are of the type of the last
-    real one.
-
-    Raises ValueError if there are more tokens than `max_length`.
+    New tokens are of the type of the last real one.
     """
     input_ids = input_ids.long()
     types = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids.long()
@@ -49,11 +58,7 @@ def prepare_canvas(input_ids, attention_mask, config: RemaskGenerationConfig, to
         each.repeat_interleave(config.num_return_sequences, dim=0) for each in (input_ids, real, types)
     )
     batch, width = input_ids.shape
-    num_new = config.max_new_tokens
-    if num_new is None:
-        num_new = config.max_length - width
-        if num_new < 0:
-            raise ValueError(f"max_length={config.max_length} is less than the {width} tokens of input_ids: raise it.")
+    num_new = count_new(config, width)
     new = (batch, num_new)
     tokens = torch.cat([input_ids, input_ids.new_full(new, config.mask_token_id)], dim=1)
     present = torch.cat([real, real.new_ones(new)], dim=1)

@@ -50,6 +50,11 @@ def check_tokens(model, config: RemaskGenerationConfig) -> None:
     for name, tokens in named.items():
         if wrong := [token for token in tokens if token >= size]:
             raise ValueError(f"{name} has {wrong[0]}, but the tokens of the model go from 0 to {size - 1}.")
+    if config.mask_token_id in as_ids(config.eos_token_id):
+        raise ValueError(
+            f"eos_token_id={config.eos_token_id} has the mask, {config.mask_token_id}, which is never drawn and so "
+            "ends no row: name the token that ends a text."
+        )
     if len(set(excluded_tokens(config))) == size:
         raise ValueError(
             f"suppress_tokens and bad_words_ids leave none of the {size} tokens to draw, as the mask never is: allow "
@@ -68,7 +73,7 @@ def fitted_to_tokenizer(model, tokenizer: PreTrainedTokenizerBase, settings: dic
     for name, of_model in (("eos_token_id", None), ("pad_token_id", padding_of(model, config.mask_token_id))):
         token = getattr(tokenizer, name)
         is_open = name not in settings and getattr(config, name) is None and of_model is None
-        if is_open and token is not None and (size is None or token < size):
+        if is_open and token not in (None, config.mask_token_id) and (size is None or token < size):
             told[name] = token
     if missing := tokens_without_text(tokenizer, size, config.mask_token_id):
         told["suppress_tokens"] = sorted({*(config.suppress_tokens or []), *missing})
@@ -97,6 +102,14 @@ def check_endings(
     return None
 
 
+def check_helpers(generator: Any, streamer: Any) -> None:
+    """Raise ValueError where the source of randomness or the streamer of a call is something else."""
+    if not isinstance(generator, torch.Generator | None):
+        raise ValueError(f"generator is {generator!r}: give torch.Generator().manual_seed(...).")
+    if streamer is not None and not (hasattr(streamer, "put") and hasattr(streamer, "end")):
+        raise ValueError(f"streamer is {streamer!r}: give one of transformers, such as TextStreamer(tokenizer).")
+
+
 def check_inputs(model, input_ids, attention_mask, token_type_ids) -> None:
     """Raise ValueError unless they are tensors (B, L): ids that the model knows, a mask of 0 and 1, and types."""
     if not isinstance(input_ids, torch.Tensor) or input_ids.ndim != 2:
@@ -107,6 +120,9 @@ def check_inputs(model, input_ids, attention_mask, token_type_ids) -> None:
         )
     if input_ids.is_floating_point() or input_ids.dtype == torch.bool:
         raise ValueError(f"input_ids must be integers, got {input_ids.dtype}.")
+    if len(input_ids) == 0:
+        raise ValueError("input_ids has no rows: give at least one.")
+    input_ids = input_ids.long()  # unsigned integers cannot be compared
     for name, value in (("attention_mask", attention_mask), ("token_type_ids", token_type_ids)):
         if value is None:
             continue

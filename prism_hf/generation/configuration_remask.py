@@ -9,7 +9,7 @@ from transformers.utils import logging
 
 from prism_hf.fields import Allowed, Count, Fraction, NotNegative, Positive, check_value, did_you_mean
 
-from .left_to_right import reason_against
+from .left_to_right import DEFAULTS, asks_for_nothing, reason_against
 from .orders import ORDERS
 from .strategies import field_names, has_loop, name_of, needs, resolve_strategy, selection_of, strategy_to_saved
 
@@ -24,6 +24,8 @@ ARGUMENTS = (
     *("input_ids", "attention_mask", "token_type_ids", "generator", "logits_processor", "stopping_criteria"),
     "streamer",
 )
+# What a config holds beside settings.
+NO_SETTINGS = ("_from_model_config", "transformers_version")
 
 
 Order = Annotated[str, Allowed(choices=ORDERS)]
@@ -187,7 +189,7 @@ class RemaskGenerationConfig(GenerationConfig):
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs) -> "RemaskGenerationConfig":
         """As the parent's; the left-to-right settings that a base checkpoint's file may hold are left out."""
-        foreign = set(GenerationConfig().__dict__) - set(cls.fields) - {"_from_model_config", "transformers_version"}
+        foreign = set(GenerationConfig().__dict__) - set(cls.fields) - set(NO_SETTINGS)
         return super().from_dict({key: value for key, value in config_dict.items() if key not in foreign}, **kwargs)
 
     @classmethod
@@ -343,9 +345,10 @@ def prepare_generation_config(model, generation_config: GenerationConfig | None,
 
     The strategy's own defaults come before those of the config.
 
-    A name in `kwargs` that is neither a field nor one of the strategy's raises ValueError with the nearest right one.
-    No argument is changed.
+    A name in `kwargs` that is neither a field nor one of the strategy's raises ValueError with the nearest right one,
+    unless it is a setting of transformers' at the value at which it does nothing. No argument is changed.
     """
+    kwargs = {name: value for name, value in kwargs.items() if not asks_for_nothing(name, value)}
     own = getattr(model, "generation_config", None)
     inherited = {}
     if isinstance(own, RemaskGenerationConfig):
@@ -398,15 +401,15 @@ def with_own_fields(values: dict[str, Any], given: dict[str, Any]) -> dict[str, 
 def own_settings(generation_config: GenerationConfig | None) -> dict:
     """Our fields of a config. One of transformers' own class may hold its defaults, which nobody chose.
 
-    Raises ValueError where that one asks for beams.
+    Raises ValueError where that one asks for what denoising has none of.
     """
     if generation_config is None:
         return {}
     if isinstance(generation_config, RemaskGenerationConfig):
         shared = {"remask_strategy": generation_config.remask_strategy}  # it may hold a network
         return copy.deepcopy(generation_config.__dict__ | dict.fromkeys(shared)) | shared
-    unchosen = GenerationConfig._get_default_generation_params()
-    chosen = {name: value for name, value in generation_config.to_dict().items() if unchosen.get(name) != value}
-    if (chosen.get("num_beams") or 1) > 1:
-        RemaskGenerationConfig.reject_unknown(["num_beams"])
-    return chosen
+    settings = generation_config.to_dict()
+    foreign = set(GenerationConfig().__dict__) - set(RemaskGenerationConfig.fields) - set(NO_SETTINGS)
+    chosen = [name for name in settings if name in foreign and not asks_for_nothing(name, settings[name])]
+    RemaskGenerationConfig.reject_unknown(chosen)
+    return {name: value for name, value in settings.items() if DEFAULTS.get(name) != value}

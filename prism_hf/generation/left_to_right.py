@@ -1,5 +1,7 @@
 """Settings of transformers' own `generate` that denoising has none of, and what to use instead."""
 
+from typing import Any
+
 from transformers import GenerationConfig
 
 REASONS = {
@@ -19,6 +21,15 @@ REASONS = {
     "classifier-free guidance is cfg_scale here, its unconditional side being the canvas without what is given": (
         "guidance_scale", "negative_prompt_ids", "negative_prompt_attention_mask",
     ),
+    "what is recorded of a generation is output_trajectory, with return_dict_in_generate": (
+        "output_scores", "output_logits", "output_attentions", "output_hidden_states",
+    ),
+    "a canvas is made of token ids, and numbers its positions itself": (
+        "position_ids", "inputs_embeds", "encoder_outputs", "decoder_input_ids", "decoder_attention_mask", "labels",
+    ),
+}  # fmt: skip
+# The same for those of which transformers' own `generate` makes a logits processor or a stopping criterion.
+CALLABLES = {
     "max_new_tokens masks are appended; that none ends a row earlier is said by suppress_tokens": (
         "min_length", "min_new_tokens",
     ),
@@ -31,14 +42,21 @@ REASONS = {
         "sequence_bias", "forced_bos_token_id", "forced_eos_token_id", "begin_suppress_tokens", "remove_invalid_values",
         "renormalize_logits", "prefix_allowed_tokens_fn", "watermarking_config",
     ),
-    "what is recorded of a generation is output_trajectory, with return_dict_in_generate": (
-        "output_scores", "output_logits", "output_attentions", "output_hidden_states",
-    ),
-    "a canvas is made of token ids, and numbers its positions itself": (
-        "position_ids", "inputs_embeds", "encoder_outputs", "decoder_input_ids", "decoder_attention_mask", "labels",
-    ),
 }  # fmt: skip
-REASON_OF = {name: reason for reason, names in REASONS.items() for name in names}
+MADE_CALLABLE = [name for names in CALLABLES.values() for name in names]
+REASON_OF = {name: reason for reason, names in (REASONS | CALLABLES).items() for name in names}
+DEFAULTS = GenerationConfig._get_default_generation_params()
+
+
+def asks_for_nothing(name: str, value: Any) -> bool:
+    """Whether a setting of transformers' has the value at which it does nothing: `num_beams=1`, `output_scores=False`.
+
+    `use_cache` may be True: a canvas has no cache to leave out.
+    """
+    if reason_against(name) is None:
+        return False
+    plain = isinstance(value, int | float | str)
+    return value is None or value is False or name == "use_cache" or (plain and value == DEFAULTS.get(name))
 
 
 def reason_against(name: str) -> str | None:

@@ -21,8 +21,8 @@ from transformers.generation import (
 from transformers.utils import ModelOutput, logging
 
 from .caching import check_cache, plan_cache
-from .canvas import Canvas, prepare_canvas
-from .checks import check_endings, check_inputs, check_lengths, check_tokens, vocabulary_size
+from .canvas import Canvas, count_new, prepare_canvas
+from .checks import check_endings, check_helpers, check_inputs, check_lengths, check_tokens, vocabulary_size
 from .configuration_remask import RemaskGenerationConfig, prepare_generation_config
 from .denoising import (
     Progress,
@@ -36,6 +36,7 @@ from .denoising import (
     most_remasked_next,
 )
 from .families import family_of
+from .left_to_right import MADE_CALLABLE
 from .plans import PlannedStep, adapts, loop_of, plan_steps
 from .shadows import check_shadows
 from .stopping import as_ids, end_rows
@@ -96,13 +97,14 @@ def without_derived(callables: list) -> list:
 
 
 def as_chosen(model, generation_config: GenerationConfig) -> GenerationConfig:
-    """A config that transformers has prepared, without what nobody chose.
+    """A config that transformers has prepared, without what nobody chose, and what it has made callables of.
 
-    That is the default `max_length`, 20 more than the prompt, and the special tokens of a model's config that are none
-    of its tokens, as where a class has those of its published checkpoint for defaults.
+    Nobody chose the default `max_length`, 20 more than the prompt, and the special tokens of a model's config that are
+    none of its tokens, as where a class has those of its published checkpoint for defaults.
     """
     generation_config, size = copy.copy(generation_config), vocabulary_size(model)
-    generation_config.max_length = None
+    for name in ("max_length", *MADE_CALLABLE):
+        setattr(generation_config, name, None)
     for name in ("eos_token_id", "pad_token_id"):
         tokens = as_ids(getattr(generation_config, name))
         if tokens == as_ids(getattr(model.config, name, None)) and size is not None and max(tokens, default=0) >= size:
@@ -111,8 +113,8 @@ def as_chosen(model, generation_config: GenerationConfig) -> GenerationConfig:
 
 
 def without_descriptions(kwargs: dict[str, Any]) -> dict[str, Any]:
-    """The keyword arguments of a call without what a tokenizer only tells of a text."""
-    return {name: value for name, value in kwargs.items() if name not in DESCRIPTIONS}
+    """The keyword arguments of a call without what a tokenizer only tells of a text, in tensors or lists."""
+    return {name: value for name, value in kwargs.items() if name not in DESCRIPTIONS or isinstance(value, int | float)}
 
 
 def collect(records: list[tuple], canvas: Canvas) -> Trajectory | None:
@@ -150,9 +152,9 @@ def prepare_generation(
     check_tokens(model, config)
     if needs(strategy, "quality"):
         check_quality(model)
+    real = torch.ones_like(input_ids) if attention_mask is None else attention_mask.bool()
+    check_lengths(model, real.sum(-1).tolist(), count_new(config, input_ids.shape[1]), input_ids.shape[1])
     canvas = prepare_canvas(input_ids, attention_mask, config, token_type_ids)
-    lengths = canvas.given.sum(-1) + canvas.fillable.sum(-1) - canvas.num_new
-    check_lengths(model, lengths[:: config.num_return_sequences].tolist(), canvas.num_new, input_ids.shape[1])
     if config.cache:
         check_cache(model, canvas, config)
     if needs(strategy, "shadows"):
@@ -252,6 +254,7 @@ class RemaskGenerate:
         input_ids = inputs if input_ids is None else input_ids
         logits_processor = as_list(logits_processor, LogitsProcessorList, "logits_processor")
         stopping_criteria = as_list(stopping_criteria, StoppingCriteriaList, "stopping_criteria")
+        check_helpers(generator, streamer)
         kwargs = without_descriptions(kwargs)
         if hasattr(generation_config, "_eos_token_tensor"):  # transformers' generate has prepared it
             kwargs = {
@@ -278,7 +281,7 @@ def run(
     """Make the steps of a generation. Raises ValueError where a mask cannot be filled."""
     config, strategy, canvas, plan = generation.config, generation.strategy, generation.canvas, generation.plan
     steps, pad_token_id, num_masks = generation.steps, generation.pad_token_id, canvas.fillable.sum(-1)
-    can_end = bool(stopping_criteria) or (config.eos_token_id is not None and canvas.num_new > 0)
+    can_end = bool(stopping_criteria) or (bool(as_ids(config.eos_token_id)) and canvas.num_new > 0)
     read = make_reader(model, canvas, config, needs(strategy, "quality"))
     eos_token_ids = torch.tensor(as_ids(config.eos_token_id), dtype=torch.long, device=canvas.tokens.device)
     stream = None if streamer is None else Stream(streamer, canvas)

@@ -133,7 +133,7 @@ def test_token_types_of_pairs_reach_bert(bert, tokenizer):
     assert not (remask_generate(bert, **encoded, **wino) == MASK).any()
 
 
-@pytest.mark.parametrize("dtype", [torch.int32, torch.int16, torch.uint8])
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int16, torch.uint8, torch.uint16])
 def test_ids_of_any_integer_type(prism, dtype):
     ids = torch.tensor([[5, MASK, 7, MASK]])
     out = prism.generate(ids.to(dtype), max_new_tokens=2)
@@ -160,7 +160,7 @@ REFUSED = {
     "min_new_tokens": (2, "suppress_tokens"),
     "max_time": (1.0, "stopping_criteria"),
     "stop_strings": ("a", "stopping_criteria"),
-    "assistant_model": (None, "confidence_threshold"),
+    "assistant_model": ("a model", "confidence_threshold"),
     "prompt_lookup_num_tokens": (3, "confidence_threshold"),
     "output_scores": (True, "output_trajectory"),
     "position_ids": (torch.arange(3)[None], "token ids"),
@@ -177,12 +177,35 @@ def test_names_of_transformers_are_refused_for_the_right_reason(prism, name):
     assert "Did you mean" not in str(error.value)
 
 
-def test_beams_are_refused_wherever_they_are_asked_for(prism, bert):
-    ids, config = torch.tensor([[5, MASK, 7]]), GenerationConfig(num_beams=3, max_new_tokens=2)
-    with pytest.raises(ValueError, match="beams"):
-        prism.generate(ids, config)
-    with pytest.raises(ValueError, match="beams"):
-        bert.generate(ids, custom_generate=remask_generate, num_beams=2)
+IN_A_CONFIG = sorted(set(REFUSED) & set(GenerationConfig().__dict__))
+
+
+@pytest.mark.parametrize("name", IN_A_CONFIG)
+def test_a_config_of_transformers_is_refused_for_the_same_reason(prism, name):
+    value, reason = REFUSED[name]
+    with pytest.raises(ValueError, match=f"(?s){name}.*{reason}"):
+        prism.generate(torch.tensor([[5, MASK, 7]]), GenerationConfig(**{name: value}))
+
+
+def test_what_transformers_makes_of_a_setting_counts_and_the_rest_is_refused(bert):
+    ids = torch.tensor([[5, 6, 7]])
+    call = {"custom_generate": remask_generate, "max_new_tokens": 8, "order": "left_to_right"}
+    plain = bert.generate(ids, **call)
+    assert len(set(plain[0, 3:].tolist())) < 8
+    assert len(set(bert.generate(ids, no_repeat_ngram_size=1, **call)[0].tolist())) == 11
+    for wrong in ({"num_beams": 2}, {"penalty_alpha": 0.6}, {"prompt_lookup_num_tokens": 2}, {"guidance_scale": 2.0}):
+        with pytest.raises(ValueError, match=f"{next(iter(wrong))}.* has no meaning"):
+            bert.generate(ids, **call, **wrong)
+
+
+def test_settings_at_the_value_that_does_nothing_are_nobodys_mistake(prism):
+    ids = torch.tensor([[5, MASK, 7]])
+    nothing = {"num_beams": 1, "repetition_penalty": 1.0, "output_scores": False, "min_length": 0, "max_time": None}
+    expected = prism.generate(ids)
+    assert torch.equal(prism.generate(ids, **nothing, early_stopping=False, use_cache=False), expected)
+    assert torch.equal(prism.generate(ids, GenerationConfig(**nothing, use_cache=False)), expected)
+    with pytest.raises(ValueError, match="'max_length'"):
+        prism.generate(ids, length=3)
 
 
 def test_a_strategy_registered_by_a_user_keeps_its_fields(bert):
@@ -242,6 +265,10 @@ WRONG = {
     "a negative pad": ({"pad_token_id": -5, "max_new_tokens": 2}, "pad_token_id=-5"),
     "an eos that the model lacks": ({"eos_token_id": 99, "max_new_tokens": 2}, "eos_token_id has 99"),
     "one eos of several": ({"eos_token_id": [3, 99], "max_new_tokens": 2}, "eos_token_id has 99"),
+    "the mask for an end": ({"eos_token_id": [3, MASK], "max_new_tokens": 2}, "has the mask"),
+    "a seed for a generator": ({"generator": 5}, "generator is 5"),
+    "no rows": ({"input_ids": torch.zeros(0, 3, dtype=torch.long), "max_new_tokens": 2}, "no rows"),
+    "memory for nobody": ({"max_new_tokens": 10**12}, "more than the 24"),
     "a mask for padding": ({"pad_token_id": MASK, "eos_token_id": 9, "max_new_tokens": 2}, "is the mask"),
     "nothing at all": ({"input_ids": None}, "got NoneType"),
     "a mask that the model lacks": ({"mask_token_id": 77}, "mask_token_id has 77"),
@@ -269,6 +296,13 @@ def test_what_can_be_known_to_be_wrong_is_said_first(prism, case, retrying):
     finally:
         hook.remove()
     assert not forwards
+
+
+def test_a_streamer_streams_and_no_eos_is_none(prism):
+    ids = torch.tensor([[5, MASK, 7]])
+    with pytest.raises(ValueError, match="streamer is 'text'"):
+        prism.generate(ids, streamer="text")
+    assert torch.equal(prism.generate(ids, max_new_tokens=3, eos_token_id=[]), prism.generate(ids, max_new_tokens=3))
 
 
 def test_a_retry_that_cannot_be_is_refused_before_the_first_attempt(prism):

@@ -14,6 +14,7 @@ from transformers.utils.output_capturing import capture_outputs
 from prism_hf.backbones import BACKBONE_ADAPTERS
 from prism_hf.diffusion.drafting import take_positions
 from prism_hf.generation.caching import CanvasCache, canvas_positions
+from prism_hf.models.lm_head import LmHead
 from prism_hf.models.loading import WholeCheckpointMixin
 from prism_hf.models.padding import padding_mask
 from prism_hf.models.rotary import rotary_embedding, rotate
@@ -204,7 +205,7 @@ class LladaForMaskedDiffusion(LladaPreTrainedModel):
     def __init__(self, config: LladaConfig):
         super().__init__(config)
         self.model = LladaModel(config)
-        self.lm_head = nn.Linear(config.d_model, config.embedding_size, bias=False)
+        self.lm_head = LmHead(config.d_model, config.embedding_size, bias=False)
         self.post_init()
 
     def resize_token_embeddings(

@@ -1,0 +1,40 @@
+"""The map to the vocabulary, also where only a few positions are decided."""
+
+import torch
+from torch import nn
+
+# Where a CPU's float32 product of few rows with a large matrix gains from being transposed; found by measuring.
+MOST_ROWS, LEAST_WEIGHTS = 64, 2**21
+
+
+class LmHead(nn.Linear):
+    """A linear map to the vocabulary, `nn.Linear` in all but speed.
+
+    On a CPU, a product of a few rows with a matrix of the vocabulary's size reads the matrix at a fraction of the speed
+    that memory has, and the product of the matrix with a few columns does not. In float32, and without gradients, up to
+    64 rows are therefore computed the other way round, padded to a number that the library is fast at: one row to 2, two
+    to 4 rows as they are, more to a multiple of 8. The results differ by rounding.
+    """
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """(..., D) -> (..., V)."""
+        rows = hidden_states.numel() // self.in_features
+        if not (0 < rows <= MOST_ROWS and self.is_slow_in_rows(hidden_states)):
+            return super().forward(hidden_states)
+        padded = 2 if rows == 1 else rows if rows <= 4 else -(-rows // 8) * 8
+        columns = nn.functional.pad(hidden_states.reshape(rows, -1), (0, 0, 0, padded - rows)).t()
+        logits = (self.weight @ columns).t()[:rows].contiguous()
+        if self.bias is not None:
+            logits += self.bias
+        return logits.view(*hidden_states.shape[:-1], -1)
+
+    def is_slow_in_rows(self, hidden_states: torch.Tensor) -> bool:
+        """Whether a few rows of these are computed faster as columns."""
+        return (
+            hidden_states.device.type == "cpu"
+            and hidden_states.dtype == self.weight.dtype == torch.float32
+            and self.weight.numel() >= LEAST_WEIGHTS
+            and not torch.is_grad_enabled()
+            and not torch.is_autocast_enabled("cpu")
+            and not torch.compiler.is_compiling()
+        )

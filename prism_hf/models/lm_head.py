@@ -11,9 +11,9 @@ class LmHead(nn.Linear):
     """A linear map to the vocabulary, `nn.Linear` in all but speed.
 
     On a CPU, a product of a few rows with a matrix of the vocabulary's size reads the matrix at a fraction of the speed
-    that memory has, and the product of the matrix with a few columns does not. In float32, and without gradients, up to
-    64 rows are therefore computed the other way round, padded to a number that the library is fast at: one row to 2, two
-    to 4 rows as they are, more to a multiple of 8. The results differ by rounding.
+    that memory has, and the product of the matrix with a few columns does not. In float32 and without gradients, up to
+    64 rows are therefore computed the other way round, padded to a number that the library is fast at: one row to 2,
+    two to 4 rows as they are, more to a multiple of 8. The results differ by rounding.
     """
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:

@@ -4,11 +4,16 @@ import pytest
 import torch
 from torch import nn
 
+from prism_hf import remask_generate
 from prism_hf.models.llada import LladaConfig, LladaForMaskedDiffusion
 from prism_hf.models.lm_head import LEAST_WEIGHTS, MOST_ROWS, LmHead
 from prism_hf.models.mdlm import MdlmConfig, MdlmForMaskedDiffusion
 
 VOCABULARY, WIDTH = 40000, 64
+
+
+def small_llada(**fields):
+    return LladaConfig(d_model=32, n_layers=2, n_heads=2, mlp_hidden_size=48, eos_token_id=1, pad_token_id=1, **fields)
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["no bias", "bias"])
@@ -24,7 +29,8 @@ def test_equals_a_linear_map(head, shape):
     states = torch.randn(*shape, WIDTH)
     with torch.no_grad():
         found = head(states)
-    expected = nn.functional.linear(states.double(), head.weight.double(), head.bias if head.bias is None else head.bias.double())
+    bias = None if head.bias is None else head.bias.double()
+    expected = nn.functional.linear(states.double(), head.weight.double(), bias)
     assert found.is_contiguous() and found.shape == (*shape, VOCABULARY)
     torch.testing.assert_close(found.double(), expected, atol=1e-5, rtol=1e-5)
     assert torch.equal(found.argmax(-1), expected.argmax(-1))
@@ -33,8 +39,9 @@ def test_equals_a_linear_map(head, shape):
 def test_takes_states_that_are_not_contiguous_and_writes_into_none(head):
     states = torch.randn(WIDTH, 3).t()
     kept = states.clone()
+    expected = nn.functional.linear(states, head.weight, head.bias)
     with torch.no_grad():
-        torch.testing.assert_close(head(states), nn.functional.linear(states, head.weight, head.bias), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(head(states), expected, atol=1e-5, rtol=1e-5)
     assert torch.equal(states, kept)
 
 
@@ -55,7 +62,7 @@ def test_autocast_and_half_precision_keep_their_dtype(head):
 
 
 def test_every_model_of_ours_has_it():
-    llada = LladaForMaskedDiffusion(LladaConfig(d_model=16, n_layers=1, n_heads=2, mlp_hidden_size=16, vocab_size=20, mask_token_id=19, eos_token_id=1, pad_token_id=1))
+    llada = LladaForMaskedDiffusion(small_llada(vocab_size=20, mask_token_id=19))
     mdlm = MdlmForMaskedDiffusion(MdlmConfig(vocab_size=20, hidden_dim=16, cond_dim=8, n_blocks=1, n_heads=2))
     assert all(isinstance(model.get_output_embeddings(), LmHead) for model in (llada, mdlm))
 
@@ -63,13 +70,10 @@ def test_every_model_of_ours_has_it():
 def test_generated_tokens_are_those_of_a_linear_map(monkeypatch):
     """At a vocabulary where it acts, for every order, with and without a cache."""
     torch.manual_seed(0)
-    config = LladaConfig(d_model=32, n_layers=2, n_heads=2, mlp_hidden_size=48, vocab_size=70000, mask_token_id=69999, eos_token_id=1, pad_token_id=1)
-    model = LladaForMaskedDiffusion(config).eval()
+    model = LladaForMaskedDiffusion(small_llada(vocab_size=70000, mask_token_id=69999)).eval()
     with torch.no_grad():
         model.model.embed_tokens.weight.normal_()
         model.lm_head.weight.normal_()
-    from prism_hf import remask_generate
-
     ids = torch.randint(69999, (2, 6))
     settings = [{"order": order} for order in ("confidence", "margin", "left_to_right")] + [{"cache": "dual"}]
     settings = [{"max_new_tokens": 8, "block_length": 4} | each for each in settings]

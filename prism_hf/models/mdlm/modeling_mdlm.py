@@ -17,6 +17,7 @@ from transformers.utils.output_capturing import capture_outputs
 from prism_hf.backbones import BACKBONE_ADAPTERS
 from prism_hf.diffusion.drafting import take_positions
 from prism_hf.generation.caching import CanvasCache, canvas_positions
+from prism_hf.models.lm_head import LmHead
 from prism_hf.models.loading import WholeCheckpointMixin
 from prism_hf.models.padding import padding_mask
 from prism_hf.models.rotary import inverse_frequencies, rotary_embedding, rotate
@@ -60,6 +61,10 @@ class MdlmZeroLinear(nn.Linear):
     A class of its own because transformers initialises module by module, and for a model from outside the library it
     passes over modules that hold no parameter directly, such as a block.
     """
+
+
+class MdlmLmHead(LmHead, MdlmZeroLinear):
+    """The output layer's linear map: to the vocabulary, or to the one number of a quality head."""
 
 
 class MdlmRotaryEmbedding(nn.Module):
@@ -209,7 +214,7 @@ class MdlmOutputLayer(nn.Module):
     def __init__(self, config: MdlmConfig, out_features: int):
         super().__init__()
         self.norm_final = MdlmLayerNorm(config.hidden_dim)
-        self.linear = MdlmZeroLinear(config.hidden_dim, out_features)
+        self.linear = MdlmLmHead(config.hidden_dim, out_features)
         self.adaLN_modulation = MdlmZeroLinear(config.cond_dim, 2 * config.hidden_dim)
 
     def forward(

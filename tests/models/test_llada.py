@@ -275,3 +275,27 @@ def test_lora_of_the_published_recipe_lands_on_96_modules():
     trained = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
     head = 2 * 4096 + 4096 * 4096 + 4096 + 4096 + 1
     assert trained == 96 * 2 * 256 * 4096 + head
+
+
+# Of every config of transformers, or of a class that has no more to say.
+OF_TRANSFORMERS = (
+    "transformers_version", "architectures", "output_hidden_states", "return_dict", "dtype", "chunk_size_feed_forward",
+    "is_encoder_decoder", "id2label", "label2id", "problem_type", "_name_or_path", "output_attentions",
+)  # fmt: skip
+
+
+def test_a_fresh_config_is_saved_with_every_published_field(tmp_path):
+    """So that LLaDA's own tools build the same model: the fields and, of those with a default, the published values."""
+    published = json.loads((FIXTURE / "config.json").read_text())
+    shape = ("d_model", "n_heads", "n_kv_heads", "n_layers", "mlp_hidden_size", "max_sequence_length", "vocab_size")
+    shape += ("embedding_size", "eos_token_id", "pad_token_id", "mask_token_id")
+    LladaConfig(**{name: published[name] for name in shape}).save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "config.json").read_text())
+    wanted = {name: value for name, value in published.items() if name not in OF_TRANSFORMERS}
+    assert {name: saved.get(name, "missing") for name in wanted} == wanted
+
+
+def test_a_published_value_wins_over_our_own(tmp_path):
+    LladaConfig(init_device="meta", precision="amp_bf16", d_model=8, n_heads=2).save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "config.json").read_text())
+    assert (saved["init_device"], saved["precision"]) == ("meta", "amp_bf16")

@@ -22,10 +22,22 @@ SUPPORTED = {
     "include_bias": (False,),
     "include_qkv_bias": (False, None),
     "bias_for_layer_norm": (False, None),
-    "multi_query_attention": (False, None),
+    "multi_query_attention": (None, False),
     "embedding_dropout": (0.0,),
     "residual_dropout": (0.0,),
 }
+# Fields of published configs that change nothing here, but that LLaDA's own tools ask for.
+FOREIGN = {
+    "alibi_bias_max": 8.0,
+    "attention_layer_norm_with_affine": True,
+    "flash_attention": False,
+    "init_cutoff_factor": None,
+    "init_device": "cpu",
+    "init_fn": "mitchell",
+    "precision": None,
+    "rope_full_precision": True,
+}
+PUBLISHED = {name: supported[0] for name, supported in SUPPORTED.items()} | FOREIGN
 
 SIZES = ("d_model", "n_layers", "n_heads", "n_kv_heads", "mlp_hidden_size", "mlp_ratio", "vocab_size", "embedding_size",
          "max_sequence_length")  # fmt: skip
@@ -42,7 +54,8 @@ BOUNDS = dict.fromkeys(SIZES, Positive) | {
 class LladaConfig(PreTrainedConfig):
     """Shape of a LLaDA transformer (arXiv 2502.09992); the defaults are LLaDA-8B's.
 
-    Other fields of a published `config.json` are kept and saved again, so LLaDA's own tools can read what is saved.
+    Other fields of a published `config.json` are kept and saved again. Those that were not given are saved with the
+    values that this model computes (`PUBLISHED`), so LLaDA's own tools build the same model from what is saved.
 
     Args:
         d_model (`int`, defaults to 4096): width of the residual stream.
@@ -61,6 +74,7 @@ class LladaConfig(PreTrainedConfig):
         weight_tying (`bool`, defaults to False): whether the LM head is the embedding.
         mask_token_id (`int`, *optional*, defaults to 126336): id of the mask token (iLLaDA: 5).
         init_std (`float`, defaults to 0.02): standard deviation of freshly initialised weights.
+        use_cache (`bool`, defaults to False): without effect here; LLaDA's own tools ask for it.
 
     Raises:
         ValueError: if the heads do not fit the width, or for a published field with a value outside `SUPPORTED`.
@@ -104,6 +118,7 @@ class LladaConfig(PreTrainedConfig):
     eos_token_id: int | list[int] | None = 126081
     pad_token_id: int | None = 126081
     init_std: float = 0.02
+    use_cache: bool = False
 
     def __post_init__(self, **kwargs):
         for name, supported in SUPPORTED.items():
@@ -132,7 +147,7 @@ class LladaConfig(PreTrainedConfig):
             )
         # A published config.json that says false would turn every output of this class into a bare tuple.
         self.return_dict = True
-        super().__post_init__(**kwargs)
+        super().__post_init__(**PUBLISHED | kwargs)
 
     @property
     def head_dim(self) -> int:

@@ -3,7 +3,9 @@
     python scripts/bench_generate.py [--shape small long tiny] [--rounds 3] [--growth] [--strategies]
 
 The literal loop is the sampler as one writes it from LLaDA's text: the logits of every position at every step, and a
-loop over the batch for the choice. Each side runs in a process of its own; the sides take turns. Memory is read in a
+loop over the batch for the choice. The peers' loops are written here from their published rule: that of dLLM and
+Fast-dLLM, which is the literal one with probabilities in float64, and Fast-dLLM's with its prefix and its dual cache,
+which map all that a forward reads to the vocabulary. Each side runs in a process of its own; the sides take turns. Memory is read in a
 process that gives freed tensors back at once, so that the peak counts what is in use. Linux only, as it reads the peak
 from /proc. Weights are random: agreement under a cache says little of a trained model.
 """
@@ -23,6 +25,7 @@ import torch
 from tqdm import tqdm
 
 from prism_hf import LladaConfig, PrismConfig, PrismForMaskedDiffusion
+from prism_hf.generation.caching import CanvasCache
 
 
 @dataclass(frozen=True)
@@ -53,8 +56,10 @@ SETTINGS = {
     "ours, left to right, dual cache": {"order": "left_to_right", "cache": "dual"},
 }
 LITERAL = "literal loop"
+# By the cache that they have; the model, attention and cache are ours, so that the loop alone is compared.
+PEERS = {"peer": None, "peer, prefix cache": "prefix", "peer, dual cache": "dual"}
 # The row that a side is compared with: the same order and nothing else.
-EXACT = {LITERAL: "ours"} | {
+EXACT = dict.fromkeys((LITERAL, *PEERS), "ours") | {
     side: "ours, left to right" if "order" in settings else "ours" for side, settings in SETTINGS.items()
 }
 # Every remasking strategy against none; the critic is the model itself, and each of its forwards counts.
@@ -119,11 +124,44 @@ def literal(model: PrismForMaskedDiffusion, prompts: torch.Tensor, shape: Shape)
     return canvas
 
 
+@torch.no_grad()
+def peer(model: PrismForMaskedDiffusion, prompts: torch.Tensor, shape: Shape, kind: str | None) -> torch.Tensor:
+    """Low-confidence unmasking in blocks as published with Fast-dLLM (arXiv 2505.22618): its plain loop, or a cache.
+
+    The first step of a block reads the whole canvas. With a cache, the others read the block (`"dual"`), or it and what
+    follows (`"prefix"`). All that is read is mapped to the vocabulary.
+    """
+    mask = model.config.mask_token_id
+    canvas = torch.cat([prompts, prompts.new_full((shape.batch, shape.new), mask)], dim=1)
+    block_steps = shape.steps // (shape.new // shape.block)
+    for start in range(shape.prompt, canvas.shape[1], shape.block):
+        end, cache = start + shape.block, CanvasCache()
+        for step in range(block_steps):
+            first, last = 0, canvas.shape[1]
+            if kind is not None and step > 0:
+                first, last = start, end if kind == "dual" else canvas.shape[1]
+                cache.positions = torch.arange(first, last).expand(shape.batch, -1)
+            read = canvas[:, first:last]
+            logits = model.backbone(input_ids=read, **({} if kind is None else {"cache": cache})).logits
+            logits[..., mask] = -torch.inf
+            drawn = logits.argmax(-1)
+            confidence = logits.double().softmax(-1).gather(-1, drawn[..., None])[..., 0]
+            confidence = confidence.masked_fill(read != mask, -torch.inf)
+            confidence[:, end - first :] = -torch.inf
+            count = shape.block // block_steps + (step < shape.block % block_steps)
+            for row in range(shape.batch):
+                chosen = confidence[row].topk(count).indices
+                canvas[row, first + chosen] = drawn[row, chosen]
+    return canvas
+
+
 def generate(
     model: PrismForMaskedDiffusion, prompts: torch.Tensor, shape: Shape, side: str, **settings
 ) -> torch.Tensor:
     if side == LITERAL:
         return literal(model, prompts, shape)
+    if side in PEERS:
+        return peer(model, prompts, shape, PEERS[side])
     return model.generate(
         prompts, max_new_tokens=shape.new, block_length=shape.block, steps=shape.steps,
         **SETTINGS[side], **settings,
@@ -197,7 +235,7 @@ def describe(shape: Shape) -> str:
 
 def compare(name: str, rounds: int) -> None:
     """Let all sides take turns at a shape, and print the table."""
-    shape, sides = SHAPES[name], (LITERAL, *SETTINGS)
+    shape, sides = SHAPES[name], (LITERAL, *PEERS, *SETTINGS)
     print(f"{name}: {describe(shape)}, float32, {torch.get_num_threads()} threads\n", flush=True)
     timed = [(side, shape, {}) for _ in range(rounds) for side in sides]
     # Every step holds the same tensors, so a few show the peak.

@@ -222,6 +222,8 @@ class RemaskGenerate:
     last: the model gave NaN, or every token was excluded there.
     """
 
+    __name__ = "remask_generate"  # as of the function that it stands for
+
     @property
     def __signature__(self) -> inspect.Signature:
         """Arguments, and the fields of the config and of all strategies, for transformers to pass them on.

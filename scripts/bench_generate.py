@@ -5,9 +5,9 @@
 The literal loop is the sampler as one writes it from LLaDA's text: the logits of every position at every step, and a
 loop over the batch for the choice. The peers' loops are written here from their published rule: that of dLLM and
 Fast-dLLM, which is the literal one with probabilities in float64, and Fast-dLLM's with its prefix and its dual cache,
-which map all that a forward reads to the vocabulary. Each side runs in a process of its own; the sides take turns. Memory is read in a
-process that gives freed tensors back at once, so that the peak counts what is in use. Linux only, as it reads the peak
-from /proc. Weights are random: agreement under a cache says little of a trained model.
+which map all that a forward reads to the vocabulary. Each side runs in a process of its own; the sides take turns.
+Memory is read in a process that gives freed tensors back at once, so that the peak counts what is in use. Linux only,
+as it reads the peak from /proc. Weights are random: agreement under a cache says little of a trained model.
 """
 
 import argparse
@@ -54,6 +54,8 @@ SETTINGS = {
     "ours, dual cache": {"cache": "dual"},
     "ours, left to right": {"order": "left_to_right"},
     "ours, left to right, dual cache": {"order": "left_to_right", "cache": "dual"},
+    "ours, bfloat16": {},
+    "ours, bfloat16, dual cache": {"cache": "dual"},
 }
 LITERAL = "literal loop"
 # By the cache that they have; the model, attention and cache are ours, so that the loop alone is compared.
@@ -207,6 +209,8 @@ def memory(field: str) -> int:
 def measure(shape: Shape, side: str) -> None:
     """Run one side in this process, after a warm-up of two steps a block: seconds a step, extra memory, tokens."""
     model = build_model(shape)
+    if "bfloat16" in side:
+        model = model.to(torch.bfloat16)
     generator = torch.Generator().manual_seed(1)
     prompts = torch.randint(shape.vocabulary - 1, (shape.batch, shape.prompt), generator=generator)
     generate(model, prompts, replace(shape, steps=2 * shape.new // shape.block), side)
@@ -236,7 +240,7 @@ def describe(shape: Shape) -> str:
 def compare(name: str, rounds: int) -> None:
     """Let all sides take turns at a shape, and print the table."""
     shape, sides = SHAPES[name], (LITERAL, *PEERS, *SETTINGS)
-    print(f"{name}: {describe(shape)}, float32, {torch.get_num_threads()} threads\n", flush=True)
+    print(f"{name}: {describe(shape)}, float32 unless said, {torch.get_num_threads()} threads\n", flush=True)
     timed = [(side, shape, {}) for _ in range(rounds) for side in sides]
     # Every step holds the same tensors, so a few show the peak.
     short = replace(shape, steps=4 * shape.new // shape.block)

@@ -3,10 +3,12 @@
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import torch
+from torch import nn
+from transformers.utils import logging
 
 from prism_hf.diffusion.drafting import lowest_first, select_lowest, take_positions
 
@@ -22,6 +24,8 @@ from .remdm import AncestralSampling
 from .sampling import ban_words, draw_tokens, left_contexts, probability_of, uniform, warp
 from .shadows import add_shadows
 from .strategies import RemaskStrategy, StepState, ask, needs, selection_of
+
+logger = logging.get_logger(__name__)
 
 ANCESTRAL = AncestralSampling()
 NAN_QUALITY = (
@@ -52,6 +56,26 @@ def check_quality(model) -> None:
         raise ValueError(no_quality(model))
 
 
+@lru_cache
+def class_names_positions(cls: type) -> bool:
+    return "logits_at" in inspect.signature(cls.forward).parameters
+
+
+def names_positions(model, parameters: dict[str, inspect.Parameter]) -> bool:
+    """Whether `forward` takes `logits_at`. Says so where it has been wrapped in one that does not, but could have."""
+    if "logits_at" in parameters:
+        return True
+    parts = model.modules() if isinstance(model, nn.Module) else ()
+    inner = next((type(part) for part in parts if class_names_positions(type(part))), None)
+    if inner is not None:
+        logger.warning_once(
+            f"The forward of {type(model).__name__} hides logits_at, which that of {inner.__name__} takes: each step "
+            "maps all positions to the vocabulary, not only those that it can fill. Name logits_at among its "
+            "arguments, or wrap it with functools.wraps."
+        )
+    return False
+
+
 def numbers_in(columns: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
     """Where each position of `tokens` (B, L) stands in `columns` (B, W): (B, L) int64, 0 if it does not."""
     number = torch.arange(columns.shape[1], device=tokens.device).expand_as(columns)
@@ -69,7 +93,7 @@ def make_reader(model, canvas: Canvas, config: RemaskGenerationConfig, needs_qua
     """
     parameters = forward_parameters(model)
     kwargs = {"return_quality": needs_quality} if needs_quality or "return_quality" in parameters else {}
-    takes_positions = "logits_at" in parameters
+    takes_positions = names_positions(model, parameters)
     call = as_described(model, canvas, repeats=2 if config.cfg_scale else 1)
     cache = CanvasCache() if config.cache else None
     if cache is not None:

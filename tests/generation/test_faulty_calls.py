@@ -133,6 +133,25 @@ def test_token_types_of_pairs_reach_bert(bert, tokenizer):
     assert not (remask_generate(bert, **encoded, **wino) == MASK).any()
 
 
+class Hiding(nn.Module):
+    """Passes everything on and names nothing, as a wrapper that times or logs a forward does."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model, self.config = model, model.config
+
+    def forward(self, *args, **kwargs):
+        return self.model(*args, **kwargs)
+
+
+def test_a_forward_that_hides_its_positions_is_told(prism, caplog):
+    ids = torch.tensor([[5, 6, 7]])
+    expected = remask_generate(prism, ids, max_new_tokens=4)
+    assert "hides logits_at" not in caplog.text
+    assert torch.equal(remask_generate(Hiding(prism), ids, max_new_tokens=4), expected)
+    assert "The forward of Hiding hides logits_at, which that of PrismForMaskedDiffusion takes" in caplog.text
+
+
 @pytest.mark.parametrize("dtype", [torch.int32, torch.int16, torch.uint8, torch.uint16])
 def test_ids_of_any_integer_type(prism, dtype):
     ids = torch.tensor([[5, MASK, 7, MASK]])

@@ -202,6 +202,11 @@ class Sampler:
     def needs(self, what: str) -> bool:
         return needs(self.strategy, what)
 
+    def begin(self, canvas: Canvas) -> "Progress":
+        """The canvas before the first step."""
+        confidence = torch.zeros_like(canvas.tokens, dtype=torch.float32) if self.needs("confidence") else None
+        return Progress(canvas.tokens, canvas.fillable, confidence)
+
 
 class Progress(NamedTuple):
     """The canvas of a generation: tokens (B, L) int64, masked (B, L) bool, and confidence (B, L).
@@ -212,6 +217,10 @@ class Progress(NamedTuple):
     tokens: torch.Tensor
     masked: torch.Tensor
     confidence: torch.Tensor | None
+
+    def cut_off(self, after: torch.Tensor, pad_token_id: int) -> "Progress":
+        """The canvas with padding where rows have ended: `after` (B, L) bool."""
+        return self._replace(tokens=self.tokens.masked_fill(after, pad_token_id), masked=self.masked & ~after)
 
 
 class Changes(NamedTuple):

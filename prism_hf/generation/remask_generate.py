@@ -282,24 +282,17 @@ def run(
 ) -> torch.LongTensor | RemaskGenerationOutput:
     """Make the steps of a generation. Raises ValueError where a mask cannot be filled."""
     config, strategy, canvas, plan = generation.config, generation.strategy, generation.canvas, generation.plan
-    steps, pad_token_id, num_masks = generation.steps, generation.pad_token_id, canvas.fillable.sum(-1)
+    num_masks, rank = canvas.fillable.sum(-1), canvas.fillable.cumsum(-1) - 1
     can_end = bool(stopping_criteria) or (bool(as_ids(config.eos_token_id)) and canvas.num_new > 0)
     read = make_reader(model, canvas, config, needs(strategy, "quality"))
-    eos_token_ids = torch.tensor(as_ids(config.eos_token_id), dtype=torch.long, device=canvas.tokens.device)
-    stream = None if streamer is None else Stream(streamer, canvas)
-    if stream is not None:
-        stream.confirm(canvas.tokens, canvas.fillable, torch.zeros_like(canvas.fillable))
-
-    sampler = Sampler(read, strategy, config, steps, canvas.attention_mask, generator, logits_processor)
-    confidence = None
-    if sampler.needs("confidence"):
-        confidence = torch.zeros(canvas.tokens.shape, device=canvas.tokens.device)
-    progress, rank = Progress(canvas.tokens, canvas.fillable, confidence), canvas.fillable.cumsum(-1) - 1
-    own_forwards = getattr(strategy, "num_forwards", 0)
-    finished, forwards = torch.zeros_like(num_masks, dtype=torch.bool), torch.zeros_like(num_masks)
-    cut_off, records, num_forwards, settled = torch.zeros_like(canvas.fillable), [], 0, False
-    most_remasked = torch.zeros_like(num_masks)
-    unsound = torch.zeros((), dtype=torch.bool, device=num_masks.device)
+    eos_ids = torch.tensor(as_ids(config.eos_token_id), dtype=torch.long, device=canvas.tokens.device)
+    stream = None if streamer is None else begin_stream(streamer, canvas)
+    sampler = Sampler(read, strategy, config, generation.steps, canvas.attention_mask, generator, logits_processor)
+    progress = sampler.begin(canvas)
+    forwards = Forwards(getattr(strategy, "num_forwards", 0), torch.zeros_like(num_masks))
+    finished, most_remasked = torch.zeros_like(num_masks, dtype=torch.bool), torch.zeros_like(num_masks)
+    cut_off, records, settled = torch.zeros_like(canvas.fillable), [], False
+    unsound = finished.new_zeros(())
     for planned in plan:
         rows = planned.rows
         unfinished = canvas.fillable & ~finished[:, None]
@@ -307,17 +300,11 @@ def run(
         window = unfinished & (rank >= rows.start[:, None]) & ~later
         reads = ~finished
         if adapts(config):
-            planned = limit_remasked(planned, most_remasked)
-            reads = (progress.masked & window).any(-1) | (reads & (planned.rows.num_remask > 0))
-            planned = fit_step(planned, progress.masked, window)
+            planned, reads = adapt_step(planned, progress.masked, window, reads, most_remasked)
             # What has been filled waits, without a forward, for the next step that may remask it.
             if not planned.opens and planned.num_open == planned.num_held == 0:
                 continue
-        forwards += reads.long()
-        num_forwards += 1
-        if planned.asks:
-            forwards += own_forwards * (rows.asks.bool() & reads)
-            num_forwards += own_forwards
+        forwards.add(planned, reads)
         progress, (filled, remasked, quality) = denoise(progress, window, planned, sampler)
         if quality is not None:
             unsound = unsound | (quality.isnan() & window & ~remasked).any()
@@ -329,12 +316,8 @@ def run(
             closed, settled = closed | ~unsettled, not bool(unsettled.any())
         closing = planned.closes or settled
         if closing and can_end:
-            ended, after = end_rows(
-                canvas, progress.tokens, planned, closed & ~finished, eos_token_ids, stopping_criteria
-            )
-            progress = progress._replace(
-                tokens=progress.tokens.masked_fill(after, pad_token_id), masked=progress.masked & ~after
-            )
+            ended, after = end_rows(canvas, progress.tokens, planned, closed & ~finished, eos_ids, stopping_criteria)
+            progress = progress.cut_off(after, generation.pad_token_id)
             cut_off, finished = cut_off | after, finished | ended
         if closing:
             finished = finished | (closed & (rows.end == num_masks))
@@ -349,16 +332,63 @@ def run(
     check_filled(read, canvas, progress, unsound)
     if streamer is not None:
         streamer.end()
+    return output_of(generation, progress, cut_off, forwards, records)
 
+
+@dataclass
+class Forwards:
+    """The forwards of a generation so far: `total`, and (B,) those of each row until it was finished.
+
+    own: those that the strategy makes itself each time it is asked.
+    """
+
+    own: int
+    of_rows: torch.Tensor
+    total: int = 0
+
+    def add(self, planned: PlannedStep, reads: torch.Tensor) -> None:
+        """Count those of a step that the rows `reads` (B,) bool take part in."""
+        self.of_rows = self.of_rows + reads.long()
+        self.total += 1
+        if planned.asks:
+            self.of_rows = self.of_rows + self.own * (planned.rows.asks.bool() & reads)
+            self.total += self.own
+
+
+def output_of(
+    generation: Generation, progress: Progress, cut_off: torch.Tensor, forwards: Forwards, records: list[tuple]
+) -> torch.LongTensor | RemaskGenerationOutput:
+    """What a call returns. cut_off (B, L) bool: what follows the end of a row."""
+    canvas = generation.canvas
     sequences = canvas.restore(progress.tokens)
-    if not config.return_dict_in_generate:
+    if not generation.config.return_dict_in_generate:
         return sequences
     return RemaskGenerationOutput(
         sequences=sequences,
-        tokens_per_forward=(canvas.fillable & ~cut_off).sum(-1) / forwards.clamp(min=1),
-        num_forwards=num_forwards,
+        tokens_per_forward=(canvas.fillable & ~cut_off).sum(-1) / forwards.of_rows.clamp(min=1),
+        num_forwards=forwards.total,
         trajectory=collect(records, canvas),
     )
+
+
+def begin_stream(streamer: BaseStreamer, canvas: Canvas) -> Stream:
+    """The stream of a generation, with what comes before the first mask handed over."""
+    stream = Stream(streamer, canvas)
+    stream.confirm(canvas.tokens, canvas.fillable, torch.zeros_like(canvas.fillable))
+    return stream
+
+
+def adapt_step(
+    planned: PlannedStep, masked: torch.Tensor, window: torch.Tensor, unfinished: torch.Tensor, most: torch.Tensor
+) -> tuple[PlannedStep, torch.Tensor]:
+    """A step with a threshold as the canvas asks for it, which may be not at all, and the rows (B,) bool that read it.
+
+    masked, window (B, L) bool: before the forward, and the block. unfinished (B,) bool. most (B,): tokens that each row
+    may remask.
+    """
+    planned = limit_remasked(planned, most)
+    reads = (masked & window).any(-1) | (unfinished & (planned.rows.num_remask > 0))
+    return fit_step(planned, masked, window), reads
 
 
 class RemaskGenerationMixin:

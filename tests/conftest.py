@@ -1,8 +1,19 @@
-"""Where FAIL_SKIPPED is set, as in CI, a skipped test fails: else one that is never run anywhere is not missed."""
+"""What holds for all tests.
 
+Where FAIL_SKIPPED is set, as in CI, a skipped test fails: else one that is never run anywhere is not missed.
+"""
+
+import gc
 import os
 
 import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def frozen_imports():
+    """`Trainer.train` collects garbage; what the modules hold is none, and takes a second to look through."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from prism_hf.data.jsonl import to_json, write_whole
+from prism_hf.data.output_lock import output_lock
 from prism_hf.evaluation import (
     check_enough,
     check_isolation,
@@ -23,6 +24,8 @@ from prism_hf.evaluation import (
     read_problems,
     score_completions,
 )
+from prism_hf.evaluation.sandbox import Isolation, Seconds
+from prism_hf.fields import Positive, check_fields
 from prism_hf.training import parse_arguments
 
 
@@ -31,12 +34,16 @@ class CodeArguments:
     problems_file: str = field(metadata={"help": "mbpp.jsonl, HumanEval.jsonl.gz, or a file in the layout of either."})
     completions_file: str | None = field(default=None, metadata={"help": "JSONL of completions to score."})
     output_dir: str | None = field(default=None, metadata={"help": "Folder for what is scored."})
-    k: list[int] = field(default_factory=lambda: [1], metadata={"help": "Of pass@k, at most the completions of each."})
+    k: list[Positive] = field(
+        default_factory=lambda: [1], metadata={"help": "Of pass@k, at most the completions of each."}
+    )
     prompts_file: str | None = field(default=None, metadata={"help": "Write the prompts there, and score nothing."})
-    num_samples: int = field(default=1, metadata={"help": "How often each prompt is written."})
-    isolation: str = field(default="namespaces", metadata={"help": "Of the programs: namespaces, or limits."})
-    timeout: float = field(default=10.0, metadata={"help": "Seconds of a program."})
-    num_workers: int | None = field(default=None, metadata={"help": "Programs at once; one a CPU if not given."})
+    num_samples: Positive = field(default=1, metadata={"help": "How often each prompt is written."})
+    isolation: Isolation = field(default="namespaces", metadata={"help": "Of the programs: namespaces, or limits."})
+    timeout: Seconds = field(default=10.0, metadata={"help": "Seconds of a program."})
+    num_workers: Positive | None = field(default=None, metadata={"help": "Programs at once; one a CPU if not given."})
+
+    __post_init__ = check_fields
 
 
 def main() -> None:
@@ -45,8 +52,11 @@ def main() -> None:
         raise ValueError("Set prompts_file, to write prompts, or completions_file and output_dir, to score them.")
     problems = read_problems(args.problems_file)
     if args.prompts_file is not None:
+        if Path(args.prompts_file).resolve() == Path(args.problems_file).resolve():
+            raise ValueError(f"prompts_file and problems_file are both {args.prompts_file}: name another for prompts.")
         rows = [{"task_id": each.task_id, "prompt": each.prompt} for each in problems for _ in range(args.num_samples)]
-        write_whole(Path(args.prompts_file), map(to_json, rows))
+        with output_lock(args.prompts_file):
+            write_whole(Path(args.prompts_file), map(to_json, rows))
         return
     if args.output_dir is None:
         raise ValueError("Set output_dir, the folder for what is scored.")
@@ -54,13 +64,14 @@ def main() -> None:
     check_enough(asked, args.k)
     check_isolation(args.isolation)
     folder = Path(args.output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    rows = score_completions(
-        asked, completions, isolation=args.isolation, timeout=args.timeout, num_workers=args.num_workers
-    )
-    write_whole(folder / "scored.jsonl", map(to_json, rows))
-    table = f"# {Path(args.problems_file).name}, {Path(args.completions_file).name}\n\n{pass_table(rows, args.k)}"
-    (folder / "pass_at_k.md").write_text(table, encoding="utf-8")
+    with output_lock(folder, is_folder=True):
+        rows = score_completions(
+            asked, completions, isolation=args.isolation, timeout=args.timeout, num_workers=args.num_workers
+        )
+        write_whole(folder / "scored.jsonl", map(to_json, rows))
+        table = pass_table(rows, args.k, len(problems))
+        table = f"# {Path(args.problems_file).name}, {Path(args.completions_file).name}\n\n{table}"
+        (folder / "pass_at_k.md").write_text(table, encoding="utf-8")
     print(table)
 
 

@@ -1,14 +1,18 @@
 """Prompts from a file or a pipe, and rows that many processes write and a killed run leaves usable."""
 
+import gzip
 import json
 import math
 import os
 import re
 import sys
+import zlib
 from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, BinaryIO
+
+from prism_hf.fields import check_value
 
 SHARD = ".shard-"
 CHUNK = 1 << 16  # bytes read at a time from a file's end
@@ -29,7 +33,7 @@ def read_prompts(path: str | Path | None = None) -> list[dict[str, Any]]:
     if path is None:
         name, data = "standard input", sys.stdin.buffer.read()
     else:
-        name, data = str(path), existing_file(path).read_bytes()
+        name, data = str(path), read_bytes(path)
     lines = text_lines(data, name)
     if not lines:
         raise ValueError(f"{name} has no prompts: give one a line, as text or as JSON with a field 'prompt'.")
@@ -44,13 +48,25 @@ def text_lines(data: bytes, name: str) -> dict[int, str]:
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{name} is no UTF-8 text: {error}.") from error
+        raise ValueError(f"{name} is no UTF-8 text: {error}. Save it as UTF-8.") from error
     # Not splitlines: it would cut at separators that JSON strings may hold, such as U+2028.
     return {number: line.removesuffix("\r") for number, line in enumerate(text.split("\n"), start=1) if line.strip()}
 
 
+def read_bytes(path: str | Path) -> bytes:
+    """What a file holds, decompressed if it is gzipped. Raises ValueError, with its name, where it cannot be read."""
+    data = existing_file(path).read_bytes()
+    if not data.startswith(b"\x1f\x8b"):
+        return data
+    try:
+        return gzip.decompress(data)
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"{path} is gzipped and damaged: {error}.") from error
+
+
 def existing_file(path: str | Path) -> Path:
     """The path, expanded. Raises ValueError, with the nearest name in its folder, if no file is there."""
+    check_value("path", path, str)
     path = Path(path).expanduser()
     if path.is_file():
         return path
@@ -82,7 +98,7 @@ def read_object(line: str | bytes, where: str, promised: str = "", holding: str 
     """The JSON object of a line. Raises ValueError if it is none; `promised` and `holding` are words of its message."""
     try:
         row = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{where} is no JSON{promised}: {error}.") from error
     if not isinstance(row, dict):
         raise ValueError(f"{where} must be a JSON object{holding}, got {line[:80]!r}.")

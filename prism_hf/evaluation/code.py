@@ -1,12 +1,11 @@
 """Problems of programming with tests, MBPP and HumanEval, and whether a model's completions solve them.
 
-Layouts as published, JSONL, gzipped where the name ends in .gz: mbpp.jsonl (arXiv 2108.07732) with `text`, `code`,
+Layouts as published, JSONL, which may be gzipped: mbpp.jsonl (arXiv 2108.07732) with `text`, `code`,
 `test_setup_code` and `test_list`; HumanEval.jsonl.gz (arXiv 2107.03374) with `prompt`, `canonical_solution`, `test` and
 `entry_point`.
 """
 
 import contextlib
-import gzip
 import json
 import math
 import re
@@ -16,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from prism_hf.data.code import code_prompt, first_function_name
-from prism_hf.data.jsonl import existing_file, read_object
+from prism_hf.data.jsonl import read_bytes, read_object, text_lines
+from prism_hf.fields import Count, Positive, check_arguments
 
 from .answers import as_body, binds, extract_code
 from .sandbox import ProgramResult, run_programs
@@ -65,14 +65,8 @@ def read_problems(path: str | Path) -> list[CodeProblem]:
         ValueError: with file and line, where there is no JSON, or it lacks a field, has one of another type, repeats a
             task_id, or names no function; if there are no problems.
     """
-    path = existing_file(path)
-    with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
-        try:
-            text = file.read().decode("utf-8-sig")
-        except (OSError, EOFError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path} cannot be read as {'gzipped ' * (path.suffix == '.gz')}text: {error}.") from error
     problems, seen = [], {}
-    for where, row in rows_of(text, path):
+    for where, row in rows_of(read_bytes(path), str(path)):
         problem = read_problem(row, f"{path}, {where}")
         if problem.task_id in seen:
             first = seen[problem.task_id]
@@ -84,18 +78,18 @@ def read_problems(path: str | Path) -> list[CodeProblem]:
     return problems
 
 
-def rows_of(text: str, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def rows_of(data: bytes, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """The rows of JSONL, or of one JSON array, each with its place."""
-    if text.lstrip().startswith("["):
+    lines = text_lines(data, name)
+    if "".join(lines.values()).lstrip().startswith("["):
         # A line that is an array is none of JSONL.
-        with contextlib.suppress(ValueError):
-            rows = json.loads(text)
+        with contextlib.suppress(ValueError, RecursionError):
+            rows = json.loads("\n".join(lines.values()))
             if all(isinstance(row, dict) for row in rows):
                 yield from ((f"entry {number}", row) for number, row in enumerate(rows, start=1))
                 return
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            yield f"line {number}", read_object(line, f"{path}, line {number}")
+    for number, line in lines.items():
+        yield f"line {number}", read_object(line, f"{name}, line {number}")
 
 
 def read_problem(row: dict[str, Any], where: str) -> CodeProblem:
@@ -113,7 +107,7 @@ def read_problem(row: dict[str, Any], where: str) -> CodeProblem:
         if name not in row:
             layout = "MBPP" if is_mbpp else "HumanEval"
             raise ValueError(f"{where} has no field {name!r} of the layout of {layout}, only {sorted(row)}.")
-        if not isinstance(row[name], kind):
+        if not isinstance(row[name], kind) or isinstance(row[name], bool):
             raise ValueError(f"{where}: {name!r} must be {kind.__name__}, got {row[name]!r}.")
     return from_mbpp(row, where) if is_mbpp else from_humaneval(row, where, is_chat)
 
@@ -137,7 +131,7 @@ def from_mbpp(row: dict[str, Any], where: str) -> CodeProblem:
     if name is None:
         raise ValueError(f"{where}: 'code' defines no top-level function, whose name the answer is to have.")
     tests = row["test_list"]
-    if not tests or not all(isinstance(test, str) for test in tests):
+    if not tests or not all(isinstance(test, str) and test.strip() for test in tests):
         raise ValueError(f"{where}: 'test_list' must be a list of at least one line of code, got {tests!r}.")
     tests = "\n".join([row["test_setup_code"], *tests, ""])
     given = PAIR if re.search(r"\bPair\(", tests) else ""
@@ -147,8 +141,10 @@ def from_mbpp(row: dict[str, Any], where: str) -> CodeProblem:
 def from_humaneval(row: dict[str, Any], where: str, is_chat: bool = False) -> CodeProblem:
     name, asked = row["entry_point"], row["prompt"]
     given = extract_code(asked, name) + "\n" if is_chat else asked
-    if function_head(given, name) is None:
+    if not name.isidentifier() or function_head(given, name) is None:
         raise ValueError(f"{where}: 'prompt' does not define the 'entry_point' {name!r}.")
+    if function_head(row["test"], "check") is None:
+        raise ValueError(f"{where}: 'test' must define the function check, got {row['test']!r:.80}.")
     return CodeProblem(
         task_id=row["task_id"],
         instruction=asked if is_chat else f"Complete this function:\n\n{asked.strip()}",
@@ -186,11 +182,12 @@ def run_answers(problems: Sequence[CodeProblem], answers: Sequence[str], **kwarg
     return run_programs(programs, **kwargs)
 
 
-def pass_at_k(n: int, c: int, k: int) -> float:
+def pass_at_k(n: Count, c: Count, k: Positive) -> float:
     """The unbiased estimate, from n answers of which c are right, that one of k answers is: 1 - C(n-c, k) / C(n, k).
 
     It is the share of the subsets of k answers that hold a right one (arXiv 2107.03374, equation 1).
     """
-    if not (0 <= c <= n and 1 <= k <= n):
+    check_arguments(pass_at_k, locals())
+    if not (c <= n and k <= n):
         raise ValueError(f"pass@k needs 0 <= c <= n and 1 <= k <= n, got n={n}, c={c}, k={k}.")
     return 1 - math.comb(n - c, k) / math.comb(n, k)

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from prism_hf.data.jsonl import existing_file, read_object, text_lines
+from prism_hf.data.jsonl import read_bytes, read_object, text_lines
+from prism_hf.fields import Positive, check_arguments
 
 from .answers import FORMS, find_code
 from .code import CodeProblem, pass_at_k, run_answers
@@ -49,16 +50,16 @@ def read_completions(path: str | Path, problems: Sequence[CodeProblem]) -> tuple
     Raises:
         ValueError: with the line, where one has no completion or is of no problem; if there are none.
     """
-    path = existing_file(path)
     by_id = {problem.task_id: problem for problem in problems}
     by_prompt = {problem.prompt: problem for problem in problems}
     asked, texts = [], []
-    for number, line in text_lines(path.read_bytes(), str(path)).items():
+    for number, line in text_lines(read_bytes(path), str(path)).items():
         where = f"{path}, line {number}"
         row = read_object(line, where)
         if not isinstance(row.get("completion"), str):
             raise ValueError(f"{where} must have a text 'completion', got {row.get('completion')!r} of {sorted(row)}.")
-        problem = by_id.get(row["task_id"]) if "task_id" in row else by_prompt.get(row.get("prompt"))
+        known, name = (by_id, "task_id") if "task_id" in row else (by_prompt, "prompt")
+        problem = known.get(row[name]) if isinstance(row.get(name), int | str) else None
         if problem is None:
             told = {name: row[name] for name in ("task_id", "prompt") if name in row}
             raise ValueError(
@@ -72,19 +73,21 @@ def read_completions(path: str | Path, problems: Sequence[CodeProblem]) -> tuple
     return asked, texts
 
 
-def check_enough(asked: Sequence[CodeProblem], k: Sequence[int]) -> None:
-    """Raise ValueError if a problem has fewer completions than one of `k`, or one is less than 1."""
+def check_enough(asked: Sequence[CodeProblem], k: Sequence[Positive]) -> None:
+    """Raise ValueError if a problem has fewer completions than one of `k`, or one is no number of at least 1."""
+    check_arguments(check_enough, {"k": k})
     least, number = min((number, task_id) for task_id, number in Counter(each.task_id for each in asked).items())[::-1]
-    if min(k, default=0) < 1 or max(k) > number:
+    if not k or max(k) > number:
         raise ValueError(
             f"k={[*k]} must be of 1 to {number}, as many completions as there are of the problem {least!r}."
         )
 
 
-def pass_table(rows: Sequence[dict[str, Any]], k: Sequence[int]) -> str:
+def pass_table(rows: Sequence[dict[str, Any]], k: Sequence[int], num_problems: int | None = None) -> str:
     """pass@k, unbiased, of the rows of `score_completions` as Markdown, with 95% intervals.
 
-    The intervals are of the problems, resampled with all their completions.
+    The intervals are of the problems, resampled with all their completions. Of `num_problems`, if given, it tells how
+    many have no completion, and so count nowhere.
     """
     numbers, right = Counter(row["task_id"] for row in rows), Counter(row["task_id"] for row in rows if row["passed"])
     lines = ["| | | 95% interval |", "|---|---|---|"]
@@ -92,12 +95,14 @@ def pass_table(rows: Sequence[dict[str, Any]], k: Sequence[int]) -> str:
         scores = torch.tensor([pass_at_k(number, right[task_id], each) for task_id, number in numbers.items()])
         low, high = bootstrap_interval(scores)
         lines.append(f"| pass@{each} | {scores.double().mean():.1%} | {low:.1%} to {high:.1%} |")
+    missing = (num_problems or len(numbers)) - len(numbers)
+    left_out = f" ({missing} other problems of the file have none and are in no number above)" if missing else ""
     reasons = Counter(row["reason"] for row in rows if not row["passed"]).most_common()
     return "\n".join(
         [
             *lines,
             "",
-            f"{len(rows)} completions of {len(numbers)} problems. Code was found in: "
+            f"{len(rows)} completions of {len(numbers)} problems{left_out}. Code was found in: "
             f"{count_forms(row['found'] for row in rows)}.",
             f"Of those that did not pass: {', '.join(f'{reason} {n}' for reason, n in reasons) or 'none'}.",
             "",

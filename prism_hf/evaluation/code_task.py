@@ -19,7 +19,7 @@ from .code import MBPP_SPLITS, CodeProblem, pass_at_k, read_problems
 from .code_scores import count_forms, score_completions
 from .digests import json_digest
 from .evaluate_settings import PADDING
-from .sandbox import check_isolation
+from .sandbox import Isolation, Seconds, check_isolation
 from .task import Task, load_tokenizer
 
 
@@ -32,9 +32,9 @@ def load_code(
     max_new_tokens: Positive = 512,
     apply_chat_template: bool = False,
     tokenizer: str | None = None,
-    isolation: str = "namespaces",
-    timeout: float = 10.0,
-    num_workers: int | None = None,
+    isolation: Isolation = "namespaces",
+    timeout: Seconds = 10.0,
+    num_workers: Positive | None = None,
     num_samples: Positive = 1,
 ) -> Task:
     """Functions to write in `max_new_tokens` tokens. Score: whether all tests pass, so that its mean is pass@1.

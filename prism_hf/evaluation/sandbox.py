@@ -45,9 +45,11 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from tqdm.auto import tqdm
+
+from prism_hf.fields import Allowed, Positive, check_arguments
 
 LAUNCHER = Path(__file__).with_name("sandboxed")
 ISOLATIONS = ("namespaces", "limits")
@@ -58,6 +60,8 @@ RISK = (
 READY = b"ready\n"
 OUTPUT_TAIL = 2000
 MIB = 2**20
+Isolation = Annotated[str, Allowed(choices=ISOLATIONS)]
+Seconds = Annotated[float, Allowed(above=0, max=36_000)]
 OUTCOMES = ("passed", "failed", "timed out", "out of memory", "crashed")
 # Seconds for an interpreter to start on a crowded machine, how often that is tried, and the pauses between.
 START, STARTS, PAUSE = 60.0, 3, 0.2
@@ -82,12 +86,12 @@ class ProgramResult:
 def run_program(
     program: str,
     tests: str = "",
-    timeout: float = 10.0,
-    isolation: str = "namespaces",
-    memory: int = 1024 * MIB,
-    disk: int = 64 * MIB,
-    num_processes: int = 16,
-    open_files: int = 64,
+    timeout: Seconds = 10.0,
+    isolation: Isolation = "namespaces",
+    memory: Annotated[int, Allowed(min=32 * MIB, max=2**62)] = 1024 * MIB,
+    disk: Annotated[int, Allowed(min=0, max=2**62)] = 64 * MIB,
+    num_processes: Annotated[int, Allowed(min=1, max=2**31 - 1)] = 16,
+    open_files: Annotated[int, Allowed(min=1, max=2**31 - 1)] = 64,
 ) -> ProgramResult:
     """Run `program` and then, in its module, `tests`: passed if neither raises anything.
 
@@ -103,10 +107,7 @@ def run_program(
     Raises:
         ValueError: if the isolation is none of the two, or this machine cannot give it, whatever the program.
     """
-    if isolation not in ISOLATIONS:
-        raise ValueError(f"isolation={isolation!r} must be one of {', '.join(map(repr, ISOLATIONS))}.")
-    if not timeout > 0:
-        raise ValueError(f"timeout={timeout!r} must be more than 0 seconds.")
+    check_arguments(run_program, locals())
     job = {
         "program": program, "tests": tests, "isolation": isolation,
         "limits": {
@@ -148,9 +149,10 @@ def start(job: dict[str, Any], timeout: float) -> tuple[bool, str, str]:
 
 
 def run_programs(
-    programs: Sequence[tuple[str, str]], num_workers: int | None = None, progress: bool = True, **kwargs
+    programs: Sequence[tuple[str, str]], num_workers: Positive | None = None, progress: bool = True, **kwargs
 ) -> list[ProgramResult]:
     """`run_program` for pairs of a program and its tests, `num_workers` at a time (by default one a CPU), in order."""
+    check_arguments(run_programs, {"num_workers": num_workers})
     with ThreadPoolExecutor(num_workers or os.cpu_count()) as pool:
         results = pool.map(lambda pair: run_program(*pair, **kwargs), programs)
         return list(tqdm(results, total=len(programs), unit="program", leave=False, disable=not progress))

@@ -143,8 +143,12 @@ def test_pass_at_k_is_the_share_of_subsets_with_a_right_answer():
             for k in range(1, n + 1):
                 subsets = list(combinations([True] * c + [False] * (n - c), k))
                 assert pass_at_k(n, c, k) == pytest.approx(sum(map(any, subsets)) / len(subsets), abs=1e-12)
-    for wrong in ((3, 4, 1), (3, -1, 1), (3, 1, 0), (3, 1, 4)):
-        with pytest.raises(ValueError, match=r"0 <= c <= n and 1 <= k <= n, got n=3"):
+    for wrong, message in (
+        ((3, 4, 1), "0 <= c <= n and 1 <= k <= n, got n=3"), ((3, 1, 4), "got n=3, c=1, k=4"),
+        ((3, -1, 1), "c=-1 must be"), ((3, 1, 0), "k=0 must be"),
+        ((3, 1, 1.5), "k=1.5 must be"), (("3", 1, 1), "n='3' must be"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=message):
             pass_at_k(*wrong)
 
 
@@ -172,15 +176,29 @@ def test_a_bad_file_is_told(tmp_path):
         (b"[1]", r"line 1 must be a JSON object, got '\[1\]'"),
         (b'{"text": "x"}', "line 1 has no field 'task_id' of the layout of MBPP, only"),
         (b'{"prompt": "x", "test": "x"}', "line 1 has no field 'task_id' of the layout of HumanEval"),
-        (b"\xff\xfe", "cannot be read as text"),
+        (b"\xff\xfe", "problems.jsonl is no UTF-8 text.*Save it as UTF-8"),
+        (gzip.compress(b"[]")[:-9], "problems.jsonl is gzipped and damaged"),
+        (b"[" * 100_000, "line 1 is no JSON"),
     ):
         path.write_bytes(content)
         with pytest.raises(ValueError, match=message):
             read_problems(path)
-    (tmp_path / "problems.jsonl.gz").write_bytes(b"no gzip")
-    with pytest.raises(ValueError, match="cannot be read as gzipped text"):
-        read_problems(tmp_path / "problems.jsonl.gz")
     with pytest.raises(ValueError, match=r"There is no file .* Did you mean .*problems.jsonl"):
         read_problems(tmp_path / "problem.jsonl")
-    with pytest.raises(ValueError, match="does not define the 'entry_point' 'other'"):
-        read_problems(write(path, [HUMANEVAL[0] | {"entry_point": "other"}]))
+    for row, changes, message in (
+        (HUMANEVAL[0], {"entry_point": "other"}, "does not define the 'entry_point' 'other'"),
+        (HUMANEVAL[0], {"entry_point": ""}, "does not define the 'entry_point' ''"),
+        (HUMANEVAL[0], {"test": "assert True"}, "'test' must define the function check"),
+        (MBPP[0], {"test_list": [""]}, "'test_list' must be a list of at least one line of code"),
+        (MBPP[0], {"task_id": True}, "'task_id' must be int, got True"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            read_problems(write(path, [row | changes]))
+
+
+def test_a_file_may_be_gzipped_whatever_its_name(tmp_path):
+    path = write(tmp_path / "problems.jsonl", MBPP)
+    problems = read_problems(path)
+    (tmp_path / "packed.json").write_bytes(gzip.compress(path.read_bytes()))
+    (tmp_path / "plain.gz").write_bytes(path.read_bytes())
+    assert problems == read_problems(tmp_path / "packed.json") == read_problems(tmp_path / "plain.gz")

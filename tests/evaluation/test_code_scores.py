@@ -27,7 +27,9 @@ def run(tmp_path, monkeypatch):
     def run(**arguments):
         given = {"problems_file": "problems.jsonl", "isolation": "limits" if isolation_problem() else "namespaces"}
         given |= arguments
-        words = [word for name, value in given.items() for word in (f"--{name}", *str(value).split())]
+        words = [
+            word for name, value in given.items() if value is not None for word in (f"--{name}", *str(value).split())
+        ]
         monkeypatch.setattr(sys, "argv", ["evaluate_code.py", *words])
         monkeypatch.chdir(tmp_path)
         runpy.run_path(str(RECIPE), run_name="__main__")
@@ -47,6 +49,7 @@ def test_completions_of_a_file_are_scored(run, tmp_path, capsys):
     table = (tmp_path / "out" / "pass_at_k.md").read_text()
     two = [any(pair) for each in passed for pair in combinations(each, 2)]
     assert "| pass@1 | 37.5% |" in table and f"| pass@2 | {sum(two) / len(two):.1%} |" in table
+    assert "8 completions of 2 problems. Code" in table and "1 other problems" in pass_table(scored, [1], 3)
     assert "Code was found in: tags 2, fence 2, bare code 2, nothing 2." in table
     assert table in capsys.readouterr().out
 
@@ -70,14 +73,21 @@ def test_prompts_are_written_and_what_completes_them_is_scored(run, tmp_path):
         ([{"completion": ""}], {}, "without task_id and prompt"),
         ([], {}, "has no completions"),
         ([{"task_id": "HumanEval/0", "completion": ""}], {"k": "1 2"}, r"k=\[1, 2\] must be of 1 to 1"),
-        ([{"task_id": "HumanEval/0", "completion": ""}], {"k": "0"}, r"k=\[0\] must be of 1 to 1"),
+        (
+            [{"task_id": "HumanEval/0", "completion": ""}],
+            {"k": "0"},
+            r"k=\[0\].* must be a list, each an integer of at",
+        ),
+        ([{"task_id": ["HumanEval/0"], "completion": ""}], {}, "line 1 is of no problem of the file"),
+        ([], {"timeout": "0"}, "timeout=0.0 of CodeArguments must be a number above 0"),
+        ([], {"prompts_file": "problems.jsonl", "completions_file": None}, "are both problems.jsonl: name another"),
         ([], {"prompts_file": "x.jsonl"}, "Set prompts_file, .* or completions_file"),
     ],
 )
 def test_what_cannot_be_scored_is_told_before_a_program_runs(run, tmp_path, rows, arguments, message):
     (tmp_path / "completions.jsonl").write_text("\n".join(map(json.dumps, rows)))
     with pytest.raises(ValueError, match=message):
-        run(completions_file="completions.jsonl", output_dir="out", **arguments)
+        run(**{"completions_file": "completions.jsonl", "output_dir": "out"} | arguments)
     assert not (tmp_path / "out").exists()
 
 

@@ -154,7 +154,7 @@ def test_what_cannot_be_is_told_before_any_work(files, arguments):
         ),
         ({"num_problems": 0}, "num_problems=0 of the task code must be an integer of at least 1"),
         ({"max_new_tokens": "512"}, "max_new_tokens='512'"),
-        ({"isolation": "none"}, "isolation='none' must be one of"),
+        ({"isolation": "none"}, "isolation='none' of the task code must be one of"),
         ({"tokenizer": str(files / "nowhere")}, "nowhere has no tokenizer: set the task's tokenizer"),
         ({"problem_file": "x"}, "'problem_file'.*'problems_file'"),
     ):

@@ -71,6 +71,21 @@ class MaskedDiffusionCollator:
         return {name: torch.ones_like(input_ids) for name in columns} | says_nothing | row
 
 
+def check_dataset(dataset, name: str) -> None:
+    """Raise ValueError for a dataset without rows, and for what gives rows neither by number nor as a stream."""
+    if dataset is None or isinstance(dataset, IterableDataset):
+        return
+    if has_length(dataset) and len(dataset) == 0:
+        raise ValueError(f"{name} is empty: give it rows, or leave it out.")
+    try:
+        dataset[0]
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f"{name} is a {type(dataset).__name__}, which gives no row by its number: {error}. Remedy: "
+            "datasets.Dataset.from_list, from_dict, from_pandas or from_generator; of a DatasetDict, one of its splits."
+        ) from error
+
+
 def first_row(dataset) -> Any | None:
     """The first row of a dataset, where it has a length and looking at it consumes nothing."""
     is_stream = dataset is None or isinstance(dataset, IterableDataset) or not has_length(dataset)

@@ -28,7 +28,7 @@ from prism_hf.diffusion.drafting import exclude_token
 from prism_hf.diffusion.losses import unmasking_loss
 from prism_hf.diffusion.noising import mask_tokens
 from prism_hf.diffusion.schedules import SCHEDULES, antithetic_timesteps
-from prism_hf.generation.checks import vocabulary_size
+from prism_hf.generation.checks import longest_canvas, vocabulary_size
 from prism_hf.generation.families import family_of, logits_of
 from prism_hf.hub import TrainingRecord, unwrapped, write_card, write_files
 from prism_hf.models.loading import naming_damage
@@ -43,7 +43,7 @@ from .checkpoints import (
     rotate_checkpoints,
     staged,
 )
-from .collator import MaskedDiffusionCollator, ReadCollator, first_row
+from .collator import MaskedDiffusionCollator, ReadCollator, check_dataset, first_row
 from .ema import EMA_FILE, EMACallback
 from .loader_rows import num_new_rows, tell_fillers
 from .muon import MuonWithAdamW, hidden_matrices
@@ -109,6 +109,26 @@ def named_datasets(train_dataset, eval_dataset) -> dict[str, Any]:
     return {"train_dataset": train_dataset} | named
 
 
+def mask_token_id_of(model, processing_class) -> int:
+    """The mask token of a model, or else of its tokenizer.
+
+    Raises ValueError if neither names one; where the two differ, a warning tells it.
+    """
+    own = getattr(model.config, "mask_token_id", None)
+    named = getattr(processing_class, "mask_token_id", None)
+    if own is None and named is None:
+        raise ValueError(
+            "The mask token is unknown: set model.config.mask_token_id, or pass a processing_class with a mask token "
+            "(tokenizer.add_special_tokens({'mask_token': ...}))."
+        )
+    if None not in (own, named) and own != named:
+        logger.warning(
+            f"The mask token is {own} for the model (config.mask_token_id), and {named} for the tokenizer: {own} is "
+            f"taken. If the tokenizer is right, set model.config.mask_token_id = {named}."
+        )
+    return named if own is None else own
+
+
 class MaskedDiffusionTrainer(Trainer):
     """Trains any masked language model as a masked diffusion model (MDLM, arXiv 2406.07524; LLaDA, arXiv 2502.09992).
 
@@ -121,6 +141,9 @@ class MaskedDiffusionTrainer(Trainer):
     accumulation window and all processes, and all randomness comes from seed, step and the row's number, so a resumed
     run continues bit for bit. Rows that a loader doubles to fill a batch count nowhere. An evaluation is the same
     whatever the batch size and the number of processes; row b of n gets the time (u + b/n) mod 1.
+
+    A loop of your own takes the batches of each step from `get_batch_samples` and gives them to `training_step`. A
+    subclass whose `compute_loss` returns the mean of its batch sets `loss_is_scaled_for_ga = False`, as for `Trainer`.
 
     Metrics: `unmasking_loss`. What is logged of `loss` and its parts is the mean over the steps since the last log, so
     that the parts add up. An evaluation's are means over all of its terms.
@@ -164,20 +187,25 @@ class MaskedDiffusionTrainer(Trainer):
         super().__init__(
             model, args, data_collator, train_dataset, eval_dataset, processing_class, *trainer_args, **kwargs
         )
-        self.mask_token_id = getattr(self.model.config, "mask_token_id", None)
-        if self.mask_token_id is None:
-            self.mask_token_id = getattr(processing_class, "mask_token_id", None)
-        if self.mask_token_id is None:
+        if self.compute_loss_func is not None:
             raise ValueError(
-                "The mask token is unknown: set model.config.mask_token_id, or pass a processing_class with a mask "
-                "token (tokenizer.add_special_tokens({'mask_token': ...}))."
+                "compute_loss_func would not be called, as the losses are those of the method: leave it out, or "
+                f"override compute_loss in a subclass of {type(self).__name__}."
             )
-        vocab_size = vocabulary_size(self.model)
-        self.row_reader = RowReader(self.mask_token_id, vocab_size, unlearned_ids(processing_class))
+        self.mask_token_id = mask_token_id_of(self.model, processing_class)
+        self.row_reader = RowReader(
+            self.mask_token_id,
+            vocabulary_size(self.model),
+            unlearned_ids(processing_class),
+            longest_canvas(unwrapped(self.model)),
+        )
+        datasets = named_datasets(train_dataset, eval_dataset)
+        for name, dataset in datasets.items():
+            check_dataset(dataset, name)
         if data_collator is None:
             pad_token_id = getattr(processing_class, "pad_token_id", None)
             self.data_collator = MaskedDiffusionCollator(pad_token_id, self.row_reader)
-            for name, dataset in named_datasets(train_dataset, eval_dataset).items():
+            for name, dataset in datasets.items():
                 self.data_collator.check(dataset, name)
         else:
             self.data_collator = ReadCollator(data_collator, self.row_reader)
@@ -186,6 +214,7 @@ class MaskedDiffusionTrainer(Trainer):
         self.take_model()
         # The losses and inputs of the step's batches so far.
         self.window: list[tuple[torch.Tensor, dict[str, Any]]] = []
+        self.num_alone = 0  # batches of which the window was unknown, so far
         # Rows of the evaluation so far, and in all, as far as that is known.
         self.num_evaluated, self.num_to_evaluate = 0, None
         self.totals = {True: defaultdict(lambda: 0), False: defaultdict(lambda: 0)}
@@ -336,8 +365,14 @@ class MaskedDiffusionTrainer(Trainer):
         """The noise that a batch came with; that of a window of its own if it came from elsewhere."""
         return inputs[NOISED] if NOISED in inputs else self.noise([inputs], [len(inputs["input_ids"])], training)[0]
 
-    def _get_dataloader(self, *args, **kwargs) -> DataLoader:
-        loader = super()._get_dataloader(*args, **kwargs)
+    def _get_dataloader(self, *args, is_training: bool = False, **kwargs) -> DataLoader:
+        """As the parent's; `dataloader_drop_last` holds for training, as an evaluation is of all its rows."""
+        drop_last = self.args.dataloader_drop_last
+        self.args.dataloader_drop_last = drop_last and is_training
+        try:
+            loader = super()._get_dataloader(*args, is_training=is_training, **kwargs)
+        finally:
+            self.args.dataloader_drop_last = drop_last
         tell_fillers(loader)
         return loader
 
@@ -387,9 +422,25 @@ class MaskedDiffusionTrainer(Trainer):
         return super().create_optimizer(model)
 
     def training_step(self, model, inputs, num_items_in_batch=None):
+        """As the parent's; a batch not from `get_batch_samples` is taken for one of a step of batches like it."""
+        if NOISED not in inputs:
+            return super().training_step(model, {**inputs, NOISED: self.noised_alone(inputs)}, num_items_in_batch)
         loss = super().training_step(model, inputs, num_items_in_batch)
         self.window.append((loss, inputs))
         return loss
+
+    def noised_alone(self, inputs: dict[str, torch.Tensor]) -> Noised:
+        """The noise of a batch of which the window is unknown: of the next place in a window of batches like it."""
+        num_batches = self.args.gradient_accumulation_steps
+        if num_batches > 1:
+            logger.warning_once(
+                f"A batch of a step of {num_batches} is trained on without the others: if they differ in rows or "
+                "tokens, the step is not that of one large batch. Take the batches from "
+                f"trainer.get_batch_samples(iterator, {num_batches}, device), which knows the whole step."
+            )
+        place, self.num_alone = self.num_alone % num_batches, self.num_alone + 1
+        inputs = self._prepare_inputs(inputs)
+        return self.noise(num_batches * [inputs], num_batches * [len(inputs["input_ids"])], training=True)[place]
 
     def _get_grad_norm(self, model, grad_norm=None):
         """As the parent's, which asks for it before each optimiser step.
@@ -477,6 +528,14 @@ class MaskedDiffusionTrainer(Trainer):
         totals.clear()
         return {name: total / count for name, (total, count) in means.items() if count}
 
+    def forget_metrics(self, training: bool) -> None:
+        """Drop what was added to the metrics since they were logged, by a run that has ended say."""
+        self.totals[training].clear()
+
+    def _init_training_state(self, *args, **kwargs):
+        self.forget_metrics(training=True)
+        return super()._init_training_state(*args, **kwargs)
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
             logs |= self.pop_metrics(training=True)
@@ -488,7 +547,7 @@ class MaskedDiffusionTrainer(Trainer):
     def evaluation_loop(self, dataloader, *args, metric_key_prefix: str = "eval", **kwargs):
         dataset = dataloader.dataset
         self.num_evaluated, self.num_to_evaluate = 0, None if isinstance(dataset, IterableDataset) else len(dataset)
-        self.totals[False].clear()
+        self.forget_metrics(training=False)
         output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
         metrics = self.pop_metrics(training=False)
         if metrics:

@@ -167,6 +167,6 @@ class QualityTrainer(MaskedDiffusionTrainer):
                 metrics["quality_ece"] = expected_calibration_error(quality, correct)
         return metrics
 
-    def evaluation_loop(self, *args, **kwargs):
-        self.judged[False].clear()
-        return super().evaluation_loop(*args, **kwargs)
+    def forget_metrics(self, training: bool) -> None:
+        super().forget_metrics(training)
+        self.judged[training].clear()

@@ -129,11 +129,13 @@ class RowReader:
         mask_token_id: None where it is unknown.
         vocab_size: how many tokens the model knows; None where that is unknown.
         special_token_ids: not learned where a row says nothing.
+        num_positions: how many tokens a row may have; None where nothing limits them.
     """
 
     mask_token_id: int | None = None
     vocab_size: int | None = None
     special_token_ids: tuple[int, ...] = ()
+    num_positions: int | None = None
 
     def __call__(self, batch: Mapping[str, Any], silent: Tensor | None = None) -> dict[str, Any]:
         """A batch with `input_ids` (B, L), `maskable` (B, L) bool and `attention_mask` (B, L) where one is given.
@@ -147,10 +149,15 @@ class RowReader:
         Raises:
             ValueError: naming the row, its first tokens, the value and the remedy.
         """
+        if not isinstance(batch, Mapping):
+            raise ValueError(
+                f"A batch is a dict of columns, input_ids among them; the collator gave {described(batch)}."
+            )
         others = {name: value for name, value in batch.items() if name not in COLUMNS}
         batch = {name: torch.as_tensor(batch[name]) for name in COLUMNS if batch.get(name) is not None}
         check_shapes(batch)
         input_ids = batch["input_ids"]
+        self.check_width(batch)
         for check in CHECKS:
             if check.column in batch:
                 self.refuse(check, batch)
@@ -171,6 +178,20 @@ class RowReader:
             )
         kept = {"attention_mask": batch["attention_mask"].long()} if "attention_mask" in batch else {}
         return others | {"input_ids": input_ids, "maskable": maskable} | kept
+
+    def check_width(self, batch: dict[str, Tensor]) -> None:
+        """Raise ValueError if a row, or its padding, goes past the model's positions."""
+        input_ids = batch["input_ids"]
+        width = input_ids.shape[1]
+        if self.num_positions is not None and width > self.num_positions:
+            lengths = attended(batch).sum(1)
+            row, length = int(lengths.argmax()), int(lengths.max())
+            padded_to = "" if length == width else f", padded to {width}"
+            raise ValueError(
+                f"{place(row, len(input_ids), {'input_ids': input_ids[row]})} has {length} tokens{padded_to}, and the "
+                f"model has positions for {self.num_positions}. Remedy: cut or split such rows, "
+                f"tokenizer(..., truncation=True, max_length={self.num_positions}), and pad no further."
+            )
 
     def refuse(self, check: Check, batch: dict[str, Tensor]) -> None:
         """Raise ValueError if a value of the batch is wrong."""

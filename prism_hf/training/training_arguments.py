@@ -13,7 +13,7 @@ from transformers.training_args import OptimizerNames
 from prism_hf.diffusion.drafting import DRAFT_SELECTIONS
 from prism_hf.diffusion.losses import NORMALIZERS, QUALITY_NORMALIZERS
 from prism_hf.diffusion.schedules import SCHEDULES
-from prism_hf.fields import Allowed, Count, Fraction, NotNegative, Positive, PositiveFraction, Seed, Share, check_fields
+from prism_hf.fields import Allowed, Count, NotNegative, Positive, PositiveFraction, Seed, Share, check_fields
 from prism_hf.portable import portable
 
 Interval = Annotated[float, Allowed(above=0, remedy="To do without, set the strategy beside it to 'no'.")]
@@ -31,7 +31,9 @@ INHERITED = {
     "adam_beta2": Share,
     "adam_epsilon": NotNegative,
     "max_grad_norm": Annotated[float, Allowed(min=0, max=math.inf)] | None,
-    "label_smoothing_factor": Fraction,
+    "label_smoothing_factor": Annotated[
+        float, Allowed(choices=(0,), remedy="The losses are those of the method, which smooth no label: leave it out.")
+    ],
     "warmup_steps": NotNegative,
     "num_train_epochs": NotNegative,
     "max_steps": Positive | Literal[-1],

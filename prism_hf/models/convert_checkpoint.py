@@ -17,6 +17,7 @@ import argparse
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoTokenizer, PreTrainedModel
@@ -40,7 +41,8 @@ from prism_hf.models.mdlm.convert_mdlm_checkpoint import (
 )
 from prism_hf.models.prism import PrismConfig, PrismForMaskedDiffusion
 
-from .torch_file import TorchFile
+from .checkpoint_files import open_checkpoint
+from .plain_pickle import describe
 
 LIGHTNING_OPTIONS, LLADA_OPTIONS = ("no_ema", "mask_token_id"), ("base_model", "lora_alpha")
 
@@ -157,6 +159,16 @@ def check_output(output: Path, is_adapter: bool) -> None:
         )
 
 
+def check_lightning(path: Path, data: Any) -> None:
+    """Raise ValueError unless the file is a Lightning checkpoint, given that it is none of LLaDA's."""
+    if not (isinstance(data, dict) and "state_dict" in data):
+        found = [str(key)[:50] for key in list(data)[:5]] if isinstance(data, dict) else describe(data)
+        raise ValueError(
+            f"{path}: no Lightning checkpoint, which has an entry 'state_dict', and none of the LLaDA trainer, with "
+            f"weights under 'remasking_head.': found {found}."
+        )
+
+
 def check_options(args: argparse.Namespace, foreign: tuple[str, ...]) -> None:
     """Raise ValueError if an option is given that says nothing about this kind of file."""
     if given := [f"--{name.replace('_', '-')}" for name in foreign if vars(args)[name] not in (None, False)]:
@@ -168,7 +180,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         prog="python -m prism_hf.models.convert_checkpoint",
         description="Convert a checkpoint of MDLM, PRISM, Token-Critic or the PRISM authors' LLaDA trainer.",
     )
-    parser.add_argument("checkpoint", type=Path, help="the .ckpt or pytorch_model.bin file")
+    parser.add_argument("checkpoint", type=Path, help="the .ckpt or pytorch_model.bin file, an index or a folder")
     parser.add_argument("output", type=Path, help="folder to write to")
     parser.add_argument("--no-ema", action="store_true", help=".ckpt: the raw weights, not their moving average")
     parser.add_argument("--mask-token-id", type=int, help=".ckpt: id of the mask token, where it is another one")
@@ -180,10 +192,10 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> None:
     args = parse(arguments)
     try:
-        if args.checkpoint.is_dir():
-            raise ValueError(f"{args.checkpoint} is a folder: give the .ckpt or pytorch_model.bin file in it.")
-        file = TorchFile(args.checkpoint)
+        file = open_checkpoint(args.checkpoint)
         is_llada = is_llada_checkpoint(file.data)
+        if not is_llada:
+            check_lightning(file.path, file.data)
         check_options(args, LIGHTNING_OPTIONS if is_llada else LLADA_OPTIONS)
         check_output(args.output, is_adapter=is_llada)
         print(f"Reading {args.checkpoint} ({file.size / 2**20:.1f} MiB) ...")

@@ -1,5 +1,6 @@
 """Checkpoints as Lightning and the authors' LLaDA trainer write them, converted to folders that load."""
 
+import json
 import subprocess
 import sys
 import types
@@ -8,6 +9,7 @@ from pathlib import Path
 import omegaconf
 import pytest
 import torch
+from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from torch import nn
@@ -174,6 +176,35 @@ def test_hyper_parameters_and_vocabulary_tell_the_config(tmp_path, vocab_size, t
     assert load_model(tmp_path / "other").config.mask_token_id == 7
 
 
+RENAMED = {
+    "compiled": lambda key: key.replace("backbone.", "backbone._orig_mod."),
+    "in parallel": lambda key: f"module.{key}",
+    "inside another": lambda key: f"net.model.{key}",
+}
+
+
+@pytest.mark.parametrize("how", [*RENAMED, "beside another", "twice"])
+def test_what_wrapped_a_model_leaves_its_name(tmp_path, how):
+    config = MdlmConfig(vocab_size=12, hidden_dim=8, cond_dim=4, n_blocks=1, n_heads=2)
+    model = stirred(MdlmForMaskedDiffusion(config), 0)
+    path = save_lightning(tmp_path / "a.ckpt", model, None, None, tuple(model.parameters()))
+    saved = torch.load(path, weights_only=False)
+    weights = saved["state_dict"]
+    saved["state_dict"] = {RENAMED.get(how, str)(key): value for key, value in weights.items()}
+    if how == "beside another":
+        saved["state_dict"] |= {f"teacher.{key}": value + 1 for key, value in weights.items()}
+    elif how == "twice":
+        saved["state_dict"] |= {f"module.{key}": value + 1 for key, value in weights.items()}
+    torch.save(saved, path)
+    if how == "twice":
+        with pytest.raises(SystemExit, match="a.ckpt: two of its weights have one name"):
+            main([str(path), str(tmp_path / "out")])
+        return
+    main([str(path), str(tmp_path / "out")])
+    found = load_model(tmp_path / "out").state_dict()
+    assert all(torch.equal(value, found[key]) for key, value in model.state_dict().items())
+
+
 def test_gpt2_is_named(tmp_path, capsys):
     model = MdlmForMaskedDiffusion(MdlmConfig(hidden_dim=4, cond_dim=4, n_blocks=1, n_heads=2))
     save_lightning(tmp_path / "owt.ckpt", model, None, text_tokenizer(), list(model.parameters()))
@@ -255,6 +286,62 @@ def test_the_authors_llada_checkpoint_is_a_plain_adapter(tmp_path, llada):
     assert torch.equal(halved(input_ids=ids).logits, expected)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("layout", ["wrapped", "within", "safetensors", "sharded", "sharded safetensors"])
+def test_the_same_weights_in_other_files_and_under_other_names(tmp_path, llada, layout):
+    path, reference, head = llada
+    weights, folder = torch.load(path, weights_only=True), tmp_path / "in"
+    folder.mkdir()
+    if layout == "wrapped":
+        weights = {f"module.{key}".replace(".model.model.", ".model._orig_mod.model."): weights[key] for key in weights}
+        torch.save(weights, folder / "pytorch_model.bin")
+    elif layout == "within":
+        torch.save({f"net.{key}": weights[key] for key in weights}, folder / "pytorch_model.bin")
+    elif layout == "safetensors":
+        save_file(weights, folder / "model.safetensors")
+    else:
+        stem, suffix, save = "pytorch_model", ".bin", torch.save
+        if layout == "sharded safetensors":
+            stem, suffix, save = "model", ".safetensors", save_file
+        places = {key: f"{stem}-0000{1 + number % 2}-of-00002{suffix}" for number, key in enumerate(weights)}
+        for name in set(places.values()):
+            save({key: weights[key] for key in weights if places[key] == name}, folder / name)
+            with pytest.raises(SystemExit, match="one part of several"):
+                main([str(folder / name), str(tmp_path / "out")])
+        (folder / f"{stem}{suffix}.index.json").write_text(json.dumps({"weight_map": places}))
+    main([str(folder), str(tmp_path / "out"), "--base-model", str(LLADA)])
+    ids = torch.arange(24).view(2, 12)
+    states = reference.model(ids).last_hidden_state
+    output = load_model(tmp_path / "out")(input_ids=ids)
+    assert torch.equal(output.logits, reference.lm_head(states))
+    assert torch.equal(output.quality_logits, head(states).squeeze(-1))
+    if "sharded" in layout:
+        (folder / name).unlink()
+        with pytest.raises(SystemExit, match=f"{name}.*which .* lacks"):
+            main([str(folder), str(tmp_path / "again")])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("alpha", [None, 6])
+def test_modules_may_have_ranks_of_their_own(tmp_path, llada, alpha):
+    weights, generator = torch.load(llada[0], weights_only=True), torch.Generator().manual_seed(1)
+    for name in ("1.k_proj", "0.v_proj"):
+        for part, shape in (("A", (3, 64)), ("B", (64, 3))):
+            weights[f"{LORA}.{name}.lora_{part}.default.weight"] = torch.randn(shape, generator=generator)
+    torch.save(weights, tmp_path / "pytorch_model.bin")
+    given = [] if alpha is None else ["--lora-alpha", str(alpha)]
+    main([str(tmp_path), str(tmp_path / "out"), "--base-model", str(LLADA), *given])
+    reference = LladaForMaskedDiffusion.from_pretrained(LLADA).eval()
+    for block, layer in enumerate(reference.model.layers):
+        for name in ("q_proj", "k_proj", "v_proj"):
+            lora_a, lora_b = (weights[f"{LORA}.{block}.{name}.lora_{part}.default.weight"] for part in "AB")
+            getattr(layer.self_attn, name).weight += (1 if alpha is None else alpha / len(lora_a)) * lora_b @ lora_a
+    ids = torch.arange(24).view(2, 12)
+    torch.testing.assert_close(load_model(tmp_path / "out")(input_ids=ids).logits, reference(ids).logits)
+    with pytest.raises(SystemExit, match="lora_alpha=0 must be an integer of at least 1"):
+        main([str(tmp_path), str(tmp_path / "none"), "--lora-alpha", "0"])
+
+
 LORA = "backbone.base_model.model.model.transformer.blocks"
 
 
@@ -265,7 +352,7 @@ LORA = "backbone.base_model.model.model.transformer.blocks"
         (lambda w: [w.pop(key) for key in list(w) if key.startswith("remasking_head")], "no Lightning checkpoint"),
         (lambda w: w.pop(f"{LORA}.1.k_proj.lora_B.default.weight"), r"missing in blocks: \['1.k_proj'\]"),
         (lambda w: [w.pop(key) for key in list(w) if "lora_" in key], "no whole LoRA adapter"),
-        (lambda w: w.update({f"{LORA}.1.k_proj.lora_A.default.weight": torch.ones(2, 64)}), "not of one rank"),
+        (lambda w: w.update({f"{LORA}.1.k_proj.lora_A.default.weight": torch.ones(2, 64)}), "of two ranks, 2 and 4"),
         (lambda w: w.update({f"{LORA}.1.k_proj.lora_A.other.weight": torch.ones(4, 64)}), "several adapters"),
         (lambda w: w.update({f"{LORA}.1.k_proj.lora_magnitude_vector": torch.ones(64)}), "no LoRA matrix"),
         (lambda w: w.update({f"{LORA}.1.attn.lora_A.default.weight": torch.ones(4, 64)}), "no LoRA matrix"),
@@ -293,7 +380,7 @@ def test_an_output_that_cannot_be_is_refused_before_work(tmp_path, llada):
     (tmp_path / "model" / "model.safetensors").touch()
     with pytest.raises(SystemExit, match="model and an adapter in one folder"):
         main([str(llada[0]), str(tmp_path / "model")])
-    with pytest.raises(SystemExit, match="is a folder: give the"):
+    with pytest.raises(SystemExit, match="is a folder without"):
         main([str(tmp_path), str(tmp_path / "out")])
     with pytest.raises(SystemExit, match="--no-ema says nothing about a file like"):
         main([str(llada[0]), str(tmp_path / "out"), "--no-ema"])

@@ -7,7 +7,16 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from peft import IA3Config, LoHaConfig, LoraConfig, PeftModel, PromptTuningConfig, VBLoRAConfig, get_peft_model
+from peft import (
+    IA3Config,
+    LoHaConfig,
+    LoraConfig,
+    OFTConfig,
+    PeftModel,
+    PromptTuningConfig,
+    VBLoRAConfig,
+    get_peft_model,
+)
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertForMaskedLM
 
@@ -141,6 +150,17 @@ def test_other_mistakes_say_what_to_do(bare, tmp_path):
         AutoPeftModelForPrism.from_pretrained(tmp_path / "nameless")
     with pytest.raises(ValueError, match="PROMPT_TUNING.*use LoraConfig"):
         PeftModelForPrism(model, PromptTuningConfig(num_virtual_tokens=2))
+    with pytest.raises(ValueError, match="pissa_niter_4.*use 'pissa'"):
+        PeftModelForPrism(model, lora(init_lora_weights="pissa_niter_4"))
+
+
+def test_a_resized_vocabulary_is_saved_with_an_adapter_of_other_modules(bare, tmp_path):
+    PrismForMaskedDiffusion.from_pretrained(bare, mask_token_id=0).save_pretrained(tmp_path / "base")
+    base = PrismForMaskedDiffusion.from_pretrained(tmp_path / "base")
+    base.resize_token_embeddings(16)
+    model = stir(PeftModelForPrism(base, lora()))
+    model.save_pretrained(tmp_path / "adapter")
+    assert_same(outputs(AutoPeftModelForPrism.from_pretrained(tmp_path / "adapter")), outputs(model))
 
 
 def test_a_model_card_of_the_folder_is_kept(bare, tmp_path):
@@ -211,6 +231,7 @@ OPTIONS = {
     "a task": lora(task_type="TOKEN_CLS"),
     "IA3": IA3Config(target_modules=["query", "output.dense"], feedforward_modules=["output.dense"], **HEAD_TOO),
     "LoHa": LoHaConfig(target_modules=["query"], **HEAD_TOO),
+    "OFT": OFTConfig(target_modules=["query"], oft_block_size=4, **HEAD_TOO),
     "VB-LoRA": VBLoRAConfig(target_modules=["query"], num_vectors=8, vector_length=4, **HEAD_TOO),
 }
 

@@ -13,10 +13,11 @@ from peft import LoraConfig
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors.torch import save_file
 
+from prism_hf.fields import Positive, check_value
 from prism_hf.generation import RemaskGenerationConfig
 from prism_hf.hub import base_from
+from prism_hf.models.checkpoint_files import by_name, open_checkpoint
 from prism_hf.models.plain_pickle import StoredTensor
-from prism_hf.models.torch_file import TorchFile
 
 from .modeling_llada import BLOCK_NAMES
 
@@ -31,7 +32,7 @@ LORA = re.compile(
 
 def is_llada_checkpoint(data: Any) -> bool:
     is_flat = isinstance(data, dict) and all(isinstance(key, str) for key in data)
-    return is_flat and any(key.startswith(HEAD) for key in data)
+    return is_flat and any(f".{HEAD}" in f".{key}" for key in data)
 
 
 def convert_llada_checkpoint(
@@ -40,27 +41,34 @@ def convert_llada_checkpoint(
     """Read LoRA's weights and the quality head of a checkpoint; LLaDA's own weights are not read.
 
     Args:
-        path: the `pytorch_model.bin` file.
+        path: the `pytorch_model.bin` file, or what else `open_checkpoint` opens.
         base_model: name or folder of the LLaDA that was trained, for the adapter's config.
-        lora_alpha: is not in the file; the rank if None, as published.
+        lora_alpha: is not in the file; the rank of each module if None, as published.
 
     Returns:
         The adapter's weights under PEFT's names, and its config.
 
     Raises:
-        ValueError: naming the file, if it is damaged, holds no LoRA or no quality head, or not those of one config.
+        ValueError: naming the file, if it is damaged, holds no LoRA or no quality head, or not those of one config; or
+            for an alpha that is not positive.
     """
-    file = TorchFile(path)
+    check_value("lora_alpha", lora_alpha, Positive | None)
+    file = open_checkpoint(path)
     try:
         if not is_llada_checkpoint(file.data):
             raise ValueError(f"no checkpoint of the PRISM authors' LLaDA trainer: it has no '{HEAD}' weights.")
-        lora, rank = lora_weights(file.data)
-        head = head_weights(file.data)
+        data = by_name(file.data, ("backbone.", HEAD))
+        lora, ranks = lora_weights(data)
+        head = head_weights(data)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+    rank = max(ranks.values(), key=list(ranks.values()).count)
+    others = {module: each for module, each in ranks.items() if each != rank}
     config = LoraConfig(
         r=rank,
         lora_alpha=rank if lora_alpha is None else lora_alpha,
+        rank_pattern=others,
+        alpha_pattern=others if lora_alpha is None else {},
         lora_dropout=PUBLISHED_DROPOUT,
         target_modules=sorted({name.split(".")[-3] for name in lora}),
         modules_to_save=["quality_head"],
@@ -71,8 +79,8 @@ def convert_llada_checkpoint(
     return file.read(lora | head), config
 
 
-def lora_weights(data: dict[str, Any]) -> tuple[dict[str, StoredTensor], int]:
-    """LoRA's tensors under PEFT's names, and their rank. ValueError unless each block has the same, of one rank."""
+def lora_weights(data: dict[str, Any]) -> tuple[dict[str, StoredTensor], dict[str, int]]:
+    """LoRA's tensors under PEFT's names, and the rank of each module. ValueError unless each block has the same."""
     pairs: dict[tuple[int, str], dict[str, StoredTensor]] = {}
     for key, value in data.items():
         if ".lora_" not in key:
@@ -89,16 +97,20 @@ def lora_weights(data: dict[str, Any]) -> tuple[dict[str, StoredTensor], int]:
     missing = [f"{block}.{module}" for block in blocks for module in modules if len(pairs.get((block, module), {})) < 2]
     if not pairs or missing:
         raise ValueError(f"no whole LoRA adapter; missing in blocks: {missing[:5] or 'all'}.")
-    shapes = {(part, tuple(value.shape)) for pair in pairs.values() for part, value in pair.items()}
-    ranks = {shape[0 if part == "A" else -1] if len(shape) == 2 else None for part, shape in shapes}
-    if len(ranks) != 1 or None in ranks:
-        raise ValueError(f"the LoRA matrices are not of one rank: {sorted(shapes)[:6]}.")
+    ranks = {}
+    for (block, module), pair in pairs.items():
+        (rank, *_), (*_, also) = (tuple(pair[part].shape) for part in "AB")
+        if rank != also or len(pair["A"].shape) != 2 or len(pair["B"].shape) != 2:
+            raise ValueError(
+                f"the LoRA matrices of {block}.{module} are of two ranks, {rank} and {also}, or no matrices."
+            )
+        ranks[f"layers.{block}.{BLOCK_NAMES[module]}"] = rank
     names = {
         f"base_model.model.backbone.model.layers.{block}.{BLOCK_NAMES[module]}.lora_{part}.weight": value
         for (block, module), pair in pairs.items()
         for part, value in pair.items()
     }
-    return names, ranks.pop()
+    return names, ranks
 
 
 def head_weights(data: dict[str, Any]) -> dict[str, StoredTensor]:

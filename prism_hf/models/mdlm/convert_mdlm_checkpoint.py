@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from transformers.utils import logging
 
+from prism_hf.models.checkpoint_files import by_name
 from prism_hf.models.plain_pickle import Inert, StoredTensor, describe
 from prism_hf.models.torch_file import TorchFile, check_tensors
 
@@ -89,7 +90,7 @@ def split_state_dict(data: Any) -> tuple[StoredDict, StoredDict]:
     if not isinstance(data, dict) or not isinstance(data.get("state_dict"), dict):
         found = [str(key)[:50] for key in list(data)[:10]] if isinstance(data, dict) else describe(data)
         raise ValueError(f"no Lightning checkpoint: expected an entry 'state_dict', found {found}.")
-    state_dict = {str(key): value for key, value in data["state_dict"].items()}
+    state_dict = by_name(data["state_dict"], (BACKBONE, ADAPTER))
     kept = {key: value for key, value in state_dict.items() if key.startswith((BACKBONE, ADAPTER))}
     if other := [key for key in state_dict if key not in kept]:
         logger.warning(f"{len(other)} entries that are not weights of MDLM or its adapter are left out: {other[:5]}")
@@ -209,8 +210,8 @@ def match_shadow_params(ema: Any, backbone: StoredDict, adapter: StoredDict) -> 
     A state dict lists parameters in parameter order with buffers (here `inv_freq` only) between them.
     """
     remedy = "Pass use_ema=False (--no-ema) to convert the raw weights."
-    if not isinstance(ema, dict) or not isinstance(ema.get("shadow_params"), list):
-        raise ValueError(f"the checkpoint has no 'ema' entry with 'shadow_params'. {remedy}")
+    if not isinstance(ema, dict) or not isinstance(ema.get("shadow_params"), list | tuple):
+        raise ValueError(f"the checkpoint has no 'ema' entry with a list 'shadow_params'. {remedy}")
     shadow = ema["shadow_params"]
     backbone_keys, adapter_keys = (
         [key for key in part if not key.endswith("inv_freq")] for part in (backbone, adapter)

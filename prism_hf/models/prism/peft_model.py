@@ -45,6 +45,8 @@ class PeftModelForPrism(HubMixin, PeftModel):
 
     def __init__(self, model, peft_config: PeftConfig, adapter_name: str = "default", **kwargs):
         check_head(model, peft_config)
+        if peft_config.base_model_name_or_path is None:  # PEFT looks there whether the vocabulary was resized
+            peft_config.base_model_name_or_path = base_model_name(model)
         super().__init__(model, peft_config, adapter_name, **kwargs)
 
     @classmethod
@@ -176,7 +178,8 @@ def read_config(adapter: str | os.PathLike, **hub) -> PeftConfig:
         with naming_damage(adapter, hub):
             config = PeftConfig.from_pretrained(str(adapter), **hub)
         rank = getattr(config, "r", 1)
-        if type(rank) is not int or rank < 1:
+        least = 0 if getattr(config, "oft_block_size", 0) else 1  # OFT is told one of the two
+        if type(rank) is not int or rank < least:
             raise TypeError(f"r is {rank!r}, not a positive integer")
         return config
     except (KeyError, TypeError) as error:
@@ -234,6 +237,12 @@ def check_head(model, peft_config: PeftConfig) -> None:
         )
     if peft_config.is_prompt_learning:
         raise ValueError(f"{peft_config.peft_type.value} writes into the prompt, which a canvas lacks: use LoraConfig.")
+    if str(init := getattr(peft_config, "init_lora_weights", None)).startswith("pissa_niter"):
+        raise ValueError(
+            f"init_lora_weights={init!r} changes the base model by a random decomposition, which is another one when "
+            "the adapter is loaded: use 'pissa', or save the adapter as one of LoRA "
+            "(path_initial_model_for_weight_conversion)."
+        )
     own = {name: getattr(model.config, name) for name in HEAD_SETTINGS}
     wrong = {name: value for name, value in recorded_head(peft_config).items() if own[name] != value}
     if wrong:

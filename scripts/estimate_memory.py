@@ -21,7 +21,6 @@ from pathlib import Path
 import torch
 import yaml
 from peft import LoraConfig
-from process_memory import memory, reset_peak
 from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedConfig
 
 from prism_hf import PrismForMaskedDiffusion, PrismTrainer, PrismTrainingArguments
@@ -151,6 +150,14 @@ def check_settings(name: str, folder: str) -> dict:
     return shape | settings
 
 
+def memory(field: str) -> int:
+    """A line of /proc/self/status in bytes: VmRSS now, VmHWM at the peak."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field):
+            return int(line.split()[1]) * 1024
+    raise ValueError(f"no {field} in /proc/self/status")
+
+
 def train(settings: dict, folder: str, config: PreTrainedConfig) -> None:
     """Two steps of `PrismTrainer`, nearly all masked, so that the second has optimiser states."""
     batch_size, length = settings["per_device_train_batch_size"], settings["length"]
@@ -182,7 +189,7 @@ def measure(name: str) -> None:
         train(settings | {"length": 16}, folder, small)
         gc.collect()
         before = memory("VmRSS")
-        reset_peak()
+        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
         train(settings, folder, config)
         print(json.dumps(memory("VmHWM") - before))
 

@@ -11,10 +11,10 @@ minutes and about 21 GiB, and says how much before it starts. Linux only, as it 
 import argparse
 import tempfile
 import time
+from pathlib import Path
 
 import torch
 from peft import LoraConfig
-from process_memory import memory
 from torch import nn
 
 from prism_hf import (
@@ -31,6 +31,14 @@ GIB = 2**30
 # Python with its libraries, and one large weight rearranged for a matrix product.
 OVERHEAD = 2 * GIB
 FILL = 1_000_003  # no multiple of a row, so that no two rows are alike
+
+
+def memory(file: str, field: str) -> int:
+    """A line of a file of /proc in bytes: VmHWM of self/status is the peak so far."""
+    for line in Path("/proc", file).read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) * 1024
+    raise ValueError(f"no {field} in /proc/{file}")
 
 
 @torch.no_grad()
@@ -88,7 +96,7 @@ def main() -> None:
         print("GiB planned at the peak, all tokens masked:")
         for name, size in plan.peak.items():
             print(f"  {name:18}{size / GIB:8.2f}")
-        needed, available = plan.total + OVERHEAD, memory("MemAvailable", "meminfo")
+        needed, available = plan.total + OVERHEAD, memory("meminfo", "MemAvailable")
         print(f"  {'libraries, products':18}{OVERHEAD / GIB:7.2f}\n  {'together':18}{needed / GIB:8.2f}")
         if needed > available:
             raise SystemExit(
@@ -105,7 +113,7 @@ def main() -> None:
         trainer.train()
         seconds = time.perf_counter() - built
     logged = trainer.state.log_history[0]
-    peak = memory("VmHWM")
+    peak = memory("self/status", "VmHWM")
     print(
         f"one step in {seconds:.1f} s on {torch.get_num_threads()} threads, peak {peak / GIB:.2f} GiB; loss "
         f"{logged['loss']:.4f} (unmasking {logged['unmasking_loss']:.4f}, quality {logged['quality_loss']:.4f}), "

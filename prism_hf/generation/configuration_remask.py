@@ -173,6 +173,8 @@ class RemaskGenerationConfig(GenerationConfig):
         for name in names:
             if reason := reason_against(name):
                 raise ValueError(f"{name!r} has no meaning in denoising: {reason}.")
+            if name in ARGUMENTS:
+                raise ValueError(f"{name!r} is an argument of generate, and no setting: it cannot be given here.")
             hint = did_you_mean(name, (*cls.fields, *ARGUMENTS, *also_known))
             hint = hint or f" The fields are {', '.join(cls.fields)}."
             raise ValueError(f"{name!r} is not a generation parameter of {cls.__name__}.{hint}")

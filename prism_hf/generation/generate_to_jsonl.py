@@ -24,6 +24,7 @@ from prism_hf.data.jsonl import (
 )
 from prism_hf.data.output_lock import output_lock
 from prism_hf.data.prompts import encode_prompts
+from prism_hf.fields import Positive, Seed, check_arguments
 from prism_hf.launching import wait_for_slowest
 
 from .checks import check_lengths, fitted_to_tokenizer
@@ -33,14 +34,16 @@ from .stopping import as_ids, until_end
 
 logger = logging.get_logger(__name__)
 
+CHECKED = ("rows", "path", "batch_size", "seed", "apply_chat_template", "settings")
+
 
 def generate_to_jsonl(
     model,
     tokenizer: PreTrainedTokenizerBase,
     rows: list[dict[str, Any]],
     path: str | Path,
-    batch_size: int = 8,
-    seed: int = 0,
+    batch_size: Positive = 8,
+    seed: Seed = 0,
     apply_chat_template: bool = False,
     settings: dict[str, Any] | None = None,
     **kwargs,
@@ -73,8 +76,7 @@ def generate_to_jsonl(
         ValueError: on wrong rows or settings, or an output that was begun with others, that another run writes, or that
             cannot be written to; before the first forward.
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size={batch_size} must be at least 1.")
+    check_arguments(generate_to_jsonl, {name: value for name, value in locals().items() if name in CHECKED})
     path, state = Path(path), PartialState()
     generation = fitted_to_tokenizer(model, tokenizer, kwargs) | {"return_dict_in_generate": True}
     config = prepare_generation_config(model, None, **generation)

@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
@@ -126,6 +127,9 @@ def naming_damage(checkpoint: str | os.PathLike, arguments: Mapping[str, Any] | 
     except Exception as error:
         folder = folder_of(checkpoint, arguments or {})
         damage = find_damage(folder) if folder else None
+        if folder and damage is None and isinstance(error, UnpicklingError):
+            files = sorted(path.name for pattern in TORCH_FILES for path in folder.glob(pattern))
+            damage = f"{folder} has objects that are no weights in {', '.join(files)}; none of them was built."
         if damage is None:
             raise
         kind = OSError if isinstance(error, OSError) else ValueError

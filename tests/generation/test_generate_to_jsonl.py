@@ -123,6 +123,10 @@ def test_masks_in_a_prompt_are_filled_in_place(model, tokenizer, tmp_path):
         ([{"prompt": "a", "completion": "b"}], {"max_new_tokens": 2}, "'completion'"),
         ([{"prompt": "a"}], {"max_length": 9}, "max_new_tokens"),
         ([{"prompt": "a"}], {"max_new_tokens": 2, "batch_size": 0}, "batch_size=0"),
+        ([{"prompt": "a"}], {"max_new_tokens": 2, "batch_size": 2.5}, "batch_size=2.5 .*an integer of at least 1"),
+        ([{"prompt": "a"}], {"max_new_tokens": 2, "seed": -1}, "seed=-1 .*an integer from 0"),
+        ({"prompt": "a"}, {"max_new_tokens": 2}, "rows=.* must be a list"),
+        ([{"prompt": "a"}], {"max_new_tokens": 2, "streamer": "text"}, "'streamer' is an argument of generate"),
         ([{"prompt": "a"}], {"max_new_token": 2}, "'max_new_tokens'"),
     ],
 )

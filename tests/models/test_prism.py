@@ -239,3 +239,8 @@ def test_a_bare_backbone_lacks_nothing_but_the_head(tmp_path):
     edit_weights(tmp_path, lambda weights: weights.pop(QUERY))
     with pytest.raises(ValueError, match=rf"no whole BertForMaskedLM; weights missing: {QUERY}\."):
         PrismForMaskedDiffusion.from_pretrained(tmp_path, mask_token_id=4)
+
+
+def test_a_config_without_a_backbone_makes_no_model():
+    with pytest.raises(ValueError, match="no backbone_config: give PrismConfig"):
+        PrismForMaskedDiffusion(PrismConfig(mask_token_id=0))

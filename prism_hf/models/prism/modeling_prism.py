@@ -105,6 +105,8 @@ class PrismForMaskedDiffusion(RemaskGenerationMixin, HubMixin, WholeCheckpointMi
             ValueError: where the config knows no mask token of the vocabulary, or the backbone is of an unknown family
                 or causal.
         """
+        if config.backbone_config is None:
+            raise ValueError("The config has no backbone_config: give PrismConfig that of the backbone.")
         super().__init__(config)
         if config.mask_token_id is None:
             raise ValueError(

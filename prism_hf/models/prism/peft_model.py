@@ -3,14 +3,16 @@
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Annotated
 
 import torch
 from peft import PeftConfig, PeftModel, PeftType, get_peft_model_state_dict, load_peft_weights
 from peft.utils.error import NoMatchingPeftModuleError
 from transformers import AutoConfig
-from transformers.utils import GENERATION_CONFIG_NAME
+from transformers.utils import ADAPTER_CONFIG_NAME, GENERATION_CONFIG_NAME
 from transformers.utils.hub import has_file
 
+from prism_hf.fields import Allowed, Fraction, NotNegative, Positive, check_value
 from prism_hf.generation import RemaskGenerationConfig
 from prism_hf.hub import (
     CARD,
@@ -30,6 +32,13 @@ from .modeling_prism import PrismForMaskedDiffusion
 QUALITY_HEAD = "quality_head"
 # Where PEFT keeps a module that is trained whole. With `bias="all"` it saves the biases there a second time.
 WRAPPED = (".modules_to_save.", ".original_module.")
+# What is read of a config of LoRA before PEFT does, which asserts or divides.
+LORA_FIELDS = {
+    "r": Positive,
+    "lora_alpha": NotNegative,
+    "lora_dropout": Fraction,
+    "bias": Annotated[str, Allowed(choices=("none", "all", "lora_only"))],
+}
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token")
 
 
@@ -177,10 +186,8 @@ def read_config(adapter: str | os.PathLike, **hub) -> PeftConfig:
     try:
         with naming_damage(adapter, hub):
             config = PeftConfig.from_pretrained(str(adapter), **hub)
-        rank = getattr(config, "r", 1)
-        least = 0 if getattr(config, "oft_block_size", 0) else 1  # OFT is told one of the two
-        if type(rank) is not int or rank < least:
-            raise TypeError(f"r is {rank!r}, not a positive integer")
+        for name, kind in LORA_FIELDS.items() if config.peft_type is PeftType.LORA else ():
+            check_value(name, getattr(config, name), kind, owner=f"{adapter}/{ADAPTER_CONFIG_NAME}")
         return config
     except (KeyError, TypeError) as error:
         known = ", ".join(sorted(kind.value for kind in PeftType))

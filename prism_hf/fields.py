@@ -65,15 +65,15 @@ NAMES = {int: "an integer", float: "a number", bool: "True or False", str: "text
 
 
 def check_value(name: str, value: Any, kind: Any, owner: str = "") -> Any:
-    """The value, where it is of the annotated kind; numbers of NumPy become Python's.
+    """The value, where it is of the annotated kind; numbers of NumPy, True and False too, become Python's.
 
     Raises ValueError with the name, the value, what is expected and, where one can be told, the remedy.
     """
+    if type(value).__module__ == "numpy" and getattr(value, "ndim", None) == 0:
+        value = value.item()
     if not fits(value, kind):
         of = owner and f" of {owner}"
         raise ValueError(f"{name}={SHORT.repr(value)}{of} must be {describe(kind)}.{remedy_for(value, kind)}")
-    if isinstance(value, Real) and not isinstance(value, bool):
-        return int(value) if isinstance(value, Integral) else float(value)
     return value
 
 

@@ -19,13 +19,13 @@ import tempfile
 from pathlib import Path
 
 import torch
-import yaml
 from peft import LoraConfig
 from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedConfig
 
 from prism_hf import PrismForMaskedDiffusion, PrismTrainer, PrismTrainingArguments
 from prism_hf.models.llada import LladaConfig
 from prism_hf.models.prism import PrismConfig
+from prism_hf.training.config_file import read_yaml
 from prism_hf.training.memory import STRATEGIES, MemoryEstimate, estimate_memory
 
 GIB = 2**30
@@ -73,7 +73,7 @@ def settings_of(args: argparse.Namespace) -> dict:
     if args.recipe is None:
         settings = {"dtype": "bfloat16", "bf16": True}
     else:
-        settings = yaml.safe_load(Path(args.recipe).read_text(encoding="utf-8"))
+        settings = read_yaml(args.recipe)
         if args.config is None and "model_name_or_path" not in settings:
             raise ValueError(f"{args.recipe} names no model_name_or_path: pass --config.")
     if "gradient_checkpointing" in settings:  # transformers' older name

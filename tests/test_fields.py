@@ -87,6 +87,7 @@ class Settings:
 
 def test_fields_of_a_dataclass():
     assert Settings(size=np.int64(3)).size.__class__ is int
+    assert check_value("flag", np.bool_(True), bool) is True
     for wrong, message in (
         ({"size": 0}, "size=0 of Settings"),
         ({"order": "margn"}, "Did you mean 'margin'"),

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizer
 
-from prism_hf.fields import Allowed, Count, Positive, Seed, check_arguments
+from prism_hf.fields import Allowed, Count, Positive, Seed, check_arguments, check_value
 
 from .jsonl import check_utf8, existing_file
 
@@ -46,8 +46,16 @@ def maskable_positions(length: int) -> Tensor:
     return maskable
 
 
+def check_grids(grid: Tensor, shape: str) -> None:
+    """Raise ValueError for what is no tensor of as many dimensions as `shape` names, the last two 9 and 9."""
+    check_value("grid", grid, Tensor)
+    if grid.ndim != shape.count(",") + 1 or grid.shape[-2:] != (9, 9):
+        raise ValueError(f"Expected a grid of shape {shape}, got {tuple(grid.shape)}.")
+
+
 def is_valid_grid(grid: Tensor) -> Tensor:
     """Whether every row, column and box of each grid holds the digits 1 to 9: (N, 9, 9) -> (N,) bool."""
+    check_grids(grid, "(N, 9, 9)")
     boxes = grid.view(-1, 3, 3, 3, 3).transpose(2, 3).reshape(-1, 9, 9)
     units = torch.cat([grid, grid.mT, boxes], dim=1)  # (N, 27, 9)
     digits = torch.arange(1, 10, device=grid.device)
@@ -56,6 +64,7 @@ def is_valid_grid(grid: Tensor) -> Tensor:
 
 def to_grid(ids: Tensor) -> Tensor:
     """The cells of sequences: (N, 89 or 81) -> (N, 9, 9). End-of-row positions are dropped unread."""
+    check_value("ids", ids, Tensor)
     if ids.ndim != 2:
         raise ValueError(f"Expected ids of shape (N, 89) or (N, 81), got {tuple(ids.shape)}.")
     return ids[:, cell_positions(ids.shape[1]).to(ids.device)].view(-1, 9, 9)
@@ -63,8 +72,7 @@ def to_grid(ids: Tensor) -> Tensor:
 
 def to_sequence(grid: Tensor, layout: int = 89) -> Tensor:
     """The inverse of `to_grid`: (N, 9, 9) -> (N, layout), with end-of-row tokens when ``layout`` is 89."""
-    if grid.ndim != 3 or grid.shape[1:] != (9, 9):
-        raise ValueError(f"Expected a grid of shape (N, 9, 9), got {tuple(grid.shape)}.")
+    check_grids(grid, "(N, 9, 9)")
     positions = cell_positions(layout).to(grid.device)
     sequence = grid.new_full((len(grid), layout), END_OF_ROW)
     sequence[:, positions] = grid.flatten(1)
@@ -160,6 +168,7 @@ def _solutions(cells: Sequence[int], generator: torch.Generator | None = None) -
 
 def count_solutions(grid: Tensor, limit: int = 2) -> int:
     """How many solutions a puzzle (9, 9) has, counted up to ``limit``: 1 means a proper puzzle."""
+    check_grids(grid, "(9, 9)")
     return sum(1 for _ in islice(_solutions(grid.flatten().tolist()), limit))
 
 
@@ -341,6 +350,8 @@ class SudokuTokenizer(PreTrainedTokenizer):
         return self._ids[token]
 
     def _convert_id_to_token(self, index: int) -> str:
+        if not 0 <= index < len(self._characters):
+            raise ValueError(f"The id {index} is no Sudoku token: those are 0 to {len(self._characters) - 1}.")
         return self._characters[index]
 
     def convert_tokens_to_string(self, tokens: list[str]) -> str:

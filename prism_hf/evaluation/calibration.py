@@ -5,8 +5,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from prism_hf.fields import Positive, check_arguments
+
 
 def _checked(scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    check_arguments(_checked, locals())
     scores, labels = scores.detach().flatten().double().cpu(), labels.detach().flatten().double().cpu()
     if scores.shape != labels.shape:
         raise ValueError(f"Expected one label for each score, got {len(scores)} scores and {len(labels)} labels.")
@@ -44,14 +47,13 @@ def auroc(scores: Tensor, labels: Tensor) -> float:
     return ((rank_sum - positives * (positives + 1) / 2) / (positives * negatives)).item()
 
 
-def reliability_bins(probabilities: Tensor, labels: Tensor, num_bins: int = 15) -> dict[str, Tensor]:
+def reliability_bins(probabilities: Tensor, labels: Tensor, num_bins: Positive = 15) -> dict[str, Tensor]:
     """Equal-width bins of [0, 1], each closed on the right (the first on both sides), as in Guo et al. (1706.04599).
 
     probabilities: any shape, in [0, 1]; labels: as many, 0 or 1. Returns ``edges`` (num_bins + 1,), ``count``,
     ``confidence`` (mean probability) and ``accuracy`` (mean label), each (num_bins,); nan means for an empty bin.
     """
-    if num_bins < 1:
-        raise ValueError(f"num_bins must be at least 1, got {num_bins}.")
+    check_arguments(reliability_bins, locals())
     probabilities, labels = _checked_probabilities(probabilities, labels)
     edges = torch.linspace(0, 1, num_bins + 1, dtype=torch.float64)
     bin_index = torch.bucketize(probabilities, edges[1:-1])

@@ -1,13 +1,18 @@
 """Intervals and paired tests for scores of examples: what a difference between two samplers is worth."""
 
 import math
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
+from prism_hf.fields import Allowed, Count, Fraction, Positive, Seed, check_arguments, check_value
 
-def wilson_interval(successes: int, trials: int, z: float = 1.959964) -> tuple[float, float]:
+
+def wilson_interval(successes: Count, trials: Positive, z: float = 1.959964) -> tuple[float, float]:
     """Wilson's score interval for a proportion (95% by default): (low, high)."""
+    check_arguments(wilson_interval, locals())
+    check_value("successes", successes, Annotated[int, Allowed(min=0, max=trials)])
     rate, shrink = successes / trials, 1 + z**2 / trials
     centre = (rate + z**2 / (2 * trials)) / shrink
     half = z / shrink * math.sqrt(rate * (1 - rate) / trials + z**2 / (4 * trials**2))
@@ -15,6 +20,7 @@ def wilson_interval(successes: int, trials: int, z: float = 1.959964) -> tuple[f
 
 
 def _paired(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    check_arguments(_paired, locals())
     if first.shape != second.shape or first.ndim != 1:
         raise ValueError(
             f"Expected two scores for each example, (N,) and (N,); got {tuple(first.shape)} and {tuple(second.shape)}."
@@ -25,6 +31,8 @@ def _paired(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
 def discordant_pairs(first: Tensor, second: Tensor) -> tuple[int, int]:
     """How many examples only the first solves, and how many only the second. first, second: (N,) bool."""
     first, second = _paired(first, second)
+    if not first.dtype == second.dtype == torch.bool:
+        raise ValueError(f"Solved or not must be bool, got {first.dtype} and {second.dtype}: compare with a threshold.")
     return int((first & ~second).sum()), int((second & ~first).sum())
 
 
@@ -40,9 +48,10 @@ def mcnemar_test(first: Tensor, second: Tensor) -> float:
 
 
 def bootstrap_interval(
-    scores: Tensor, num_resamples: int = 10_000, level: float = 0.95, seed: int = 0
+    scores: Tensor, num_resamples: Positive = 10_000, level: Fraction = 0.95, seed: Seed = 0
 ) -> tuple[float, float]:
     """Percentile bootstrap interval of the mean of scores (N,): (low, high)."""
+    check_arguments(bootstrap_interval, locals())
     if scores.ndim != 1 or len(scores) == 0:
         raise ValueError(f"Expected one score for each example, (N,) with N > 0, got shape {tuple(scores.shape)}.")
     scores, generator = scores.detach().double().cpu(), torch.Generator().manual_seed(seed)

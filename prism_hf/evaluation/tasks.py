@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import torch
 
 from prism_hf.data.sudoku import BLANK, MAX_BLANKS, Layout, generate_puzzles, read_sudoku_csv, to_grid, to_sequence
-from prism_hf.fields import Allowed, Count, Positive, check_arguments, check_names
+from prism_hf.fields import Allowed, Count, Positive, check_arguments, check_names, check_value
 from prism_hf.resources import resource_path
 
 from .code_task import load_code
@@ -33,7 +33,9 @@ def load_sudoku(
         ValueError: if a puzzle to tune on has a solution that a reported puzzle admits too.
     """
     check_arguments(load_sudoku, locals(), "the task sudoku")
-    puzzles = to_grid(read_sudoku_csv(puzzles_file or resource_path("sudoku/puzzles.csv")))[:num_puzzles]
+    puzzles = to_grid(read_sudoku_csv(puzzles_file or resource_path("sudoku/puzzles.csv")))
+    check_value("num_puzzles", num_puzzles, Annotated[int, Allowed(min=1, max=len(puzzles))] | None, "the task sudoku")
+    puzzles = puzzles[:num_puzzles]
     blanks = min(round((puzzles == BLANK).sum((1, 2)).double().mean().item()), MAX_BLANKS)
     # A seed of their own, as those of others are small or begin at 2**31. PyTorch reads 32 bits of it.
     generator = torch.Generator().manual_seed(3 * 2**30 + tuning_seed)
@@ -59,9 +61,12 @@ TASKS: dict[str, Callable[..., Task]] = {"code": load_code, "sudoku": load_sudok
 def load_task(name: str | None = None, model=None, **arguments: Any) -> Task:
     """The task `name` of `TASKS`, loaded with its own arguments, and with the `model` compared where it asks for one.
 
-    Raises ValueError on an unknown name of either.
+    Raises ValueError on an unknown name of either, and for an argument that is missing.
     """
     check_names("task", [name], TASKS)
-    known = set(inspect.signature(TASKS[name]).parameters)
-    check_names(f"argument of the task {name}", arguments, known - {"model"})
+    known = inspect.signature(TASKS[name]).parameters
+    check_names(f"argument of the task {name}", arguments, known.keys() - {"model"})
+    missing = [each for each in known if known[each].default is inspect.Parameter.empty and each not in arguments]
+    if missing := [each for each in missing if each != "model"]:
+        raise ValueError(f"The task {name} needs {', '.join(missing)}: give it beside the name.")
     return TASKS[name](**arguments, **({"model": model} if "model" in known else {}))

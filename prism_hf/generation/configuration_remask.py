@@ -390,7 +390,8 @@ def prepare_generation_config(model, generation_config: GenerationConfig | None,
 def with_own_fields(values: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
     """The strategy with its own fields as `given` in a call, `eta` among them if it has one, and its order."""
     strategy = resolve_strategy(values["remask_strategy"])
-    order, eta = values["order"] or ORDER_OF[selection_of(strategy)], values["eta"]
+    order, eta = values["order"], values["eta"]
+    order = ORDER_OF[selection_of(strategy)] if order is None else order
     known = field_names(strategy)
     RemaskGenerationConfig.reject_unknown([name for name in given if name not in known], known)
     if "eta" in known and eta is not None:
@@ -407,6 +408,7 @@ def own_settings(generation_config: GenerationConfig | None) -> dict:
     """
     if generation_config is None:
         return {}
+    check_value("generation_config", generation_config, GenerationConfig)
     if isinstance(generation_config, RemaskGenerationConfig):
         shared = {"remask_strategy": generation_config.remask_strategy}  # it may hold a network
         return copy.deepcopy(generation_config.__dict__ | dict.fromkeys(shared)) | shared

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ CHECKED = ("rows", "path", "batch_size", "seed", "apply_chat_template", "setting
 def generate_to_jsonl(
     model,
     tokenizer: PreTrainedTokenizerBase,
-    rows: list[dict[str, Any]],
+    rows: Sequence[dict],
     path: str | Path,
     batch_size: Positive = 8,
     seed: Seed = 0,

@@ -1,9 +1,9 @@
 """Loading a saved model by its name alone, be it whole or an adapter, and the config of a new one."""
 
-import os
 from dataclasses import fields
-from typing import Any
+from typing import Annotated, Any
 
+import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import (
     CONFIG_MAPPING,
@@ -14,13 +14,15 @@ from transformers import (
 )
 from transformers.utils.peft_utils import find_adapter_config_file
 
-from prism_hf.fields import check_names
+from prism_hf.fields import DTYPES, Allowed, check_arguments, check_names, check_value
 
 from .loading import naming_damage, place_of, refuse_two_models
 from .prism.peft_model import AutoPeftModelForPrism, PeftModelForPrism
 
+Dtype = Annotated[str, Allowed(choices=("auto", *DTYPES))] | torch.dtype | None
 
-def load_model(name_or_path: str | os.PathLike, **kwargs) -> PreTrainedModel | PeftModelForPrism:
+
+def load_model(name_or_path: str, **kwargs) -> PreTrainedModel | PeftModelForPrism:
     """A masked diffusion model, or the adapter of one on its base model, from a folder or the Hub, ready to generate.
 
     Args:
@@ -30,6 +32,8 @@ def load_model(name_or_path: str | os.PathLike, **kwargs) -> PreTrainedModel | P
         ValueError: if there are an adapter and a whole model under the name, if a file is damaged, if an adapter names
             no base model or does not fit it, or if no quality head fits it.
     """
+    check_arguments(load_model, locals())
+    check_value("dtype", kwargs.get("dtype"), Dtype)
     refuse_two_models(name_or_path, kwargs)
     if find_adapter_config_file(str(name_or_path), **place_of(kwargs)) is not None:
         return AutoPeftModelForPrism.from_pretrained(name_or_path, **kwargs).eval()

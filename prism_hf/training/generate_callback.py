@@ -6,7 +6,8 @@ import torch
 from accelerate.utils import gather_object
 from transformers import Trainer, TrainerCallback
 
-from prism_hf.generation import remask_generate
+from prism_hf.fields import Positive, Seed, check_arguments
+from prism_hf.generation import prepare_generation_config, remask_generate
 
 
 class GenerateCallback(TrainerCallback):
@@ -31,12 +32,17 @@ class GenerateCallback(TrainerCallback):
         prompts: torch.Tensor,
         score: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
         name: str = "score",
-        batch_size: int = 64,
-        seed: int = 0,
+        batch_size: Positive = 64,
+        seed: Seed = 0,
         **generation,
     ):
+        check_arguments(GenerateCallback.__init__, locals(), "GenerateCallback")
+        if len(prompts) == 0:
+            raise ValueError("There are no prompts to complete: give one at least.")
         self.trainer, self.batches, self.score = trainer, prompts.split(batch_size), score
-        self.name, self.seed, self.generation = f"eval_{name}", seed, generation
+        self.name, self.seed = f"eval_{name}", seed
+        self.generation = {"mask_token_id": trainer.mask_token_id} | generation
+        prepare_generation_config(trainer.model, None, **self.generation)  # what is wrong fails before training
 
     def on_evaluate(self, args, state, control, metrics=None, **kwargs):
         own = range(len(self.batches))
@@ -54,8 +60,6 @@ class GenerateCallback(TrainerCallback):
         """Those of a batch."""
         prompts = self.batches[number]
         generator = torch.Generator().manual_seed(self.seed + number)
-        settings = {"mask_token_id": self.trainer.mask_token_id} | self.generation
-        completed = remask_generate(
-            self.trainer.model, prompts.to(self.trainer.args.device), generator=generator, **settings
-        )
+        prompts_there = prompts.to(self.trainer.args.device)
+        completed = remask_generate(self.trainer.model, prompts_there, generator=generator, **self.generation)
         return self.score(completed.cpu(), prompts).double().tolist()

@@ -1,5 +1,6 @@
 """Arguments of the trainers, beside those of `transformers.TrainingArguments`."""
 
+import contextlib
 import json
 import math
 from dataclasses import dataclass, field, fields
@@ -7,7 +8,8 @@ from enum import Enum
 from typing import Annotated, Any, Literal
 
 from transformers import SchedulerType, TrainingArguments
-from transformers.trainer_utils import IntervalStrategy, SaveStrategy
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+from transformers.trainer_utils import HubStrategy, IntervalStrategy, SaveStrategy
 from transformers.training_args import OptimizerNames
 
 from prism_hf.diffusion.drafting import DRAFT_SELECTIONS
@@ -17,6 +19,9 @@ from prism_hf.fields import Allowed, Count, NotNegative, Positive, PositiveFract
 from prism_hf.portable import portable
 
 Interval = Annotated[float, Allowed(above=0, remedy="To do without, set the strategy beside it to 'no'.")]
+
+
+Reporter = Annotated[str, Allowed(choices=[*INTEGRATION_TO_CALLBACK, "all", "none"])]
 
 
 def one_of(values: type[Enum]) -> Any:
@@ -56,6 +61,9 @@ INHERITED = {
     "eval_strategy": one_of(IntervalStrategy),
     "logging_strategy": one_of(IntervalStrategy),
     "save_strategy": one_of(SaveStrategy),
+    "hub_strategy": one_of(HubStrategy),
+    "report_to": Reporter | list[Reporter] | None,
+    "lr_scheduler_kwargs": dict | None,
     # What transformers replaces once it has read it.
     "accelerator_config": Any,
     "debug": Any,
@@ -102,6 +110,9 @@ class MaskedDiffusionTrainingArguments(TrainingArguments):
         return json.dumps(portable(json.loads(super().to_json_string())), indent=2)
 
     def __post_init__(self):
+        if isinstance(self.lr_scheduler_kwargs, str):
+            with contextlib.suppress(ValueError):  # what is no JSON is told with the rest
+                self.lr_scheduler_kwargs = json.loads(self.lr_scheduler_kwargs)
         check_fields(self, INHERITED)
         super().__post_init__()
         if self.max_grad_norm is None:

@@ -285,6 +285,10 @@ def test_puzzles_to_tune_on_are_not_those_reported(tmp_path):
     assert len(load_task("sudoku", puzzles_file=str(tmp_path / "puzzles.csv"), num_tuning_puzzles=0).examples) == 21
     with pytest.raises(ValueError, match="'puzzle_file'.*'puzzles_file'"):
         load_task("sudoku", puzzle_file="x")
+    with pytest.raises(ValueError, match="num_puzzles=22 of the task sudoku must be an integer from 1 to 21"):
+        load_task("sudoku", puzzles_file=str(tmp_path / "puzzles.csv"), num_puzzles=22)
+    with pytest.raises(ValueError, match="The task code needs problems_file"):
+        load_task("code", model=None)
     with pytest.raises(ValueError, match="Unknown task None"):
         load_task()
 

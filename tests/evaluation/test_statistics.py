@@ -2,7 +2,7 @@ import pytest
 import torch
 from scipy import stats
 
-from prism_hf.evaluation import bootstrap_interval, mcnemar_test, paired_bootstrap
+from prism_hf.evaluation import bootstrap_interval, mcnemar_test, paired_bootstrap, wilson_interval
 
 
 def pairs(both, only_first, only_second, neither):
@@ -55,6 +55,13 @@ def test_the_interval_is_that_of_the_mean():
 
 
 def test_scores_of_different_examples_are_refused():
+    for wrong in (("1", 2), (3, 2), (0, 0), (1.5, 2)):
+        with pytest.raises(ValueError, match="must be an integer"):
+            wilson_interval(*wrong)
+    with pytest.raises(ValueError, match="first=.* must be Tensor"):
+        paired_bootstrap([1.0], [0.0])
+    with pytest.raises(ValueError, match="must be bool, got torch.float32"):
+        mcnemar_test(torch.ones(2), torch.ones(2))
     with pytest.raises(ValueError, match="two scores for each example"):
         mcnemar_test(*(torch.ones(n, dtype=torch.bool) for n in (3, 4)))
     with pytest.raises(ValueError, match="N > 0"):

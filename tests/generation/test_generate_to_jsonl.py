@@ -127,6 +127,9 @@ def test_masks_in_a_prompt_are_filled_in_place(model, tokenizer, tmp_path):
         ([{"prompt": "a"}], {"max_new_tokens": 2, "seed": -1}, "seed=-1 .*an integer from 0"),
         ({"prompt": "a"}, {"max_new_tokens": 2}, "rows=.* must be a list"),
         ([{"prompt": "a"}], {"max_new_tokens": 2, "streamer": "text"}, "'streamer' is an argument of generate"),
+        ([{"prompt": "a"}], {"max_new_tokens": 2, "apply_chat_template": "no"}, "apply_chat_template='no' must be"),
+        (["a"], {"max_new_tokens": 2}, r"rows=\['a'\] must be a list, each a mapping"),
+        ([{"prompt": "a"}], {"max_new_tokens": 2, "order": ""}, "order=''"),
         ([{"prompt": "a"}], {"max_new_token": 2}, "'max_new_tokens'"),
     ],
 )

@@ -66,6 +66,9 @@ def test_adapter_merged_model_and_bare_backbone_are_ready_to_generate(folders):
 
 
 def test_a_name_that_leads_nowhere_is_told(folders):
+    for wrong, dtype, message in ((None, None, "name_or_path=None must be text"), ("x", "flot32", "mean 'float32'")):
+        with pytest.raises(ValueError, match=message):
+            load_model(wrong, dtype=dtype)
     with pytest.raises(OSError, match="nothing_here"):
         load_model(folders / "nothing_here")
     (folders / "empty").mkdir()

@@ -300,6 +300,9 @@ def test_samples_are_scored_at_each_evaluation_and_choose_the_best(
         assert (completed[:, 0] == prompts[:, 0]).all() and (completed != 0).all()
         return completed[:, 0] <= trainer.state.global_step  # as many right as steps were taken
 
+    for wrong in ({"batch_size": 0}, {"order": "randm"}, {"stepz": 3}, {"prompts": prompts[:0]}, {"seed": -1}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            GenerateCallback(**{"trainer": trainer, "prompts": prompts, "score": score} | wrong)
     trainer.add_callback(GenerateCallback(trainer, prompts, score, name="success", batch_size=batch_size, steps=3))
     trainer.train()
     logged = [row["eval_success"] for row in trainer.state.log_history if "eval_success" in row]

@@ -9,6 +9,11 @@ from transformers import HfArgumentParser
 from prism_hf import MaskedDiffusionTrainingArguments, PrismTrainingArguments, TokenCriticTrainingArguments
 
 INHERITED = [
+    ({"report_to": "tensorbord"}, "report_to='tensorbord'.* Did you mean 'tensorboard'"),
+    ({"report_to": ["none", "wandbb"]}, "report_to="),
+    ({"lr_scheduler_kwargs": "{'num_cycles': 5"}, "lr_scheduler_kwargs=.* must be a mapping"),
+    ({"lr_scheduler_kwargs": "[1]"}, "lr_scheduler_kwargs="),
+    ({"hub_strategy": "everysave"}, "hub_strategy=.* Did you mean 'every_save'"),
     ({"learning_rate": "1e-4"}, "learning_rate='1e-4' of .* must be a number of at least 0. It is text"),
     ({"learning_rate": math.nan}, "learning_rate=nan"),
     ({"learning_rate": math.inf}, "learning_rate=inf"),

@@ -35,6 +35,7 @@ from prism_hf.models.loading import naming_damage
 
 from .checkpoints import (
     STATES,
+    WEIGHTS,
     hide_best_path,
     last_checkpoint,
     missing_parts,
@@ -446,14 +447,16 @@ class MaskedDiffusionTrainer(Trainer):
         """As the parent's, which asks for it before each optimiser step.
 
         Raises:
-            FloatingPointError: if the norm or a loss is not finite. In float16 the gradient scaler skips a step whose
-                gradients are not.
+            FloatingPointError: if the norm or a loss is not finite. In float16 a gradient scaler, which there is on a
+                GPU only, skips a step whose gradients are not.
         """
         grad_norm = super()._get_grad_norm(model, grad_norm)
         window, self.window = self.window, []
         losses = torch.stack([loss for loss, _ in window]).float()
         watched = losses.sum()
-        if grad_norm is not None and self.accelerator.mixed_precision != "fp16":
+        in_float16 = self.accelerator.mixed_precision == "fp16"
+        is_scaled = self.accelerator.scaler is not None or (in_float16 and self.is_deepspeed_enabled)
+        if grad_norm is not None and not is_scaled:
             norm = grad_norm.full_tensor() if isinstance(grad_norm, DTensor) else grad_norm
             watched = watched + torch.as_tensor(norm, device=losses.device)
         if not torch.isfinite(watched):
@@ -596,12 +599,16 @@ class MaskedDiffusionTrainer(Trainer):
                 resume_from_checkpoint = last_checkpoint(run_dir)
                 if resume_from_checkpoint is None:
                     raise ValueError(f"There is no whole checkpoint in {run_dir}: train without resuming.")
-            if resume_from_checkpoint:
+            if resume_from_checkpoint is False:
+                resume_from_checkpoint = None
+            if resume_from_checkpoint is not None:
                 self.check_states(resume_from_checkpoint)
             return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
 
     def check_states(self, checkpoint: str) -> None:
         """Raise ValueError if training could not go on from a checkpoint as it was, which the parent would do."""
+        if missing_parts(checkpoint, WEIGHTS):
+            raise ValueError(f"{str(checkpoint)!r} is no checkpoint: it holds no weights. Name another, or train anew.")
         scaler = {} if self.accelerator.scaler is None else {"scaler.pt": ("scaler.pt",)}
         missing = ", ".join(missing_parts(checkpoint, STATES | scaler))
         if missing and not self.args.save_only_model:

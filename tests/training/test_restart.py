@@ -5,6 +5,7 @@ import fcntl
 import json
 import math
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -100,13 +101,17 @@ class Poisoned(MaskedDiffusionTrainer):
         return Poison.apply(loss) if is_here and model.training else loss
 
 
-@pytest.mark.parametrize(("max_grad_norm", "at", "micro_batch"), [(1.0, 0, 0), (1.0, 2, 1), (0, 2, 0), (None, 1, 1)])
+@pytest.mark.parametrize(
+    ("max_grad_norm", "at", "micro_batch", "fp16"),
+    # On a CPU there is no float16 and no scaler that skips a step.
+    [(1.0, 0, 0, False), (1.0, 2, 1, True), (0, 2, 0, False), (None, 1, 1, False)],
+)
 def test_an_infinite_gradient_stops_before_the_weights_move(
-    backbone, sequences, arguments, tmp_path, max_grad_norm, at, micro_batch
+    backbone, sequences, arguments, tmp_path, max_grad_norm, at, micro_batch, fp16
 ):
     args = arguments(
         MaskedDiffusionTrainingArguments, max_steps=3, save_strategy="steps", save_steps=1, max_grad_norm=max_grad_norm,
-        gradient_accumulation_steps=2,
+        gradient_accumulation_steps=2, fp16=fp16,
     )  # fmt: skip
     trainer = Poisoned(backbone, args, train_dataset=sequences(64))
     trainer.at, trainer.micro_batch_at = at, micro_batch
@@ -208,6 +213,15 @@ def test_a_state_that_is_gone_is_said(backbone, sequences, arguments, tmp_path, 
         args.save_only_model = True
         trainer.train(resume_from_checkpoint=True)
         assert trainer.state.global_step == 2
+
+
+@pytest.mark.parametrize("given", ["", "nowhere", Path("empty")])
+def test_what_is_no_checkpoint_is_said(backbone, sequences, arguments, tmp_path, monkeypatch, given):
+    monkeypatch.chdir(tmp_path)
+    Path("empty").mkdir()
+    trainer = MaskedDiffusionTrainer(backbone, arguments(MaskedDiffusionTrainingArguments), train_dataset=sequences(8))
+    with pytest.raises(ValueError, match=f"'{given}' is no checkpoint: it holds no weights"):
+        trainer.train(resume_from_checkpoint=given)
 
 
 # Averages of the weights

@@ -22,10 +22,12 @@ from itertools import pairwise
 from pathlib import Path
 
 import torch
+from torch import nn
 from tqdm import tqdm
 
 from prism_hf import LladaConfig, PrismConfig, PrismForMaskedDiffusion
 from prism_hf.generation.caching import CanvasCache
+from prism_hf.models.lm_head import LmHead
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,9 @@ SETTINGS = {
     "ours, dual cache": {"cache": "dual"},
     "ours, left to right": {"order": "left_to_right"},
     "ours, left to right, dual cache": {"order": "left_to_right", "cache": "dual"},
+    "ours, plain LM head": {},
+    "ours, dual cache, plain LM head": {"cache": "dual"},
+    "ours, left to right, dual cache, plain LM head": {"order": "left_to_right", "cache": "dual"},
     "ours, bfloat16": {},
     "ours, bfloat16, dual cache": {"cache": "dual"},
 }
@@ -211,6 +216,8 @@ def measure(shape: Shape, side: str) -> None:
     model = build_model(shape)
     if "bfloat16" in side:
         model = model.to(torch.bfloat16)
+    if "plain LM head" in side:
+        LmHead.forward = nn.Linear.forward
     generator = torch.Generator().manual_seed(1)
     prompts = torch.randint(shape.vocabulary - 1, (shape.batch, shape.prompt), generator=generator)
     generate(model, prompts, replace(shape, steps=2 * shape.new // shape.block), side)

@@ -288,7 +288,7 @@ def test_training_step(tmp_path, tokenizer, streaming):
     )
     batch = next(iter(trainer.get_train_dataloader()))
     assert batch.keys() == {"input_ids", "maskable"}
-    z = trainer.noise(batch, training=True)
+    z = trainer.noised(batch, training=True)
     prompt = ~batch["maskable"]
     assert (z.z[prompt] == batch["input_ids"][prompt]).all() and z.masked.any()
     assert math.isfinite(trainer.train().training_loss)

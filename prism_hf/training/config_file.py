@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import functools
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -45,7 +46,7 @@ Loader.add_implicit_resolver(
 def parse_arguments(dataclass_types: Sequence[type], arguments: list[str] | None = None) -> tuple[Any, ...]:
     """One instance of each dataclass, from `--config file.yaml` and from `--name value`, which wins.
 
-    What is text in the file is read as on the command line. `null` stands where None is allowed only.
+    What is text in the file is read as on the command line. `null` stands, in both, where None is allowed only.
 
     Raises:
         ValueError: for a file that is missing or cannot be read, with the line; for a name that no dataclass has, with
@@ -63,6 +64,8 @@ def parse_arguments(dataclass_types: Sequence[type], arguments: list[str] | None
     for name, action in actions.items():
         if holds_mappings(kinds[name]):
             action.type = mapping_or_text if fits("", kinds[name]) else mapping
+        if fits(None, kinds[name]):
+            action.type = or_null(action.type)
     if given.config is not None:
         values = read_file(given.config, kinds, {name: action.type for name, action in actions.items()})
         parser.set_defaults(**values)
@@ -120,6 +123,11 @@ def mapping(text: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise argparse.ArgumentTypeError(f"{expected}, got {text!r}.")
     return value
+
+
+def or_null(read: Callable[[str], Any]) -> Callable[[str], Any]:
+    """A reader that takes `null` for None, so that the command line can take back what the file says."""
+    return functools.wraps(read)(lambda text: None if text == "null" else read(text))
 
 
 def mapping_or_text(text: str) -> dict[str, Any] | str:

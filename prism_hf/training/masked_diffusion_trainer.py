@@ -552,8 +552,9 @@ class MaskedDiffusionTrainer(Trainer):
         self.num_evaluated, self.num_to_evaluate = 0, None if isinstance(dataset, IterableDataset) else len(dataset)
         self.forget_metrics(training=False)
         output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
+        has_parts = bool(self.totals[False])  # which a subclass with a loss of its own has not
         metrics = self.pop_metrics(training=False)
-        if metrics:
+        if has_parts:
             # A part of which there was no term has no mean.
             metrics["loss"] = self.total_loss(defaultdict(lambda: math.nan, metrics))
         output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in metrics.items()})

@@ -1,5 +1,7 @@
 """What users do with a trainer beside one call of `train`: loops of their own, a second training, odd arguments."""
 
+import math
+
 import pytest
 import torch
 from datasets import Dataset, DatasetDict
@@ -60,6 +62,12 @@ def test_an_evaluation_is_of_all_rows(backbone, sequences, arguments):
         found.append(MaskedDiffusionTrainer(backbone, args, eval_dataset=sequences(7)).evaluate()["eval_loss"])
         assert args.dataloader_drop_last == drop_last
     assert found == pytest.approx(3 * found[:1], rel=1e-5)
+
+
+def test_an_evaluation_in_which_nothing_is_masked_has_no_loss(prism, arguments):
+    never = {"min_timestep": 1e-9, "max_timestep": 1e-8, "loss_normalizer": "masked"}
+    trainer = PrismTrainer(prism, arguments(PrismTrainingArguments, **never), eval_dataset=[ROW])
+    assert math.isnan(trainer.evaluate()["eval_loss"])
 
 
 @pytest.mark.parametrize(

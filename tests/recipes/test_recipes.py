@@ -1,7 +1,10 @@
 """The recipes as a user launches them."""
 
+import contextlib
 import inspect
+import io
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -67,10 +70,22 @@ def tiny_chat_model(folder):
     return tokenizer
 
 
-def launch(recipe, config, folder, processes=1, accelerate_config=None, run_by=(), **arguments):
+def run_here(recipe, config):
+    """Run a recipe in this process, which has imported what takes a launched one most of its time. What it prints."""
+    printed = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
+        patch.setattr(sys, "argv", [recipe, "--config", str(config)])
+        runpy.run_path(str(RECIPES / recipe), run_name="__main__")
+    return printed.getvalue()
+
+
+def launch(recipe, config, folder, processes=1, accelerate_config=None, run_by=(), here=True, **arguments):
+    """Run a recipe and return what it prints: where one process is enough, this one if `here`."""
     folder.mkdir(parents=True, exist_ok=True)
     output = {} if "output_file" in config else {"output_dir": str(folder)}
     (folder / "config.yaml").write_text(yaml.safe_dump(config | output | arguments))
+    if here and processes == 1 and accelerate_config is None:
+        return run_here(recipe, folder / "config.yaml")
     # With --cpu, accelerate starts one process whatever num_processes says, unless there is MPI. --multi_gpu starts as
     # many as asked for, and `use_cpu` in the configuration keeps them on the CPU.
     kind = ["--multi_gpu" if processes > 1 else "--cpu", "--num_machines", "1", "--mixed_precision", "no"]
@@ -123,7 +138,7 @@ def test_two_processes_give_the_curves_of_one_and_the_result_is_evaluated(tmp_pa
     for name in ("results.md", "results.png", "reliability.png", "corrections.png"):
         assert (tmp_path / "evaluated" / name).stat().st_size > 100
     first = (tmp_path / "evaluated" / "results.jsonl").read_text()
-    launch("evaluate_sudoku.py", evaluation, tmp_path / "evaluated")
+    launch("evaluate_sudoku.py", evaluation, tmp_path / "evaluated", here=False)
     assert (tmp_path / "evaluated" / "results.jsonl").read_text() == first  # nothing was computed again
     launch("evaluate_sudoku.py", evaluation, tmp_path / "shared", processes=2)
     rows = [[json.loads(line) for line in text.splitlines()] for text in (

@@ -28,7 +28,9 @@ from .torch_file import TorchFile
 MODEL_WEIGHTS = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_NAME, WEIGHTS_INDEX_NAME)
 ADAPTER_WEIGHTS = (ADAPTER_SAFE_WEIGHTS_NAME, ADAPTER_WEIGHTS_NAME)
 TORCH_FILES = ("*_model*.bin", "*.pt", "*.pth")
-# Arguments of a loader that say where a name leads.
+# Arguments of a loader that say how the Hub is asked, whichever the repository.
+HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token")
+# Those that say where a name leads.
 PLACE = ("cache_dir", "revision", "subfolder", "token", "local_files_only")
 
 

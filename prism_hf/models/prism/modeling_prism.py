@@ -13,7 +13,13 @@ from prism_hf.diffusion.drafting import take_positions
 from prism_hf.generation import RemaskGenerationMixin
 from prism_hf.generation.caching import CanvasCache
 from prism_hf.hub import HEAD_SETTINGS, HubMixin
-from prism_hf.models.loading import WholeCheckpointMixin, naming_damage, refuse_two_models, refuse_weights
+from prism_hf.models.loading import (
+    HUB_ARGUMENTS,
+    WholeCheckpointMixin,
+    naming_damage,
+    refuse_two_models,
+    refuse_weights,
+)
 from prism_hf.models.mdlm import MdlmQualityHead, init_mdlm_module
 from prism_hf.models.vocabulary import resize_vocabulary
 
@@ -152,7 +158,7 @@ class PrismForMaskedDiffusion(RemaskGenerationMixin, HubMixin, WholeCheckpointMi
             ValueError: if the mask token stays unknown, a head argument is given for a model that has its head, or the
                 checkpoint does not hold the whole model (a new head apart).
         """
-        hub = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder", "trust_remote_code")
+        hub = (*HUB_ARGUMENTS, "revision", "subfolder", "trust_remote_code")
         hub_kwargs = {name: kwargs[name] for name in hub if name in kwargs}
         if config is None:
             config = AutoConfig.from_pretrained(pretrained_model_name_or_path, **hub_kwargs)

@@ -24,7 +24,7 @@ from prism_hf.hub import (
     write_card,
     write_files,
 )
-from prism_hf.models.loading import naming_damage, refuse_weights
+from prism_hf.models.loading import HUB_ARGUMENTS, naming_damage, refuse_weights
 
 from .configuration_prism import PrismConfig
 from .modeling_prism import PrismForMaskedDiffusion
@@ -39,7 +39,6 @@ LORA_FIELDS = {
     "lora_dropout": Fraction,
     "bias": Annotated[str, Allowed(choices=("none", "all", "lora_only"))],
 }
-HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token")
 
 
 class PeftModelForPrism(HubMixin, PeftModel):

@@ -23,10 +23,13 @@ def vocabulary_size(model) -> int | None:
 
 
 def padding_of(model, mask_token_id: int) -> int | None:
-    """The pad token of the model's config, None if it is no token of the model, or its mask."""
-    token, size = getattr(model.config, "pad_token_id", None), vocabulary_size(model)
-    is_token = token is not None and token >= 0 and (size is None or token < size)
-    return token if is_token and token != mask_token_id else None
+    """The pad token of the model's config, or of its backbone's; None if it is no token of the model, or its mask."""
+    size = vocabulary_size(model)
+    for config in (model.config, getattr(model.config, "backbone_config", None)):
+        token = getattr(config, "pad_token_id", None)
+        if token is not None and 0 <= token != mask_token_id and (size is None or token < size):
+            return token
+    return None
 
 
 def excluded_tokens(config: RemaskGenerationConfig) -> list[int]:

@@ -452,7 +452,7 @@ def check_filled(read: Callable, canvas: Canvas, progress: Progress, nan_quality
     row, column = left.nonzero()[0].tolist()
     posterior, _ = read(progress.tokens, left.to(torch.uint8).argmax(-1, keepdim=True))
     logits = posterior.logits[row]
-    if not bool(logits.isfinite().any()) or bool(logits.isnan().any()):
+    if not bool(logits.isfinite().any()) or bool((logits.isnan() | (logits == torch.inf)).any()):
         raise ValueError(
             f"The model's logits are not finite (row {row}, position {column} of the canvas): its weights are broken, "
             "or its dtype is too narrow."

@@ -416,6 +416,22 @@ def test_logits_that_are_nan_raise(prism, kind):
             poisoned(prism, where).generate(torch.tensor([[5, 6, 7], [8, 9, 10]]), **settings)
 
 
+def test_infinite_logits_raise(prism):
+    model = copy.deepcopy(prism)
+    model.decoder.bias.data[7] = torch.inf
+    with pytest.raises(ValueError, match="logits are not finite"):
+        model.generate(torch.tensor([[5, MASK, 7]]))
+
+
+def test_a_row_is_padded_by_the_token_of_the_backbone(prism):
+    ids, settings = torch.tensor([[5, 6, 7]]), {"max_new_tokens": 6, "order": "left_to_right"}
+    free = prism.generate(ids, **settings)[0].tolist()
+    assert prism.config.backbone_config.pad_token_id == PAD
+    out = prism.generate(ids, eos_token_id=free[4], **settings)[0].tolist()
+    end = free.index(free[4], 3) + 1
+    assert out == free[:end] + [PAD] * (9 - end)
+
+
 def test_a_broken_head_raises(prism):
     model = copy.deepcopy(prism)
     model.quality_head.linear.weight.data.fill_(torch.nan)

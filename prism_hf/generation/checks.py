@@ -18,14 +18,14 @@ LENGTH_FIELDS = ("max_position_embeddings", "max_sequence_length", "model_length
 
 
 def vocabulary_size(model) -> int | None:
-    """The number of tokens that the model knows, None where its config does not say."""
-    return getattr(model.config, "vocab_size", None)
+    """The number of tokens that the model knows, None where no config says."""
+    return getattr(getattr(model, "config", None), "vocab_size", None)
 
 
 def padding_of(model, mask_token_id: int) -> int | None:
     """The pad token of the model's config, or of its backbone's; None if it is no token of the model, or its mask."""
-    size = vocabulary_size(model)
-    for config in (model.config, getattr(model.config, "backbone_config", None)):
+    own, size = getattr(model, "config", None), vocabulary_size(model)
+    for config in (own, getattr(own, "backbone_config", None)):
         token = getattr(config, "pad_token_id", None)
         if token is not None and 0 <= token != mask_token_id and (size is None or token < size):
             return token
@@ -157,7 +157,8 @@ def longest_canvas(model) -> int | None:
     A table of positions says so itself: it holds as many as the config says, without those that come before a first
     position of `padding_idx + 1`, as in RoBERTa. Without a table it is what the config names.
     """
-    config = getattr(model.config, "backbone_config", model.config)
+    config = getattr(model, "config", None)
+    config = getattr(config, "backbone_config", config)
     named = [getattr(config, name, None) for name in LENGTH_FIELDS]
     named = min((length for length in named if isinstance(length, int) and length > 0), default=None)
     tables = [

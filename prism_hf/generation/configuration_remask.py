@@ -148,8 +148,8 @@ class RemaskGenerationConfig(GenerationConfig):
         eos_token_id (`int` or `list[int]`): the first of these among a row's appended tokens ends the row; what follows
             becomes `pad_token_id`. A row is looked at when a block of it is complete, and when all rows have ended,
             later blocks are not computed. Masks in place may be filled with it as with any other token.
-        pad_token_id (`int`, defaults to `model.config.pad_token_id`, that of its backbone, then the first of `eos_token_id`): fills a row
-            after its end.
+        pad_token_id (`int`, defaults to `model.config.pad_token_id`, that of its backbone, then the first of
+            `eos_token_id`): fills a row after its end.
         bos_token_id (`int`): not used; kept in step with the tokenizer by `Trainer`, as the other special tokens are.
     """
 

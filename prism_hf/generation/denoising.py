@@ -82,6 +82,17 @@ def numbers_in(columns: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
     return torch.zeros_like(tokens).scatter(1, columns, number)
 
 
+def logits_in(output, model) -> torch.Tensor:
+    """The logits (B, L, V) of a forward. Raises ValueError where the model has another head, or none."""
+    logits = getattr(output, "logits", None)
+    if logits is None or logits.ndim != 3:
+        raise ValueError(
+            f"{type(model).__name__} gives no logits (batch, length, vocabulary): load the model with "
+            "AutoModelForMaskedLM."
+        )
+    return logits
+
+
 def make_reader(model, canvas: Canvas, config: RemaskGenerationConfig, needs_quality: bool):
     """A function for one forward: (tokens (B, L), positions (B, W), recomputed (B, R), shadowed (B, S)), all but the
     tokens or None.
@@ -130,7 +141,8 @@ def make_reader(model, canvas: Canvas, config: RemaskGenerationConfig, needs_qua
             of_shadows = [] if shadowed is None else [types.gather(1, shadowed)]
             inputs["token_type_ids"] = torch.cat([of_tokens, *of_shadows], dim=1)
         output = call(**inputs, **({"logits_at": at} if takes_positions else {}), **kwargs)
-        logits = output.logits if takes_positions or at is None else take_positions(output.logits, at)
+        logits = logits_in(output, model)
+        logits = logits if takes_positions or at is None else take_positions(logits, at)
         if config.cfg_scale:
             conditional, unconditional = logits.float().chunk(2)
             logits = unconditional + (config.cfg_scale + 1) * (conditional - unconditional)

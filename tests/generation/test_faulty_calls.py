@@ -13,6 +13,8 @@ from transformers import (
     AutoModelForMaskedLM,
     BertConfig,
     BertForMaskedLM,
+    BertForSequenceClassification,
+    BertModel,
     GenerationConfig,
     GenerationMixin,
     LogitsProcessor,
@@ -334,6 +336,20 @@ def test_a_retry_that_cannot_be_is_refused_before_the_first_attempt(prism):
     ):
         with pytest.raises(ValueError, match=message):
             generate_with_retries(prism, ids, [{"steps": 2}, retry])
+
+
+@pytest.mark.parametrize("cls", [BertModel, BertForSequenceClassification])
+def test_a_model_without_its_head_is_refused(cls):
+    with pytest.raises(ValueError, match=f"{cls.__name__} gives no logits .*AutoModelForMaskedLM"):
+        remask_generate(cls(BertConfig(**BACKBONE)), torch.tensor([[5, MASK]]))
+
+
+def test_a_module_without_a_config_does():
+    class Echo(nn.Module):
+        def forward(self, input_ids, attention_mask=None):
+            return SimpleNamespace(logits=nn.functional.one_hot(input_ids.new_full(input_ids.shape, 7), 9).float())
+
+    assert remask_generate(Echo(), torch.tensor([[5, MASK]]), mask_token_id=MASK).tolist() == [[5, 7]]
 
 
 TINY = {"vocab_size": 30, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}

@@ -18,7 +18,7 @@ STRING = (
 )
 COMMENT = r"#(?:(?!</?py)[^\n])*"
 TAG = r"<[ \t]*py(?:thon)?3?(?:[ \t][^<>\n]*)?>"
-END_TAG = r"<[ \t]*/[ \t]*py(?:thon)?3?[ \t]*>"
+END_TAG = r"<[ \t]*[/\\][ \t]*py(?:thon)?3?[ \t]*>"
 # Code may begin in the same line.
 FENCE = (
     r"^[ \t]*(?P<mark>`{3,}|~{3,})"
@@ -30,9 +30,9 @@ FENCE_END = r"[ \t]*$|[ \t]+(?:\W|\w+[ ,.!])"  # prose may go on in its line
 # What no Python has outside of strings: characters that are not seen, spaces and ends of lines of other scripts, what
 # ends a turn of a chat, other markup of code.
 FOREIGN = {
-    "": "[\ufeff\u200b-\u200d\u2060\u00ad]",
+    "": "[\ufeff\u200b-\u200f\u2060\u2066-\u2069\u202a-\u202e\u00ad\f]",
     " ": "[\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]",
-    "\n": r"[\u0085\u2028\u2029]|<\|\w+\|>|</s>|\A<s>|\[/[A-Z]+\]",
+    "\n": r"[\u0085\u2028\u2029]|<\|\w+\|>|<(?:start|end)_of_turn>|</s>|\A<s>|\[/[A-Z]+\]",
     "\n```\n": r"<pre\b[^<>\n]*>(?:\s*<code\b[^<>\n]*>)?|(?:</code>\s*)?</pre>",
 }
 # Of characters that are written as HTML writes them; an underscore stands for what follows a #.
@@ -50,7 +50,8 @@ CODE_LINE = re.compile(
     r"""(?:async\s+)?def\s+\w+\s*\( | class\s+\w+\s*[:(] | @\w+ | import\s+[\w.]+(?:\s+as\s+\w+|\s*,\s*[\w.]+)*\s*$
     | from\s+[\w.]+\s+import\s | (?:async\s+)?for\s.+\sin\s.+: | (?:if|elif|while)\s.*: | (?:async\s+)?with\s.+:
     | (?:else|try|finally|except)\b[^:]*: | (?:return|yield|raise|assert|del|global|nonlocal|await)\b
-    | (?:pass|break|continue|return)\s*$ | (?:match|case)\s.+:\s*$ | [\w.]+\(
+    | (?:async\s+)?(?:if|elif|while|for|with)\s.*[(\[{]$ | (?:if|elif|while)\s*\( | .*\\$
+    | (?:pass|break|continue|return)\s*$ | (?:match|case)\s.+:\s*$ | [\w.]+[(\[]
     | [\w.\[\]*][\w.,\[\]*\s_]*(?::\s*[\w.\[\], |]+)?(?:[-+*/%&|^@]|//|\*\*|<<|>>|:)?=(?!=)
     | [)\]}({\[_]""",
     re.VERBOSE,

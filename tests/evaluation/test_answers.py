@@ -100,6 +100,7 @@ ANSWERS = {
     "bare code with a list at the margin": (f"NAMES = [\n'a',\n'b',\n]\n{ADD}", "bare code"),
     "in brackets": (f"[PYTHON]\n{ADD}\n[/PYTHON]", "bare code"),
     "after a word": (f"**Answer:** {ADD}", "bare code"),
+    "the end of a turn": (f"\u200e\f{ADD}<end_of_turn>", "bare code"),
     "the end of a text": (f"{ADD}<|endoftext|>", "bare code"),
     "bare code before a section": (f"{ADD}\n\n### Complexity\n\nO(1).", "bare code"),
     "bare code after a sentence": (f"return value is the sum of both.\n\n{ADD}", "bare code"),
@@ -191,6 +192,9 @@ BODY = "    total = a\n    for _ in range(b):\n        total += one()\n    retur
         f"from __future__ import annotations\n\n{ADD}",
         "if True:\n    def add(a, b):\n        return a + b",
         "add = a\nadd += b\nreturn add",
+        "    total = [a, b]\n    total[::2] = [a]\n    total[0].real\n    return sum(total)",
+        "    if (a or\n            b):\n        a += b\n    for _ in (\n            1,):\n        b = a\n    return b",
+        "    c = a + \\\n        b\n    if c and \\\n            c:\n        pass\n    return c",
     ],
 )
 def test_a_body_or_a_whole_function_completes_what_is_given(completion):

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import tqdm
 
+import prism_hf
 from prism_hf.evaluation import isolation_problem, sandbox
 
 RUNNER = Path(__file__).parent.parent / "fixtures" / "hostile_programs.py"
@@ -39,7 +40,9 @@ def interpreter(user, environment):
 def test_no_program_ends_the_evaluator_reads_or_passes_or_takes_twice_its_memory(user):
     if problem := isolation_problem():
         pytest.skip(problem)
-    environment = os.environ | {"PYTHONPATH": str(Path(tqdm.__file__).parent.parent)}
+    # What sandbox.py itself imports, also of a Python that this environment is not for.
+    packages = [str(Path(module.__file__).parent.parent) for module in (tqdm, prism_hf)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(packages)}
     command = interpreter(user, environment)
     with tempfile.TemporaryDirectory(prefix="theirs-") as folder:
         Path(folder).chmod(0o777)  # whoever runs it

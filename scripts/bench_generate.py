@@ -1,6 +1,6 @@
 """Generation against a literal loop, with PRISM and with caches: time, peak memory and agreement of the tokens.
 
-    python scripts/bench_generate.py [--shape small long tiny] [--rounds 3] [--growth] [--strategies]
+    python scripts/bench_generate.py [--shape small long tiny] [--rounds 3] [--sides ...] [--growth] [--strategies]
 
 The literal loop is the sampler as one writes it from LLaDA's text: the logits of every position at every step, and a
 loop over the batch for the choice. The peers' loops are written here from their published rule: that of dLLM and
@@ -244,9 +244,9 @@ def describe(shape: Shape) -> str:
     return ", ".join(f"{name} {value}" for name, value in asdict(shape).items())
 
 
-def compare(name: str, rounds: int) -> None:
-    """Let all sides take turns at a shape, and print the table."""
-    shape, sides = SHAPES[name], (LITERAL, *PEERS, *SETTINGS)
+def compare(name: str, rounds: int, sides: list[str]) -> None:
+    """Let the sides take turns at a shape, and print the table, with ratios to the first of them."""
+    shape, base = SHAPES[name], sides[0]
     print(f"{name}: {describe(shape)}, float32 unless said, {torch.get_num_threads()} threads\n", flush=True)
     timed = [(side, shape, {}) for _ in range(rounds) for side in sides]
     # Every step holds the same tensors, so a few show the peak.
@@ -259,11 +259,11 @@ def compare(name: str, rounds: int) -> None:
         seconds[side] = statistics.median(result["seconds"] for result in ran)
         tokens[side] = torch.tensor(ran[0]["tokens"])
         peak[side] = next(result["peak"] for which, is_lean, result in results if which == side and is_lean) / 2**20
-    print(f"| | seconds a step | {LITERAL} / it | exact / it | extra memory at the peak | tokens as exact |")
+    print(f"| | seconds a step | {base} / it | exact / it | extra memory at the peak | tokens as exact |")
     print("|---|---|---|---|---|---|")
     for side in sides:
-        exact = EXACT[side]
-        ratios = f"{seconds[LITERAL] / seconds[side]:.2f} | {seconds[exact] / seconds[side]:.2f}"
+        exact = EXACT[side] if EXACT[side] in sides else base
+        ratios = f"{seconds[base] / seconds[side]:.2f} | {seconds[exact] / seconds[side]:.2f}"
         same = (tokens[side] == tokens[exact]).float().mean().item()
         print(f"| {side} | {seconds[side]:.4f} | {ratios} | {peak[side]:.0f} MiB | {same:.1%} |")
     print("\nexact: ours of the same order, without cache and remasking\n", flush=True)
@@ -319,6 +319,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shape", nargs="+", choices=list(SHAPES), default=None)
     parser.add_argument("--rounds", type=int, default=3, help="how often the sides take turns")
+    parser.add_argument("--sides", nargs="+", choices=list(EXACT), default=list(EXACT), help="these alone")
     parser.add_argument("--growth", action="store_true", help="instead, how time grows with each part of the shape")
     parser.add_argument("--strategies", action="store_true", help="instead, every remasking strategy against none")
     parser.add_argument("--measure", type=json.loads, help=argparse.SUPPRESS)
@@ -332,7 +333,7 @@ def main() -> None:
         elif args.strategies:
             strategies(name, args.rounds)
         else:
-            compare(name, args.rounds)
+            compare(name, args.rounds, args.sides)
 
 
 if __name__ == "__main__":

@@ -33,7 +33,14 @@ def unbroken(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("file", ["adapter_model.safetensors", "optimizer.pt", "trainer_state.json"])
+@pytest.mark.parametrize(
+    "file",
+    [
+        pytest.param("adapter_model.safetensors", marks=pytest.mark.slow),
+        pytest.param("optimizer.pt", marks=pytest.mark.slow),
+        "trainer_state.json",
+    ],
+)
 def test_killed_while_saving_it_resumes_bit_for_bit(unbroken, tmp_path, file):
     """SIGKILL when half of a file of the second checkpoint is on the disk."""
     killed = run(tmp_path, "--kill-while-writing", file, check=False)

@@ -156,7 +156,7 @@ def exact_judgement(table, published):
     return right / total
 
 
-@pytest.mark.parametrize("normalizer", ["sequence", "masked"])
+@pytest.mark.parametrize("normalizer", ["sequence", pytest.param("masked", marks=pytest.mark.slow)])
 def test_critic_is_the_posterior_given_the_whole_draft(tmp_path, normalizer):
     table = joint_table()
     torch.manual_seed(0)

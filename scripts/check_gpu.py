@@ -211,13 +211,10 @@ WAITING = ("wino",)
 
 
 def strategy_settings(model: PrismForMaskedDiffusion) -> dict[str, dict]:
-    """The least that each strategy takes, beside its name."""
-    settings = {name: {"remask_strategy": name} for name in STRATEGIES}
-    for name in ("prism", "random"):
-        settings[name]["num_remask"] = 2
-    settings["prism_loop"] |= {"num_remask": 1, "loop_start": 3, "loop_steps": 2, "num_remask_loop": 2}
+    """Each strategy by its name alone, and the critic of the one that has no default."""
+    settings = {"no remasking": {}} | {name: {"remask_strategy": name} for name in STRATEGIES}
     settings["token_critic"]["critic"] = model
-    return {"no remasking": {}} | settings
+    return settings
 
 
 def check_synchronisation(machine: Machine) -> Iterator[Row]:

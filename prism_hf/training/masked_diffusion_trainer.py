@@ -169,6 +169,19 @@ class MaskedDiffusionTrainer(Trainer):
     arguments_class = MaskedDiffusionTrainingArguments
     loss_is_scaled_for_ga = True
     _tag_names = ("masked-diffusion",)
+    _name = "MDLM"
+    _paper = {
+        "title": "Simple and Effective Masked Diffusion Language Models",
+        "id": "2406.07524",
+        "citation": """@inproceedings{sahoo2024mdlm,
+  title     = {Simple and Effective Masked Diffusion Language Models},
+  author    = {Sahoo, Subham Sekhar and Arriola, Marianne and Schiff, Yair and Gokaslan, Aaron and Marroquin, Edgar and
+               Chiu, Justin T. and Rush, Alexander and Kuleshov, Volodymyr},
+  booktitle = {Advances in Neural Information Processing Systems},
+  year      = {2024},
+  url       = {https://arxiv.org/abs/2406.07524}
+}""",
+    }
 
     def __init__(
         self,

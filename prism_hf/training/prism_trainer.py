@@ -40,6 +40,19 @@ class PrismTrainer(QualityTrainer):
     """
 
     _tag_names = ("masked-diffusion", "prism")
+    _name = "PRISM"
+    _paper = {
+        "title": "Fine-Tuning Masked Diffusion for Provable Self-Correction",
+        "id": "2510.01384",
+        "citation": """@article{kim2025prism,
+  title   = {Fine-Tuning Masked Diffusion for Provable Self-Correction},
+  author  = {Kim, Jaeyeon and Kim, Seunggeun and Lee, Taekyun and Pan, David Z. and Kim, Hyeji and Kakade, Sham and
+             Chen, Sitan},
+  journal = {arXiv preprint arXiv:2510.01384},
+  year    = {2025},
+  url     = {https://arxiv.org/abs/2510.01384}
+}""",
+    }
 
     arguments_class = PrismTrainingArguments
 

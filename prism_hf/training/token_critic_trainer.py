@@ -64,6 +64,18 @@ class TokenCriticTrainer(QualityTrainer):
     """
 
     _tag_names = ("masked-diffusion", "token-critic")
+    _name = "Token-Critic"
+    _paper = {
+        "title": "Improved Masked Image Generation with Token-Critic",
+        "id": "2209.04439",
+        "citation": """@inproceedings{lezama2022tokencritic,
+  title     = {Improved Masked Image Generation with Token-Critic},
+  author    = {Lezama, Jos{\\'e} and Chang, Huiwen and Jiang, Lu and Essa, Irfan},
+  booktitle = {European Conference on Computer Vision},
+  year      = {2022},
+  url       = {https://arxiv.org/abs/2209.04439}
+}""",
+    }
 
     arguments_class = TokenCriticTrainingArguments
 

@@ -4,39 +4,49 @@ Names are imported when first used. `import prism_hf.models` registers the model
 does any of the model classes below.
 """
 
-import importlib
+from typing import TYPE_CHECKING
+
+from ._lazy import lazy_names
+
+if TYPE_CHECKING:
+    from .generation import RemaskGenerationConfig, RemaskGenerationMixin, generate_with_retries, remask_generate
+    from .generation.generate_to_jsonl import generate_to_jsonl
+    from .models.auto import load_model
+    from .models.llada import LladaConfig, LladaForMaskedDiffusion
+    from .models.mdlm import MdlmConfig, MdlmForMaskedDiffusion
+    from .models.prism import PrismConfig, PrismForMaskedDiffusion
+    from .models.prism.peft_model import AutoPeftModelForPrism
+    from .training import (
+        MaskedDiffusionTrainer,
+        MaskedDiffusionTrainingArguments,
+        PrismTrainer,
+        PrismTrainingArguments,
+        TokenCriticTrainer,
+        TokenCriticTrainingArguments,
+    )
+else:
+    __getattr__, __dir__ = lazy_names(__name__)
 
 __version__ = "0.1.0"
 
-_MODULES = {
-    "generation": ("RemaskGenerationConfig", "RemaskGenerationMixin", "generate_with_retries", "remask_generate"),
-    "generation.generate_to_jsonl": ("generate_to_jsonl",),
-    "models.auto": ("load_model",),
-    "models.llada": ("LladaConfig", "LladaForMaskedDiffusion"),
-    "models.mdlm": ("MdlmConfig", "MdlmForMaskedDiffusion"),
-    "models.prism": ("PrismConfig", "PrismForMaskedDiffusion"),
-    "models.prism.peft_model": ("AutoPeftModelForPrism",),
-    "training": (
-        "MaskedDiffusionTrainer",
-        "MaskedDiffusionTrainingArguments",
-        "PrismTrainer",
-        "PrismTrainingArguments",
-        "TokenCriticTrainer",
-        "TokenCriticTrainingArguments",
-    ),
-}
-_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
-
-__all__ = sorted(_MODULE_OF)
-
-
-def __getattr__(name: str):
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f".{_MODULE_OF[name]}", __name__), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(set(globals()) | set(__all__))
+__all__ = [
+    "AutoPeftModelForPrism",
+    "LladaConfig",
+    "LladaForMaskedDiffusion",
+    "MaskedDiffusionTrainer",
+    "MaskedDiffusionTrainingArguments",
+    "MdlmConfig",
+    "MdlmForMaskedDiffusion",
+    "PrismConfig",
+    "PrismForMaskedDiffusion",
+    "PrismTrainer",
+    "PrismTrainingArguments",
+    "RemaskGenerationConfig",
+    "RemaskGenerationMixin",
+    "TokenCriticTrainer",
+    "TokenCriticTrainingArguments",
+    "generate_to_jsonl",
+    "generate_with_retries",
+    "load_model",
+    "remask_generate",
+]

@@ -1,17 +1,63 @@
-"""The front door."""
+"""The front door: names that are there when they are asked for, and not loaded before."""
 
+import importlib
+import pkgutil
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
 
 import prism_hf
+from prism_hf import _lazy
+
+PACKAGES = ("prism_hf", *(f"prism_hf.{name}" for name in ("data", "evaluation", "generation", "models", "training")))
+LAZY = ("prism_hf", "prism_hf.data", "prism_hf.training")
+
+
+def loaded_by(statement: str) -> set[str]:
+    code = f"{statement}\nimport sys; print(*sys.modules)"
+    return set(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split())
 
 
 def test_every_public_name_is_there():
     for name in prism_hf.__all__:
         assert getattr(prism_hf, name).__name__ == name
-    assert set(prism_hf.__all__) <= set(dir(prism_hf))
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_package_says_what_it_exports(package):
+    module = importlib.import_module(package)
+    assert module.__all__ == sorted(module.__all__, key=lambda name: (not name.isupper(), not name[0].isupper(), name))
+    assert set(module.__all__) <= set(dir(module))
+    assert not [name for name in module.__all__ if not hasattr(module, name)]
+
+
+@pytest.mark.parametrize("package", LAZY)
+def test_a_lazy_name_is_none_of_a_module(package):
+    """Once such a module is imported, Python puts it in the place of what bears its name."""
+    module = importlib.import_module(package)
+    names = _lazy._imports_for_type_checkers(package)
+    assert sorted(names) == sorted(module.__all__)
+    assert not names.keys() & {found.name for found in pkgutil.iter_modules(module.__path__)}
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="module 'prism_hf' has no attribute 'unknown'"):
+        _ = prism_hf.unknown
+
+
+def test_an_old_name_serves_and_warns():
+    old, _ = _lazy.lazy_names("prism_hf", load="load_model")
+    with pytest.warns(FutureWarning, match=r"prism_hf\.load is now called prism_hf\.load_model") as caught:
+        assert old("load") is prism_hf.load_model
+    assert caught[0].filename == __file__
 
 
 def test_import_loads_neither_torch_nor_transformers():
-    code = "import prism_hf, sys; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+    assert not {"torch", "transformers"} & loaded_by("import prism_hf")
+
+
+def test_what_type_checkers_ask_for_ships():
+    assert "prism_hf = py.typed" in (Path(__file__).parents[1] / "setup.cfg").read_text()
+    assert (Path(prism_hf.__file__).parent / "py.typed").exists()

@@ -1,33 +1,40 @@
 """From files, or from nothing, to token ids."""
 
-from .code import (
-    code_prompt,
-    code_target,
-    encode_code,
-    first_function_name,
-    load_code,
-    load_code_datasets,
-    split_code,
-)
-from .jsonl import read_prompts
-from .prompts import encode_prompts, tokens_without_text
-from .source_files import SourceFiles, python_files, train_byte_level_bpe
-from .sudoku import (
-    Layout,
-    SolvedGrids,
-    SudokuGrids,
-    SudokuTokenizer,
-    cell_positions,
-    count_solutions,
-    generate_puzzles,
-    generate_solved_grids,
-    is_valid_grid,
-    read_sudoku_csv,
-    to_grid,
-    to_sequence,
-    write_sudoku_csv,
-)
-from .training_data import DataArguments, load_training_data
+from typing import TYPE_CHECKING
+
+from prism_hf._lazy import lazy_names
+
+if TYPE_CHECKING:
+    from .code import (
+        code_prompt,
+        code_target,
+        encode_code,
+        first_function_name,
+        load_code,
+        load_code_datasets,
+        split_code,
+    )
+    from .jsonl import read_prompts
+    from .prompts import encode_prompts, tokens_without_text
+    from .source_files import SourceFiles, python_files, train_byte_level_bpe
+    from .sudoku import (
+        Layout,
+        SolvedGrids,
+        SudokuGrids,
+        SudokuTokenizer,
+        cell_positions,
+        count_solutions,
+        generate_puzzles,
+        generate_solved_grids,
+        is_valid_grid,
+        read_sudoku_csv,
+        to_grid,
+        to_sequence,
+        write_sudoku_csv,
+    )
+    from .training_data import DataArguments, load_training_data
+else:
+    __getattr__, __dir__ = lazy_names(__name__)
 
 __all__ = [
     "DataArguments",

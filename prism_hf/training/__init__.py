@@ -1,18 +1,25 @@
 """Trainers: pre-training of a masked diffusion model, PRISM fine-tuning of its quality head, critics of its drafts."""
 
-from .checkpoints import last_checkpoint
-from .collator import MaskedDiffusionCollator
-from .config_file import parse_arguments
-from .ema import EMACallback
-from .generate_callback import GenerateCallback
-from .masked_diffusion_trainer import MaskedDiffusionTrainer
-from .prism_trainer import PrismTrainer
-from .token_critic_trainer import TokenCriticTrainer
-from .training_arguments import (
-    MaskedDiffusionTrainingArguments,
-    PrismTrainingArguments,
-    TokenCriticTrainingArguments,
-)
+from typing import TYPE_CHECKING
+
+from prism_hf._lazy import lazy_names
+
+if TYPE_CHECKING:
+    from .checkpoints import last_checkpoint
+    from .collator import MaskedDiffusionCollator
+    from .config_file import parse_arguments
+    from .ema import EMACallback
+    from .generate_callback import GenerateCallback
+    from .masked_diffusion_trainer import MaskedDiffusionTrainer
+    from .prism_trainer import PrismTrainer
+    from .token_critic_trainer import TokenCriticTrainer
+    from .training_arguments import (
+        MaskedDiffusionTrainingArguments,
+        PrismTrainingArguments,
+        TokenCriticTrainingArguments,
+    )
+else:
+    __getattr__, __dir__ = lazy_names(__name__)
 
 __all__ = [
     "EMACallback",

@@ -1,0 +1,61 @@
+"""Old names, which serve for one version and say what they are called now.
+
+`renamed_arguments` is for the arguments of a function, `with_new_names` for the keys of a file or of a config's
+keyword arguments, and `prism_hf._lazy.lazy_names` takes those of what a package exports.
+"""
+
+import warnings
+from collections.abc import Callable, Mapping
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def warn_renamed(old: str, new: str, stacklevel: int = 2) -> None:
+    """Warn whoever uses the old name. `stacklevel` is that of `warnings.warn`, seen from the caller."""
+    message = f"{old} is now called {new}; the old name goes with the next version of prism_hf."
+    warnings.warn(message, FutureWarning, stacklevel=stacklevel + 1)
+
+
+def with_new_names(given: Mapping[str, Any], names: Mapping[str, str], owner: str = "", stacklevel: int = 2) -> dict:
+    """A mapping with its old keys replaced by new ones, a `FutureWarning` for each.
+
+    Args:
+        given (`Mapping[str, Any]`): The keyword arguments of a call, or what a file holds.
+        names (`Mapping[str, str]`): Old keys to new ones.
+        owner (`str`, *optional*): What the warning tells of whose keys they are, such as `RemaskGenerationConfig`.
+        stacklevel (`int`, *optional*, defaults to 2): That of `warnings.warn`, seen from the caller.
+
+    Raises:
+        ValueError: for a key under both names.
+    """
+    for old in names.keys() & given:
+        new, of = names[old], owner and f" of {owner}"
+        if new in given:
+            raise ValueError(f"{old}={given[old]!r}{of} is now called {new}, which is given too; leave {old} out.")
+        warn_renamed(f"{old}{of}", new, stacklevel + 1)
+    return {names.get(key, key): value for key, value in given.items()}
+
+
+def renamed_arguments(**names: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Decorator that takes keyword arguments under their old names too, with a `FutureWarning`.
+
+    Example:
+        ```python
+        @renamed_arguments(cache="cache_implementation")
+        def plan(cache_implementation: str): ...
+        ```
+    """
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        @wraps(function)
+        def renaming(*args: P.args, **kwargs: P.kwargs) -> R:
+            if names.keys() & kwargs:
+                kwargs = with_new_names(kwargs, names, function.__qualname__)
+            return function(*args, **kwargs)
+
+        return renaming
+
+    return decorate

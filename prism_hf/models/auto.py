@@ -16,7 +16,7 @@ from transformers.utils.peft_utils import find_adapter_config_file
 
 from prism_hf.fields import DTYPES, Allowed, check_arguments, check_names, check_value
 
-from .loading import naming_damage, place_of, refuse_two_models
+from .checkpoint.loading import naming_damage, place_of, refuse_two_models
 from .prism.peft_model import AutoPeftModelForPrism, PeftModelForPrism
 
 Dtype = Annotated[str, Allowed(choices=("auto", *DTYPES))] | torch.dtype | None

@@ -23,15 +23,10 @@ import torch
 from transformers import AutoTokenizer, PreTrainedModel
 
 from prism_hf.data.sudoku import SudokuTokenizer
-from prism_hf.models.llada.convert_llada_checkpoint import (
-    BASE_MODEL,
-    convert_llada_checkpoint,
-    is_llada_checkpoint,
-    write_adapter,
-)
-from prism_hf.models.loading import ADAPTER_WEIGHTS, MODEL_WEIGHTS
+from prism_hf.models.checkpoint.loading import ADAPTER_WEIGHTS, MODEL_WEIGHTS
 from prism_hf.models.mdlm import MdlmConfig, MdlmForMaskedDiffusion, MdlmOutputLayer
-from prism_hf.models.mdlm.convert_mdlm_checkpoint import (
+from prism_hf.models.prism import PrismConfig, PrismForMaskedDiffusion
+from prism_hf.models.prism.convert_lightning_checkpoint import (
     VOCABULARIES,
     StateDict,
     convert_lightning_checkpoint,
@@ -39,10 +34,15 @@ from prism_hf.models.mdlm.convert_mdlm_checkpoint import (
     critic_config,
     is_critic,
 )
-from prism_hf.models.prism import PrismConfig, PrismForMaskedDiffusion
+from prism_hf.models.prism.convert_llada_checkpoint import (
+    BASE_MODEL,
+    convert_llada_checkpoint,
+    is_llada_checkpoint,
+    write_adapter,
+)
 
-from .checkpoint_files import open_checkpoint
-from .plain_pickle import describe
+from .checkpoint.files import open_checkpoint
+from .checkpoint.plain_pickle import describe
 
 LIGHTNING_OPTIONS, LLADA_OPTIONS = ("no_ema", "mask_token_id"), ("base_model", "lora_alpha")
 

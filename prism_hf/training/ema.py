@@ -11,7 +11,7 @@ from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import TrainerCallback
 
-from prism_hf.models.loading import naming_damage
+from prism_hf.models.checkpoint.loading import naming_damage
 
 EMA_FILE = "ema.safetensors"
 # Names in the file are those of torch's AveragedModel.

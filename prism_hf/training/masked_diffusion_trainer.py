@@ -31,7 +31,7 @@ from prism_hf.diffusion.schedules import SCHEDULES, antithetic_timesteps
 from prism_hf.generation.checks import longest_canvas, vocabulary_size
 from prism_hf.generation.families import family_of, logits_of
 from prism_hf.hub import TrainingRecord, unwrapped, write_card, write_files
-from prism_hf.models.loading import naming_damage
+from prism_hf.models.checkpoint.loading import naming_damage
 
 from .checkpoints import (
     STATES,

@@ -19,7 +19,8 @@ from prism_hf import AutoPeftModelForPrism, PrismForMaskedDiffusion, RemaskGener
 from prism_hf.data import SudokuTokenizer
 from prism_hf.models.convert_checkpoint import main
 from prism_hf.models.llada import LladaForMaskedDiffusion
-from prism_hf.models.mdlm import MdlmConfig, MdlmForMaskedDiffusion, MdlmModel, MdlmOutputLayer, MdlmQualityHead
+from prism_hf.models.mdlm import MdlmConfig, MdlmForMaskedDiffusion, MdlmModel, MdlmOutputLayer
+from prism_hf.models.prism.quality_heads import MdlmQualityHead
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 LLADA = FIXTURES / "llada_tiny"

@@ -1,5 +1,7 @@
 """Native MDLM diffusion transformer (arXiv 2406.07524): reads and writes the published Hub layout."""
 
+import warnings
+
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM
 
 from .configuration_mdlm import MdlmConfig
@@ -10,7 +12,6 @@ from .modeling_mdlm import (
     MdlmModelOutput,
     MdlmOutputLayer,
     MdlmPreTrainedModel,
-    MdlmQualityHead,
     init_mdlm_module,
 )
 
@@ -26,6 +27,19 @@ __all__ = [
     "MdlmModelOutput",
     "MdlmOutputLayer",
     "MdlmPreTrainedModel",
-    "MdlmQualityHead",
     "init_mdlm_module",
 ]
+
+
+def __getattr__(name: str):
+    if name != "MdlmQualityHead":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from prism_hf.models.prism.quality_heads import MdlmQualityHead  # which is built on this module
+
+    warnings.warn(
+        "MdlmQualityHead has moved to prism_hf.models.prism.quality_heads, and will be gone from prism_hf.models.mdlm "
+        "in version 0.2.",
+        FutureWarning,
+        stacklevel=2,
+    )
+    return MdlmQualityHead

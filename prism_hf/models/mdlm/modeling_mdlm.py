@@ -17,10 +17,9 @@ from transformers.utils.output_capturing import capture_outputs
 from prism_hf.backbones import BACKBONE_ADAPTERS
 from prism_hf.diffusion.drafting import take_positions
 from prism_hf.generation.caching import CanvasCache, canvas_positions
+from prism_hf.models.attention import inverse_frequencies, padding_mask, rotary_embedding, rotate
+from prism_hf.models.checkpoint.loading import WholeCheckpointMixin
 from prism_hf.models.lm_head import LmHead
-from prism_hf.models.loading import WholeCheckpointMixin
-from prism_hf.models.padding import padding_mask
-from prism_hf.models.rotary import inverse_frequencies, rotary_embedding, rotate
 from prism_hf.models.vocabulary import resize_vocabulary
 
 from .configuration_mdlm import MdlmConfig
@@ -407,45 +406,3 @@ class MdlmForMaskedDiffusion(MdlmPreTrainedModel):
         outputs = self.backbone(input_ids, attention_mask=attention_mask, sigma=sigma, **kwargs)
         logits = self.backbone.output_layer(outputs.last_hidden_state, outputs.conditioning, logits_to_keep, logits_at)
         return MaskedLMOutput(logits=logits, hidden_states=outputs.hidden_states)
-
-
-class MdlmQualityHead(nn.Module):
-    """PRISM's quality head for MDLM (arXiv 2510.01384): `n_blocks` further blocks, then adaLN and one linear unit.
-
-    Its parameter names are those of `adapter.*` in the published PRISM checkpoints. `config` must be that of the
-    backbone model, whose attention implementation the blocks share.
-    """
-
-    def __init__(self, config: MdlmConfig, n_blocks: int):
-        super().__init__()
-        if n_blocks < 0:
-            raise ValueError(f"n_blocks={n_blocks} is negative; use 0 for a head without blocks of its own.")
-        self.config = config
-        self.rotary_emb = MdlmRotaryEmbedding(config)
-        self.blocks = nn.ModuleList([MdlmBlock(config) for _ in range(n_blocks)])
-        self.output_layer = MdlmOutputLayer(config, 1)
-
-    def forward(
-        self,
-        hidden_states: torch.Tensor,
-        conditioning: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
-        cache: CanvasCache | None = None,
-        position_ids: torch.LongTensor | None = None,
-    ) -> torch.Tensor:
-        """Return quality logits (B, L).
-
-        `hidden_states` (B, L, D) and `conditioning` (B, cond_dim) are those of `MdlmModelOutput`; `attention_mask`
-        and `position_ids` are those that the backbone was given, `cache` its cache, which keeps the head's blocks too.
-        """
-        # The backbone may be in half precision, while a head on top of it stays in float32.
-        dtype = self.output_layer.linear.weight.dtype
-        hidden_states, conditioning = hidden_states.to(dtype), conditioning.to(dtype)
-        if self.blocks:
-            mask = padding_mask(self, hidden_states, attention_mask)
-            if position_ids is None:
-                position_ids = canvas_positions(hidden_states, cache)
-            position_embeddings = self.rotary_emb(position_ids)
-            for block in self.blocks:
-                hidden_states = block(hidden_states, conditioning, position_embeddings, mask, cache)
-        return self.output_layer(hidden_states, conditioning).squeeze(-1)

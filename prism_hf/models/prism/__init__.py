@@ -5,7 +5,8 @@ from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM
 from prism_hf.backbones import BACKBONE_ADAPTERS, BackboneAdapter, through
 
 from .configuration_prism import PrismConfig
-from .modeling_prism import QUALITY_HEADS, PrismForMaskedDiffusion, PrismOutput
+from .modeling_prism import PrismForMaskedDiffusion, PrismOutput
+from .quality_heads import QUALITY_HEADS
 
 AutoConfig.register("prism", PrismConfig, exist_ok=True)
 AutoModel.register(PrismConfig, PrismForMaskedDiffusion, exist_ok=True)

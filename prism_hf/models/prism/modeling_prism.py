@@ -13,17 +13,18 @@ from prism_hf.diffusion.drafting import take_positions
 from prism_hf.generation import RemaskGenerationMixin
 from prism_hf.generation.caching import CanvasCache
 from prism_hf.hub import HEAD_SETTINGS, HubMixin
-from prism_hf.models.loading import (
+from prism_hf.models.checkpoint.loading import (
     HUB_ARGUMENTS,
     WholeCheckpointMixin,
     naming_damage,
     refuse_two_models,
     refuse_weights,
 )
-from prism_hf.models.mdlm import MdlmQualityHead, init_mdlm_module
+from prism_hf.models.mdlm import init_mdlm_module
 from prism_hf.models.vocabulary import resize_vocabulary
 
 from .configuration_prism import PrismConfig
+from .quality_heads import QUALITY_HEADS
 
 logger = logging.get_logger(__name__)
 
@@ -55,41 +56,6 @@ class PrismOutput(ModelOutput):
     prediction_states: torch.FloatTensor | None = None
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
     attentions: tuple[torch.FloatTensor, ...] | None = None
-
-
-class PrismLinearHead(nn.Module):
-    """LayerNorm and one linear unit."""
-
-    def __init__(self, config: PrismConfig):
-        super().__init__()
-        self.norm = nn.LayerNorm(config.hidden_size)
-        self.linear = nn.Linear(config.hidden_size, 1)
-
-    def forward(self, hidden_states: torch.Tensor, conditioning=None, attention_mask=None, **kwargs) -> torch.Tensor:
-        """(B, L, D) -> (B, L)."""
-        return self.linear(self.norm(hidden_states.to(self.linear.weight.dtype))).squeeze(-1)
-
-
-class PrismMlpHead(nn.Module):
-    """LayerNorm, Linear, GELU, Linear: the head published for LLaDA-8B."""
-
-    def __init__(self, config: PrismConfig):
-        super().__init__()
-        self.norm = nn.LayerNorm(config.hidden_size)
-        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
-        self.linear = nn.Linear(config.hidden_size, 1)
-
-    def forward(self, hidden_states: torch.Tensor, conditioning=None, attention_mask=None, **kwargs) -> torch.Tensor:
-        """(B, L, D) -> (B, L)."""
-        hidden_states = self.norm(hidden_states.to(self.linear.weight.dtype))
-        return self.linear(nn.functional.gelu(self.dense(hidden_states))).squeeze(-1)
-
-
-QUALITY_HEADS = {
-    "linear": PrismLinearHead,
-    "mlp": PrismMlpHead,
-    "dit": lambda config: MdlmQualityHead(config.backbone_config, config.head_num_blocks),
-}
 
 
 class PrismForMaskedDiffusion(RemaskGenerationMixin, HubMixin, WholeCheckpointMixin, PreTrainedModel):

@@ -24,7 +24,7 @@ from prism_hf.hub import (
     write_card,
     write_files,
 )
-from prism_hf.models.loading import HUB_ARGUMENTS, naming_damage, refuse_weights
+from prism_hf.models.checkpoint.loading import HUB_ARGUMENTS, naming_damage, refuse_weights
 
 from .configuration_prism import PrismConfig
 from .modeling_prism import PrismForMaskedDiffusion

@@ -16,10 +16,9 @@ from safetensors.torch import save_file
 from prism_hf.fields import Positive, check_value
 from prism_hf.generation import RemaskGenerationConfig
 from prism_hf.hub import base_from
-from prism_hf.models.checkpoint_files import by_name, open_checkpoint
-from prism_hf.models.plain_pickle import StoredTensor
-
-from .modeling_llada import BLOCK_NAMES
+from prism_hf.models.checkpoint.files import by_name, open_checkpoint
+from prism_hf.models.checkpoint.plain_pickle import StoredTensor
+from prism_hf.models.llada.modeling_llada import BLOCK_NAMES
 
 BASE_MODEL = "GSAI-ML/LLaDA-8B-Instruct"
 PUBLISHED_DROPOUT = 0.1

@@ -14,8 +14,8 @@ import pytest
 import torch
 from torch import nn
 
-from prism_hf.models.plain_pickle import Inert
-from prism_hf.models.torch_file import TorchFile
+from prism_hf.models.checkpoint.plain_pickle import Inert
+from prism_hf.models.checkpoint.torch_file import TorchFile
 
 TENSORS = {
     "matrix": torch.arange(12.0).view(3, 4),

@@ -10,12 +10,13 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM
 
 from prism_hf.models.convert_checkpoint import main
-from prism_hf.models.mdlm import MdlmConfig, MdlmForMaskedDiffusion, MdlmModel, MdlmQualityHead
-from prism_hf.models.mdlm.convert_mdlm_checkpoint import convert_lightning_checkpoint
+from prism_hf.models.mdlm import MdlmConfig, MdlmForMaskedDiffusion, MdlmModel
 from prism_hf.models.prism import PrismForMaskedDiffusion
+from prism_hf.models.prism.convert_lightning_checkpoint import convert_lightning_checkpoint
+from prism_hf.models.prism.quality_heads import MdlmQualityHead
 
 QKV, EMBEDDING = "backbone.blocks.1.attn_qkv.weight", "backbone.vocab_embed.embedding"
-FIXTURE = Path(__file__).parents[1] / "fixtures" / "mdlm_tiny"
+FIXTURE = Path(__file__).parents[2] / "fixtures" / "mdlm_tiny"
 HUB, CKPT = FIXTURE / "hub", FIXTURE / "prism.ckpt"
 
 
@@ -337,3 +338,9 @@ def test_another_vocabulary_or_a_missing_shard_is_named(model, tmp_path):
     gone.unlink()
     with pytest.raises(OSError, match=gone.name):
         MdlmForMaskedDiffusion.from_pretrained(tmp_path)
+
+
+def test_the_quality_head_is_found_at_its_old_place_with_a_warning():
+    with pytest.warns(FutureWarning, match="prism_hf.models.prism.quality_heads"):
+        from prism_hf.models.mdlm import MdlmQualityHead as moved
+    assert moved is MdlmQualityHead

@@ -1,6 +1,11 @@
-"""Half-split rotary positions (RoFormer, arXiv 2104.09864; the layout of GPT-NeoX), in float32 whatever the dtype."""
+"""What the attention of the native models shares: rotary positions, and the mask of a bidirectional model.
+
+Positions are half-split (RoFormer, arXiv 2104.09864; the layout of GPT-NeoX), in float32 whatever the dtype.
+"""
 
 import torch
+from torch import nn
+from transformers.masking_utils import create_bidirectional_mask
 
 
 def inverse_frequencies(head_dim: int, theta: float, device: torch.device | None = None) -> torch.Tensor:
@@ -25,3 +30,17 @@ def rotate(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.
     first, second = states.float().chunk(2, dim=-1)
     rotated = states.float() * cos + torch.cat((-second, first), dim=-1) * sin
     return rotated.to(states.dtype)
+
+
+def padding_mask(module: nn.Module, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None):
+    """What the attention implementation of `module.config` takes for padding (B, L), or None.
+
+    `hidden_states` (B, W, D) are those that attend; they may be some of the L positions.
+    """
+    return create_bidirectional_mask(
+        config=module.config,
+        inputs_embeds=hidden_states,
+        attention_mask=attention_mask,
+        # Whether there is padding at all is asked of the device, which a generation would wait for in each step.
+        allow_is_bidirectional_skip=attention_mask is None or module.training,
+    )

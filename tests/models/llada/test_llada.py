@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM
 from prism_hf.models.llada import LladaConfig, LladaForMaskedDiffusion, LladaModel
 from prism_hf.models.prism import PrismConfig, PrismForMaskedDiffusion
 
-FIXTURE = Path(__file__).parents[1] / "fixtures" / "llada_tiny"
+FIXTURE = Path(__file__).parents[2] / "fixtures" / "llada_tiny"
 
 
 @pytest.fixture(scope="module")

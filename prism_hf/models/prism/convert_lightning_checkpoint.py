@@ -1,6 +1,6 @@
 """Public Lightning checkpoints of MDLM, PRISM and Token-Critic, as state dicts of this package's models.
 
-The command that writes them as a folder is `prism_hf.models.convert_checkpoint`; this module runs as that command too.
+The command that writes them as a folder is `prism_hf.models.convert_checkpoint`.
 """
 
 import re
@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from transformers.utils import logging
 
-from prism_hf.models.checkpoint_files import by_name
-from prism_hf.models.plain_pickle import Inert, StoredTensor, describe
-from prism_hf.models.torch_file import TorchFile, check_tensors
+from prism_hf.models.checkpoint.files import by_name
+from prism_hf.models.checkpoint.plain_pickle import Inert, StoredTensor, describe
+from prism_hf.models.checkpoint.torch_file import TorchFile, check_tensors
+from prism_hf.models.mdlm import MdlmConfig, MdlmForMaskedDiffusion, MdlmModel, MdlmOutputLayer
 
-from .configuration_mdlm import MdlmConfig
-from .modeling_mdlm import MdlmForMaskedDiffusion, MdlmModel, MdlmOutputLayer, MdlmQualityHead
+from .quality_heads import MdlmQualityHead
 
 logger = logging.get_logger(__name__)
 
@@ -236,13 +236,3 @@ def match_shadow_params(ema: Any, backbone: StoredDict, adapter: StoredDict) -> 
 
 def has_shape(value: Any, shape: tuple[int, ...]) -> bool:
     return isinstance(value, StoredTensor) and value.shape == shape
-
-
-def main(arguments: list[str] | None = None) -> None:
-    from prism_hf.models.convert_checkpoint import main as convert  # built on this module
-
-    convert(arguments)
-
-
-if __name__ == "__main__":
-    main()

@@ -11,7 +11,7 @@ from transformers.distributed import DistributedConfig
 from prism_hf.models.llada import LladaConfig, LladaForMaskedDiffusion
 from prism_hf.models.prism import PrismForMaskedDiffusion
 
-FIXTURE = Path(__file__).parents[1] / "fixtures" / "llada_tiny"
+FIXTURE = Path(__file__).parents[2] / "fixtures" / "llada_tiny"
 GOLDEN = load_file(FIXTURE / "expected.safetensors")
 IDS = GOLDEN["input_ids"]
 HALVES = DistributedConfig(tp_size=2)

@@ -20,10 +20,10 @@ from transformers import (
 )
 
 from prism_hf.models.mdlm import MdlmConfig, MdlmForMaskedDiffusion
-from prism_hf.models.mdlm.convert_mdlm_checkpoint import convert_lightning_checkpoint
 from prism_hf.models.prism import PrismConfig, PrismForMaskedDiffusion
+from prism_hf.models.prism.convert_lightning_checkpoint import convert_lightning_checkpoint
 
-FIXTURE = Path(__file__).parents[1] / "fixtures" / "mdlm_tiny"
+FIXTURE = Path(__file__).parents[2] / "fixtures" / "mdlm_tiny"
 SMALL = {"vocab_size": 40, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
 BACKBONES = {
     "bert": BertConfig(**SMALL),

@@ -23,7 +23,7 @@ from transformers import BertConfig, BertForMaskedLM
 from prism_hf import AutoPeftModelForPrism, PrismConfig, PrismForMaskedDiffusion, RemaskGenerationConfig
 from prism_hf.models.prism.peft_model import PeftModelForPrism
 
-MDLM = Path(__file__).parents[1] / "fixtures" / "mdlm_tiny" / "hub"
+MDLM = Path(__file__).parents[2] / "fixtures" / "mdlm_tiny" / "hub"
 CANVAS = torch.tensor([[4, 5, 6, 0, 7, 0]])
 
 

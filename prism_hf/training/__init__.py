@@ -5,19 +5,19 @@ from typing import TYPE_CHECKING
 from prism_hf._lazy import lazy_names
 
 if TYPE_CHECKING:
+    from .arguments import (
+        MaskedDiffusionTrainingArguments,
+        PrismTrainingArguments,
+        TokenCriticTrainingArguments,
+    )
     from .checkpoints import last_checkpoint
-    from .collator import MaskedDiffusionCollator
     from .config_file import parse_arguments
+    from .data_preparation.collator import MaskedDiffusionCollator
     from .ema import EMACallback
     from .generate_callback import GenerateCallback
     from .masked_diffusion_trainer import MaskedDiffusionTrainer
     from .prism_trainer import PrismTrainer
     from .token_critic_trainer import TokenCriticTrainer
-    from .training_arguments import (
-        MaskedDiffusionTrainingArguments,
-        PrismTrainingArguments,
-        TokenCriticTrainingArguments,
-    )
 else:
     __getattr__, __dir__ = lazy_names(__name__)
 

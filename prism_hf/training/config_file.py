@@ -15,7 +15,7 @@ from transformers import HfArgumentParser, TrainingArguments
 from prism_hf.data.jsonl import existing_file
 from prism_hf.fields import check_value, did_you_mean, fits, kinds_of, parts_of
 
-from .training_arguments import INHERITED
+from .arguments import INHERITED
 
 
 class Loader(yaml.SafeLoader):

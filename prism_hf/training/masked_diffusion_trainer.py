@@ -33,6 +33,7 @@ from prism_hf.generation.families import family_of, logits_of
 from prism_hf.hub import TrainingRecord, unwrapped, write_card, write_files
 from prism_hf.models.checkpoint.loading import naming_damage
 
+from .arguments import MaskedDiffusionTrainingArguments, arguments_of
 from .checkpoints import (
     STATES,
     WEIGHTS,
@@ -44,13 +45,12 @@ from .checkpoints import (
     rotate_checkpoints,
     staged,
 )
-from .collator import MaskedDiffusionCollator, ReadCollator, check_dataset, first_row
+from .data_preparation.collator import MaskedDiffusionCollator, ReadCollator, check_dataset, first_row
+from .data_preparation.loader_rows import num_new_rows, tell_fillers
+from .data_preparation.rows import COLUMNS, IGNORED, RowReader, unlearned_ids
 from .ema import EMA_FILE, EMACallback
-from .loader_rows import num_new_rows, tell_fillers
 from .muon import MuonWithAdamW, hidden_matrices
 from .randomness import EVALUATION, TRAIN, row_uniforms, step_uniform
-from .rows import COLUMNS, IGNORED, RowReader, unlearned_ids
-from .training_arguments import MaskedDiffusionTrainingArguments, arguments_of
 
 logger = logging.get_logger(__name__)
 

@@ -34,9 +34,9 @@ from prism_hf.fields import Allowed, Positive, check_arguments
 from prism_hf.hub import unwrapped
 from prism_hf.models.prism import PrismConfig, PrismForMaskedDiffusion
 
+from .arguments import PrismTrainingArguments
 from .muon import hidden_matrices
 from .quality_trainer import QUALITY_HEAD, adapt, freeze_backbone
-from .training_arguments import PrismTrainingArguments
 
 STRATEGIES = ("ddp", "fsdp2", "zero-2", "zero-3")
 # DeepSpeed's defaults, in elements: reduce_bucket_size and stage3_max_live_parameters.

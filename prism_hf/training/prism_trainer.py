@@ -12,10 +12,10 @@ from prism_hf.diffusion.drafting import draft
 from prism_hf.diffusion.losses import linear_unmasking_loss, mapped_unmasking_loss, quality_loss
 from prism_hf.generation import RemaskGenerationConfig
 
+from .arguments import PrismTrainingArguments
 from .masked_diffusion_trainer import Noised, T
 from .quality_trainer import JudgedDrafts, QualityTrainer, freeze_backbone, touching_all
 from .sharding import gathered
-from .training_arguments import PrismTrainingArguments
 
 
 class PrismTrainer(QualityTrainer):

@@ -13,8 +13,8 @@ from prism_hf.evaluation.calibration import auroc, expected_calibration_error
 from prism_hf.models.prism import PrismForMaskedDiffusion
 from prism_hf.models.prism.peft_model import QUALITY_HEAD, PeftModelForPrism
 
+from .arguments import QualityTrainingArguments
 from .masked_diffusion_trainer import IGNORED, MaskedDiffusionTrainer, Noised
-from .training_arguments import QualityTrainingArguments
 
 
 def adapt(model, peft_config: PeftConfig, args: QualityTrainingArguments) -> PeftModelForPrism:

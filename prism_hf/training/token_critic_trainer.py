@@ -12,9 +12,9 @@ from prism_hf.generation.families import family_of, logits_of
 from prism_hf.hub import base_model_name, unwrapped
 from prism_hf.models.auto import load_model
 
+from .arguments import TokenCriticTrainingArguments
 from .masked_diffusion_trainer import Noised, T
 from .quality_trainer import JudgedDrafts, QualityTrainer, touching_all
-from .training_arguments import TokenCriticTrainingArguments
 
 
 def check_pair(critic, denoiser) -> None:

@@ -15,9 +15,9 @@ from prism_hf.training import (
     MaskedDiffusionCollator,
     MaskedDiffusionTrainer,
     MaskedDiffusionTrainingArguments,
-    rows,
 )
-from prism_hf.training.rows import RowReader, unlearned_ids
+from prism_hf.training.data_preparation import rows
+from prism_hf.training.data_preparation.rows import RowReader, unlearned_ids
 
 WORDS = {word: number for number, word in enumerate(["[MASK]", "[PAD]", "[CLS]", "[SEP]", "[UNK]", "a", "b", "c", "d"])}
 IDS = [2, 5, 6, 7]

@@ -10,7 +10,7 @@ from ._lazy import lazy_names
 
 if TYPE_CHECKING:
     from .generation import RemaskGenerationConfig, RemaskGenerationMixin, generate_with_retries, remask_generate
-    from .generation.generate_to_jsonl import generate_to_jsonl
+    from .jobs.completions import generate_to_jsonl
     from .models.auto import load_model
     from .models.llada import LladaConfig, LladaForMaskedDiffusion
     from .models.mdlm import MdlmConfig, MdlmForMaskedDiffusion

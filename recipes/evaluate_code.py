@@ -14,8 +14,6 @@ where its code was found, whether it passed and why not; `pass_at_k.md` has the 
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from prism_hf.data.jsonl import to_json, write_whole
-from prism_hf.data.output_lock import output_lock
 from prism_hf.evaluation import (
     check_enough,
     check_isolation,
@@ -26,6 +24,8 @@ from prism_hf.evaluation import (
 )
 from prism_hf.evaluation.sandbox import Isolation, Seconds
 from prism_hf.fields import Positive, check_fields
+from prism_hf.jobs.output_lock import output_lock
+from prism_hf.jobs.store import to_json, write_whole
 from prism_hf.training import parse_arguments
 
 

@@ -15,7 +15,6 @@ from transformers import AutoModelForMaskedLM
 
 import prism_hf.models  # noqa: F401  (registers PRISM and MDLM)
 from prism_hf.data import Layout, read_sudoku_csv, to_grid, to_sequence
-from prism_hf.data.output_lock import output_lock
 from prism_hf.evaluation import (
     evaluate_sudoku,
     markdown_table,
@@ -25,7 +24,8 @@ from prism_hf.evaluation import (
     quality_samples,
 )
 from prism_hf.fields import Positive, Seed, check_fields
-from prism_hf.launching import end_with_launcher
+from prism_hf.jobs.launching import end_with_launcher
+from prism_hf.jobs.output_lock import output_lock
 from prism_hf.resources import resource_path
 from prism_hf.training import parse_arguments
 

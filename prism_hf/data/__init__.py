@@ -14,8 +14,7 @@ if TYPE_CHECKING:
         load_code_datasets,
         split_code,
     )
-    from .jsonl import read_prompts
-    from .prompts import encode_prompts, tokens_without_text
+    from .prompts import encode_prompts, read_prompts, tokens_without_text
     from .source_files import SourceFiles, python_files, train_byte_level_bpe
     from .sudoku import (
         Layout,

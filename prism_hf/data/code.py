@@ -17,7 +17,7 @@ from transformers.utils import logging
 
 from prism_hf.fields import Positive, Seed, Share, check_arguments, did_you_mean
 
-from .jsonl import check_utf8
+from .files import check_utf8
 from .prompts import encode_texts
 from .splits import is_held_out, is_trained_on
 

@@ -1,9 +1,58 @@
 """Prompts to token ids: the one way for generation, tasks, chat and training, so that all read the same."""
 
+import json
+import sys
 from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
+
+from .files import read_bytes, read_object, text_lines
+
+
+def read_prompts(path: str | Path | None = None) -> list[dict[str, Any]]:
+    """Rows with a `prompt` and whatever else they hold, one from each line that is not blank.
+
+    Lines are JSON objects where the file ends in .jsonl or .json, or where its first line is one; else each line is the
+    text of a prompt.
+
+    Args:
+        path: of a UTF-8 file; standard input if None.
+
+    Raises:
+        ValueError: with the number of the line, where one is no such row or its prompt is empty; where there are none.
+    """
+    if path is None:
+        name, data = "standard input", sys.stdin.buffer.read()
+    else:
+        name, data = str(path), read_bytes(path)
+    lines = text_lines(data, name)
+    if not lines:
+        raise ValueError(f"{name} has no prompts: give one a line, as text or as JSON with a field 'prompt'.")
+    as_json = name.endswith((".jsonl", ".json")) or is_object(next(iter(lines.values())))
+    if not as_json:
+        return [{"prompt": line} for line in lines.values()]
+    return [read_row(line, f"{name}, line {number}") for number, line in lines.items()]
+
+
+def is_object(line: str) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
+
+
+def read_row(line: str, where: str) -> dict[str, Any]:
+    row = read_object(line, where, ", as the file's name or first line promises", " with a field 'prompt'")
+    if "prompt" not in row:
+        near = get_close_matches("prompt", row, n=1)
+        hint = f" Rename {near[0]!r}." if near else ""
+        raise ValueError(f"{where} has no field 'prompt', only {', '.join(map(repr, row)) or 'none'}.{hint}")
+    if not isinstance(row["prompt"], str) or not row["prompt"].strip():
+        raise ValueError(f"{where}: the prompt must be text that is not empty, got {row['prompt']!r}.")
+    return row
 
 
 def encode_prompts(

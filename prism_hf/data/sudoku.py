@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizer
 
 from prism_hf.fields import Allowed, Count, Positive, Seed, check_arguments, check_value
 
-from .jsonl import check_utf8, existing_file
+from .files import check_utf8, existing_file
 
 BLANK = 0
 END_OF_ROW = 10

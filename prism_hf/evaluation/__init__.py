@@ -1,12 +1,13 @@
 """How good the samples are, and whether the quality head knows it."""
 
+from prism_hf.jobs.digests import weights_digest
+
 from .answers import FoundCode, extract_code, find_code
 from .calibration import auroc, expected_calibration_error, plot_reliability, reliability_bins
 from .code import CodeProblem, pass_at_k, read_problems, run_answers
 from .code_scores import check_enough, pass_table, read_completions, score_completions
 from .comparison import GridPoint, compare, expand_grid
 from .comparison_report import comparison_table, plot_comparison
-from .digests import weights_digest
 from .evaluate_settings import evaluate_settings
 from .sandbox import ProgramResult, check_isolation, isolation_problem, run_program, run_programs
 from .statistics import bootstrap_interval, mcnemar_test, paired_bootstrap, wilson_interval

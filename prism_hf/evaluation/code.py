@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from prism_hf.data.code import code_prompt, first_function_name
-from prism_hf.data.jsonl import read_bytes, read_object, text_lines
+from prism_hf.data.files import read_bytes, read_object, text_lines
 from prism_hf.fields import Count, Positive, check_arguments
 
 from .answers import as_body, binds, extract_code

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from prism_hf.data.jsonl import read_bytes, read_object, text_lines
+from prism_hf.data.files import read_bytes, read_object, text_lines
 from prism_hf.fields import Positive, check_arguments
 
 from .answers import FORMS, find_code

@@ -13,11 +13,11 @@ from transformers import PreTrainedTokenizerBase
 
 from prism_hf.data.prompts import encode_prompts, tokens_without_text
 from prism_hf.fields import Count, Positive, check_arguments
+from prism_hf.jobs.digests import json_digest
 
 from .answers import find_code
 from .code import MBPP_SPLITS, CodeProblem, pass_at_k, read_problems
 from .code_scores import count_forms, score_completions
-from .digests import json_digest
 from .evaluate_settings import PADDING
 from .sandbox import Isolation, Seconds, check_isolation
 from .task import Task, load_tokenizer

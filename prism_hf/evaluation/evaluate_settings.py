@@ -13,17 +13,6 @@ from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from prism_hf.data.jsonl import (
-    append_line,
-    append_part,
-    drop_shards,
-    read_parts,
-    shard_path,
-    to_json,
-    whole_lines,
-    write_whole,
-)
-from prism_hf.data.output_lock import output_lock
 from prism_hf.generation import (
     RemaskGenerationConfig,
     RemaskGenerationOutput,
@@ -33,9 +22,19 @@ from prism_hf.generation import (
 )
 from prism_hf.generation.denoising import check_quality
 from prism_hf.generation.strategies import needs, resolve_strategy
+from prism_hf.jobs.digests import digest, json_digest, weights_digest
+from prism_hf.jobs.output_lock import output_lock
+from prism_hf.jobs.store import (
+    append_line,
+    append_part,
+    drop_shards,
+    read_parts,
+    shard_path,
+    to_json,
+    whole_lines,
+    write_whole,
+)
 from prism_hf.portable import portable
-
-from .digests import digest, json_digest, weights_digest
 
 # What `measure` returns under this name goes into a file of its own.
 COMPLETIONS = "completions"

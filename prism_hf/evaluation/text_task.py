@@ -11,12 +11,12 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from prism_hf.data.jsonl import existing_file, read_object, read_prompts, text_lines
-from prism_hf.data.prompts import encode_prompts, tokens_without_text
+from prism_hf.data.files import existing_file, read_object, text_lines
+from prism_hf.data.prompts import encode_prompts, read_prompts, tokens_without_text
 from prism_hf.fields import Allowed, Count, Positive, check_arguments
+from prism_hf.jobs.digests import json_digest, weights_digest
 from prism_hf.portable import portable
 
-from .digests import json_digest, weights_digest
 from .task import Task, load_tokenizer
 from .text import (
     context_length,

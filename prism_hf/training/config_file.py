@@ -12,7 +12,7 @@ from typing import Any, get_args, get_origin
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
-from prism_hf.data.jsonl import existing_file
+from prism_hf.data.files import existing_file
 from prism_hf.fields import check_value, did_you_mean, fits, kinds_of, parts_of
 
 from .arguments import INHERITED

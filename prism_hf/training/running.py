@@ -11,10 +11,10 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import logging
 
 from prism_hf.data import DataArguments, SudokuGrids
-from prism_hf.data.output_lock import output_lock
 from prism_hf.data.sudoku import BLANK
 from prism_hf.evaluation.sudoku import is_solved
-from prism_hf.launching import end_with_launcher
+from prism_hf.jobs.launching import end_with_launcher
+from prism_hf.jobs.output_lock import output_lock
 
 from .checkpoints import is_json, last_checkpoint
 from .config_file import parse_arguments

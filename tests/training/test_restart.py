@@ -13,7 +13,7 @@ from peft import LoraConfig
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
-from prism_hf.data.output_lock import FOLDER_LOCK
+from prism_hf.jobs.output_lock import FOLDER_LOCK
 from prism_hf.training import (
     GenerateCallback,
     MaskedDiffusionTrainer,

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from prism_hf.data.output_lock import FOLDER_LOCK, output_lock
+from prism_hf.jobs.output_lock import FOLDER_LOCK, output_lock
 
 HOLD = """
 import os, sys, time
-from prism_hf.data.output_lock import output_lock
+from prism_hf.jobs.output_lock import output_lock
 with output_lock(sys.argv[1], is_folder=sys.argv[2] == "folder"):
     child = os.fork()  # as the workers of a DataLoader are
     if child:

@@ -15,8 +15,8 @@ from transformers import PreTrainedTokenizerFast
 import prism_hf
 from prism_hf import LladaConfig, LladaForMaskedDiffusion, generate_to_jsonl, remask_generate
 from prism_hf.data import train_byte_level_bpe
-from prism_hf.data.jsonl import shard_path
-from prism_hf.generation.generate_to_jsonl import batch_seed
+from prism_hf.jobs.completions import batch_seed
+from prism_hf.jobs.store import shard_path
 
 ROWS = [{"prompt": "x = " + "1 + " * n, "id": n} for n in range(7)]
 SETTINGS = {"batch_size": 2, "max_new_tokens": 6, "steps": 3, "do_sample": True}

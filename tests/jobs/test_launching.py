@@ -13,7 +13,7 @@ RANK = """
 import os, sys, time
 from datetime import timedelta
 from pathlib import Path
-from prism_hf.launching import end_with_launcher, wait_for_slowest
+from prism_hf.jobs.launching import end_with_launcher, wait_for_slowest
 from accelerate import PartialState
 folder, moment = Path(sys.argv[1]), sys.argv[2]
 def here():

@@ -1,119 +1,17 @@
-"""Prompts from a file or a pipe, and rows that many processes write and a killed run leaves usable."""
+"""Rows that many processes write and a killed run leaves usable."""
 
-import gzip
 import json
 import math
 import os
 import re
-import sys
-import zlib
 from collections.abc import Iterable
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from prism_hf.fields import check_value
+from prism_hf.data.files import read_object
 
 SHARD = ".shard-"
 CHUNK = 1 << 16  # bytes read at a time from a file's end
-
-
-def read_prompts(path: str | Path | None = None) -> list[dict[str, Any]]:
-    """Rows with a `prompt` and whatever else they hold, one from each line that is not blank.
-
-    Lines are JSON objects where the file ends in .jsonl or .json, or where its first line is one; else each line is the
-    text of a prompt.
-
-    Args:
-        path: of a UTF-8 file; standard input if None.
-
-    Raises:
-        ValueError: with the number of the line, where one is no such row or its prompt is empty; where there are none.
-    """
-    if path is None:
-        name, data = "standard input", sys.stdin.buffer.read()
-    else:
-        name, data = str(path), read_bytes(path)
-    lines = text_lines(data, name)
-    if not lines:
-        raise ValueError(f"{name} has no prompts: give one a line, as text or as JSON with a field 'prompt'.")
-    as_json = name.endswith((".jsonl", ".json")) or is_object(next(iter(lines.values())))
-    if not as_json:
-        return [{"prompt": line} for line in lines.values()]
-    return [read_row(line, f"{name}, line {number}") for number, line in lines.items()]
-
-
-def text_lines(data: bytes, name: str) -> dict[int, str]:
-    """The lines of UTF-8 text that are not blank, by number. Raises ValueError, with its name, if it is none."""
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{name} is no UTF-8 text: {error}. Save it as UTF-8.") from error
-    # Not splitlines: it would cut at separators that JSON strings may hold, such as U+2028.
-    return {number: line.removesuffix("\r") for number, line in enumerate(text.split("\n"), start=1) if line.strip()}
-
-
-def read_bytes(path: str | Path) -> bytes:
-    """What a file holds, decompressed if it is gzipped. Raises ValueError, with its name, where it cannot be read."""
-    data = existing_file(path).read_bytes()
-    if not data.startswith(b"\x1f\x8b"):
-        return data
-    try:
-        return gzip.decompress(data)
-    except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"{path} is gzipped and damaged: {error}.") from error
-
-
-def existing_file(path: str | Path) -> Path:
-    """The path, expanded. Raises ValueError, with the nearest name in its folder, if no file is there."""
-    check_value("path", path, str)
-    path = Path(path).expanduser()
-    if path.is_file():
-        return path
-    siblings = [entry.name for entry in path.parent.iterdir() if entry.is_file()] if path.parent.is_dir() else []
-    near = get_close_matches(path.name, siblings, n=1)
-    raise ValueError(f"There is no file {path}.{f' Did you mean {path.parent / near[0]}?' if near else ''}")
-
-
-def check_utf8(path: str | Path) -> None:
-    """Raise ValueError, with the number of the line, if a file is no UTF-8 text."""
-    with open(path, "rb") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                line.decode()
-            except UnicodeDecodeError as error:
-                raise ValueError(
-                    f"{path}, line {number} is no UTF-8 text ({error.reason}); save the file as UTF-8."
-                ) from error
-
-
-def is_object(line: str) -> bool:
-    try:
-        return isinstance(json.loads(line), dict)
-    except ValueError:
-        return False
-
-
-def read_object(line: str | bytes, where: str, promised: str = "", holding: str = "") -> dict[str, Any]:
-    """The JSON object of a line. Raises ValueError if it is none; `promised` and `holding` are words of its message."""
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{where} is no JSON{promised}: {error}.") from error
-    if not isinstance(row, dict):
-        raise ValueError(f"{where} must be a JSON object{holding}, got {line[:80]!r}.")
-    return row
-
-
-def read_row(line: str, where: str) -> dict[str, Any]:
-    row = read_object(line, where, ", as the file's name or first line promises", " with a field 'prompt'")
-    if "prompt" not in row:
-        near = get_close_matches("prompt", row, n=1)
-        hint = f" Rename {near[0]!r}." if near else ""
-        raise ValueError(f"{where} has no field 'prompt', only {', '.join(map(repr, row)) or 'none'}.{hint}")
-    if not isinstance(row["prompt"], str) or not row["prompt"].strip():
-        raise ValueError(f"{where}: the prompt must be text that is not empty, got {row['prompt']!r}.")
-    return row
 
 
 def begin_output(path: str | Path, settings: dict[str, Any]) -> bool:

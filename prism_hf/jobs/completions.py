@@ -15,23 +15,16 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from prism_hf.data.jsonl import (
-    append_part,
-    begin_output,
-    drop_shards,
-    merge_parts,
-    read_parts,
-    shard_path,
-)
-from prism_hf.data.output_lock import output_lock
 from prism_hf.data.prompts import encode_prompts
 from prism_hf.fields import Positive, Seed, check_arguments
-from prism_hf.launching import wait_for_slowest
+from prism_hf.generation.checks import check_lengths, fitted_to_tokenizer
+from prism_hf.generation.configuration_remask import RemaskGenerationConfig, prepare_generation_config
+from prism_hf.generation.remask_generate import prepare_generation, remask_generate
+from prism_hf.generation.stopping import as_ids, until_end
 
-from .checks import check_lengths, fitted_to_tokenizer
-from .configuration_remask import RemaskGenerationConfig, prepare_generation_config
-from .remask_generate import prepare_generation, remask_generate
-from .stopping import as_ids, until_end
+from .launching import wait_for_slowest
+from .output_lock import output_lock
+from .store import append_part, begin_output, drop_shards, merge_parts, read_parts, shard_path
 
 logger = logging.get_logger(__name__)
 

@@ -1,5 +1,4 @@
-"""Prompts import math
-from files and pipes."""
+"""Rows that a kill leaves usable, and prompts from files and pipes."""
 
 import io
 import math
@@ -11,7 +10,7 @@ from contextlib import contextmanager
 import pytest
 
 from prism_hf.data import read_prompts
-from prism_hf.data.jsonl import append_line, append_part, begin_output, merge_parts, shard_path, whole_lines
+from prism_hf.jobs.store import append_line, append_part, begin_output, merge_parts, shard_path, whole_lines
 
 
 def test_prompts_are_lines_of_text_or_of_json(tmp_path, monkeypatch):

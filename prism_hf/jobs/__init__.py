@@ -1,0 +1,1 @@
+"""What many processes share and a kill leaves usable."""

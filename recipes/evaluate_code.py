@@ -22,7 +22,7 @@ from prism_hf.evaluation import (
     read_problems,
     score_completions,
 )
-from prism_hf.evaluation.sandbox import Isolation, Seconds
+from prism_hf.evaluation.sandbox.sandbox import Isolation, Seconds
 from prism_hf.fields import Positive, check_fields
 from prism_hf.jobs.output_lock import output_lock
 from prism_hf.jobs.store import to_json, write_whole

@@ -79,6 +79,20 @@ def to_sequence(grid: Tensor, layout: int = 89) -> Tensor:
     return sequence
 
 
+def is_solved(predictions: Tensor, puzzles: Tensor) -> Tensor:
+    """Whether each prediction is a valid grid that keeps every given of its puzzle.
+
+    predictions, puzzles: (N, 89 or 81) token ids. Returns (N,) bool. End-of-row tokens count as givens.
+    """
+    if predictions.shape != puzzles.shape:
+        raise ValueError(
+            f"predictions {tuple(predictions.shape)} and puzzles {tuple(puzzles.shape)} must have the same shape."
+        )
+    valid = is_valid_grid(to_grid(predictions))
+    keeps_givens = ((predictions == puzzles) | (puzzles == BLANK)).all(-1)
+    return valid & keeps_givens
+
+
 def read_sudoku_csv(path: str | Path) -> Tensor:
     """Puzzles or solutions from a CSV file without a header, one grid a row, 89 or 81 columns. (N, 89 or 81), long.
 

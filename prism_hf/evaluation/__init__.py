@@ -1,21 +1,22 @@
 """How good the samples are, and whether the quality head knows it."""
 
+from prism_hf.data.sudoku import is_solved
 from prism_hf.jobs.digests import weights_digest
 
-from .answers import FoundCode, extract_code, find_code
-from .calibration import auroc, expected_calibration_error, plot_reliability, reliability_bins
-from .code import CodeProblem, pass_at_k, read_problems, run_answers
-from .code_scores import check_enough, pass_table, read_completions, score_completions
-from .comparison import GridPoint, compare, expand_grid
-from .comparison_report import comparison_table, plot_comparison
+from .comparison.comparison import GridPoint, compare, expand_grid
+from .comparison.report import comparison_table, plot_comparison
 from .evaluate_settings import evaluate_settings
-from .sandbox import ProgramResult, check_isolation, isolation_problem, run_program, run_programs
-from .statistics import bootstrap_interval, mcnemar_test, paired_bootstrap, wilson_interval
-from .sudoku import evaluate_sudoku, is_solved, markdown_table, sudoku_metrics
-from .sudoku_plots import plot_corrections, plot_success, quality_samples
-from .task import Task
-from .tasks import TASKS, load_task
-from .text import count_scored_tokens, generative_perplexity, mauve, negative_log_likelihood, unigram_entropy
+from .metrics.calibration import auroc, expected_calibration_error, plot_reliability, reliability_bins
+from .metrics.statistics import bootstrap_interval, mcnemar_test, paired_bootstrap, wilson_interval
+from .metrics.text import count_scored_tokens, generative_perplexity, mauve, negative_log_likelihood, unigram_entropy
+from .sandbox.sandbox import ProgramResult, check_isolation, isolation_problem, run_program, run_programs
+from .tasks.code.answers import FoundCode, extract_code, find_code
+from .tasks.code.problems import CodeProblem, pass_at_k, read_problems, run_answers
+from .tasks.code.scoring import check_enough, pass_table, read_completions, score_completions
+from .tasks.registry import TASKS, load_task
+from .tasks.sudoku.plots import plot_corrections, plot_success, quality_samples
+from .tasks.sudoku.task import evaluate_sudoku, markdown_table, sudoku_metrics
+from .tasks.task import Task
 
 __all__ = [
     "TASKS",

@@ -9,7 +9,7 @@ from peft import PeftConfig, PeftModel
 from torch.nn.parallel import DistributedDataParallel
 from transformers.utils import ModelOutput
 
-from prism_hf.evaluation.calibration import auroc, expected_calibration_error
+from prism_hf.evaluation.metrics.calibration import auroc, expected_calibration_error
 from prism_hf.models.prism import PrismForMaskedDiffusion
 from prism_hf.models.prism.peft_model import QUALITY_HEAD, PeftModelForPrism
 

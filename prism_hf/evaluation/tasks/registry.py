@@ -7,14 +7,22 @@ from typing import Annotated, Any
 
 import torch
 
-from prism_hf.data.sudoku import BLANK, MAX_BLANKS, Layout, generate_puzzles, read_sudoku_csv, to_grid, to_sequence
+from prism_hf.data.sudoku import (
+    BLANK,
+    MAX_BLANKS,
+    Layout,
+    generate_puzzles,
+    is_solved,
+    read_sudoku_csv,
+    to_grid,
+    to_sequence,
+)
+from prism_hf.evaluation.tasks.code.task import load_code
 from prism_hf.fields import Allowed, Count, Positive, check_arguments, check_names, check_value
 from prism_hf.resources import resource_path
 
-from .code_task import load_code
-from .sudoku import is_solved
 from .task import Task
-from .text_task import load_text
+from .text import load_text
 
 
 def load_sudoku(

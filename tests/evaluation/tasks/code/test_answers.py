@@ -3,8 +3,8 @@
 import pytest
 
 from prism_hf.evaluation import extract_code, find_code
-from prism_hf.evaluation.answers import FORMS
-from prism_hf.evaluation.code import CodeProblem, program_of
+from prism_hf.evaluation.tasks.code.answers import FORMS
+from prism_hf.evaluation.tasks.code.problems import CodeProblem, program_of
 
 ADD = "def add(a, b):\n    return a + b"
 PLUS = "plus = lambda a, b: a + b"

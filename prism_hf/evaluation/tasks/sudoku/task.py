@@ -5,24 +5,9 @@ from typing import Any
 
 from torch import Tensor
 
-from prism_hf.data.sudoku import BLANK, is_valid_grid, to_grid
-
-from .evaluate_settings import describe, evaluate_settings
-from .statistics import wilson_interval
-
-
-def is_solved(predictions: Tensor, puzzles: Tensor) -> Tensor:
-    """Whether each prediction is a valid grid that keeps every given of its puzzle.
-
-    predictions, puzzles: (N, 89 or 81) token ids. Returns (N,) bool. End-of-row tokens count as givens.
-    """
-    if predictions.shape != puzzles.shape:
-        raise ValueError(
-            f"predictions {tuple(predictions.shape)} and puzzles {tuple(puzzles.shape)} must have the same shape."
-        )
-    valid = is_valid_grid(to_grid(predictions))
-    keeps_givens = ((predictions == puzzles) | (puzzles == BLANK)).all(-1)
-    return valid & keeps_givens
+from prism_hf.data.sudoku import BLANK, is_solved
+from prism_hf.evaluation.evaluate_settings import describe, evaluate_settings
+from prism_hf.evaluation.metrics.statistics import wilson_interval
 
 
 def sudoku_metrics(predictions: Tensor, puzzles: Tensor, solutions: Tensor | None = None) -> dict[str, float]:

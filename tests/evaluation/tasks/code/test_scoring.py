@@ -10,7 +10,7 @@ import pytest
 
 from prism_hf.evaluation import isolation_problem, pass_table
 
-RECIPE = Path(__file__).parents[2] / "recipes" / "evaluate_code.py"
+RECIPE = Path(__file__).parents[4] / "recipes" / "evaluate_code.py"
 PROBLEM = {
     "task_id": "HumanEval/0", "entry_point": "add", "prompt": 'def add(a, b):\n    """ Add. """\n',
     "canonical_solution": "    return a + b\n", "test": "def check(f):\n    assert f(1, 2) == 3\n",

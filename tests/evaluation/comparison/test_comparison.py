@@ -12,8 +12,8 @@ from torch import nn
 
 from prism_hf.data import generate_puzzles, to_sequence, write_sudoku_csv
 from prism_hf.evaluation import Task, compare, comparison_table, expand_grid, is_solved, load_task, plot_comparison
-from prism_hf.evaluation.comparison import pack_scores, unpack_scores
-from prism_hf.evaluation.plots import legible_ticks, spread
+from prism_hf.evaluation.comparison.comparison import pack_scores, unpack_scores
+from prism_hf.evaluation.comparison.plots import legible_ticks, spread
 from prism_hf.generation import STRATEGIES, remask_generate
 
 PUZZLES, SOLUTIONS = (

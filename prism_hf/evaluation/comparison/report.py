@@ -6,9 +6,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .evaluate_settings import describe_arguments
+from prism_hf.evaluation.evaluate_settings import describe_arguments
+from prism_hf.evaluation.metrics.statistics import (
+    bootstrap_interval,
+    discordant_pairs,
+    mcnemar_test,
+    paired_bootstrap,
+    wilson_interval,
+)
+
 from .plots import plot_against_passes
-from .statistics import bootstrap_interval, discordant_pairs, mcnemar_test, paired_bootstrap, wilson_interval
 
 
 def comparison_table(rows: list[dict[str, Any]], measured: str = "score", reference: str = "prism") -> str:

@@ -17,7 +17,7 @@ from prism_hf.evaluation import (
     quality_samples,
     sudoku_metrics,
 )
-from prism_hf.evaluation.sudoku_plots import most_corrected
+from prism_hf.evaluation.tasks.sudoku.plots import most_corrected
 from prism_hf.generation import remask_generate
 
 PUZZLES, SOLUTIONS = (

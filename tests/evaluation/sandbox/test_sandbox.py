@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from prism_hf.evaluation import sandbox
-from prism_hf.evaluation.sandbox import (
+from prism_hf.evaluation.sandbox import sandbox
+from prism_hf.evaluation.sandbox.sandbox import (
     ISOLATIONS,
     check_isolation,
     command,

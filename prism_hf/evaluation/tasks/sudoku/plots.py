@@ -6,12 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prism_hf.data.sudoku import BLANK, cell_positions
+from prism_hf.data.sudoku import BLANK, cell_positions, is_solved
+from prism_hf.evaluation.comparison.plots import plot_against_passes
+from prism_hf.evaluation.evaluate_settings import describe
 from prism_hf.generation import RemaskGenerationOutput, Trajectory
-
-from .evaluate_settings import describe
-from .plots import plot_against_passes
-from .sudoku import is_solved
 
 
 def plot_success(path: str | Path, rows: list[dict[str, Any]]) -> None:

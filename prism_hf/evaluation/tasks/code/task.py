@@ -12,15 +12,15 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
 from prism_hf.data.prompts import encode_prompts, tokens_without_text
+from prism_hf.evaluation.evaluate_settings import PADDING
+from prism_hf.evaluation.sandbox.sandbox import Isolation, Seconds, check_isolation
+from prism_hf.evaluation.tasks.task import Task, load_tokenizer
 from prism_hf.fields import Count, Positive, check_arguments
 from prism_hf.jobs.digests import json_digest
 
 from .answers import find_code
-from .code import MBPP_SPLITS, CodeProblem, pass_at_k, read_problems
-from .code_scores import count_forms, score_completions
-from .evaluate_settings import PADDING
-from .sandbox import Isolation, Seconds, check_isolation
-from .task import Task, load_tokenizer
+from .problems import MBPP_SPLITS, CodeProblem, pass_at_k, read_problems
+from .scoring import count_forms, score_completions
 
 
 def load_code(

@@ -11,9 +11,10 @@ import pytest
 import tqdm
 
 import prism_hf
-from prism_hf.evaluation import isolation_problem, sandbox
+from prism_hf.evaluation import isolation_problem
+from prism_hf.evaluation.sandbox import sandbox
 
-RUNNER = Path(__file__).parent.parent / "fixtures" / "hostile_programs.py"
+RUNNER = Path(__file__).parents[2] / "fixtures" / "hostile_programs.py"
 MEMORY = 192 * 2**20
 # Another user than root, with an interpreter that it may run; where there is none, root without its rights.
 OTHERS = [

@@ -13,12 +13,7 @@ from transformers.utils import logging
 
 from prism_hf.data.files import existing_file, read_object, text_lines
 from prism_hf.data.prompts import encode_prompts, read_prompts, tokens_without_text
-from prism_hf.fields import Allowed, Count, Positive, check_arguments
-from prism_hf.jobs.digests import json_digest, weights_digest
-from prism_hf.portable import portable
-
-from .task import Task, load_tokenizer
-from .text import (
+from prism_hf.evaluation.metrics.text import (
     context_length,
     count_scored_tokens,
     generative_perplexity,
@@ -26,6 +21,11 @@ from .text import (
     negative_log_likelihood,
     unigram_entropy,
 )
+from prism_hf.fields import Allowed, Count, Positive, check_arguments
+from prism_hf.jobs.digests import json_digest, weights_digest
+from prism_hf.portable import portable
+
+from .task import Task, load_tokenizer
 
 logger = logging.get_logger(__name__)
 

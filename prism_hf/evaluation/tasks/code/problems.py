@@ -16,10 +16,10 @@ from typing import Any
 
 from prism_hf.data.code import code_prompt, first_function_name
 from prism_hf.data.files import read_bytes, read_object, text_lines
+from prism_hf.evaluation.sandbox.sandbox import ProgramResult, run_programs
 from prism_hf.fields import Count, Positive, check_arguments
 
 from .answers import as_body, binds, extract_code
-from .sandbox import ProgramResult, run_programs
 
 MBPP = {"task_id": int, "text": str, "code": str, "test_setup_code": str, "test_list": list}
 HUMANEVAL = {"task_id": str, "prompt": str, "canonical_solution": str, "test": str, "entry_point": str}

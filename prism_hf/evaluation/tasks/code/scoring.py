@@ -8,11 +8,11 @@ from typing import Any
 import torch
 
 from prism_hf.data.files import read_bytes, read_object, text_lines
+from prism_hf.evaluation.metrics.statistics import bootstrap_interval
 from prism_hf.fields import Positive, check_arguments
 
 from .answers import FORMS, find_code
-from .code import CodeProblem, pass_at_k, run_answers
-from .statistics import bootstrap_interval
+from .problems import CodeProblem, pass_at_k, run_answers
 
 
 def score_completions(problems: Sequence[CodeProblem], completions: Sequence[str], **kwargs) -> list[dict[str, Any]]:

@@ -24,9 +24,9 @@ from prism_hf import (
 from prism_hf.data import python_files, train_byte_level_bpe
 from prism_hf.evaluation import compare, comparison_table, expand_grid, load_task, negative_log_likelihood
 from prism_hf.evaluation.evaluate_settings import check_settings, evaluate_settings
-from prism_hf.evaluation.text_task import decode
+from prism_hf.evaluation.tasks.text import decode
 
-CONFIGS = Path(__file__).parents[2] / "recipes" / "configs"
+CONFIGS = Path(__file__).parents[3] / "recipes" / "configs"
 PROMPTS = ["def f(x):", "import torch", "return", "for row in rows", "x = 1", "y", "class Head:"]
 STRATEGIES = [{"name": "none"}, {"name": "prism", "num_remask": [1, 2]}]
 
@@ -276,7 +276,7 @@ def test_what_was_written_is_kept_and_compared_with_texts_of_people(folder, tmp_
 
 
 def test_without_its_package_mauve_is_left_out_and_that_is_said(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("prism_hf.evaluation.text_task.find_spec", lambda name: None)
+    monkeypatch.setattr("prism_hf.evaluation.tasks.text.find_spec", lambda name: None)
     (tmp_path / "people.txt").write_text("x\ny\n")
     task = load_task(
         "text", load_model(folder), length=8, num_samples=2, scorer=str(folder / "scorer"),

@@ -1,0 +1,1 @@
+"""Numbers that tell how good samples are, and how sure that is."""

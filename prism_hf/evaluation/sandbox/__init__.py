@@ -1,0 +1,1 @@
+"""Where programs that a model wrote can do no harm."""

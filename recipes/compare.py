@@ -17,9 +17,9 @@ from prism_hf import load_model
 from prism_hf.evaluation import compare, comparison_table, expand_grid, load_task, plot_comparison, weights_digest
 from prism_hf.fields import NotNegative, Positive, Seed, check_fields
 from prism_hf.generation import Order
+from prism_hf.hub.portable import portable
 from prism_hf.jobs.launching import end_with_launcher
 from prism_hf.jobs.output_lock import output_lock
-from prism_hf.portable import portable
 from prism_hf.resources import resource_path
 from prism_hf.training import parse_arguments
 

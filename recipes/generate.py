@@ -20,9 +20,9 @@ from prism_hf import RemaskGenerationConfig, generate_to_jsonl, load_model
 from prism_hf.data import read_prompts
 from prism_hf.evaluation import weights_digest
 from prism_hf.fields import DTYPES, Positive, Seed, check_fields
+from prism_hf.hub.portable import portable
 from prism_hf.jobs.launching import end_with_launcher
 from prism_hf.jobs.output_lock import output_lock
-from prism_hf.portable import portable
 from prism_hf.training import parse_arguments
 
 

@@ -12,7 +12,7 @@ import prism_hf
 from prism_hf import _lazy
 
 PACKAGES = ("prism_hf", *(f"prism_hf.{name}" for name in ("data", "evaluation", "generation", "models", "training")))
-LAZY = ("prism_hf", "prism_hf.data", "prism_hf.training")
+LAZY = ("prism_hf", "prism_hf.data", "prism_hf.hub", "prism_hf.training")
 
 
 def loaded_by(statement: str) -> set[str]:

@@ -22,6 +22,7 @@ from prism_hf.generation import (
 )
 from prism_hf.generation.denoising import check_quality
 from prism_hf.generation.strategies import needs, resolve_strategy
+from prism_hf.hub.portable import portable
 from prism_hf.jobs.digests import digest, json_digest, weights_digest
 from prism_hf.jobs.output_lock import output_lock
 from prism_hf.jobs.store import (
@@ -34,7 +35,6 @@ from prism_hf.jobs.store import (
     whole_lines,
     write_whole,
 )
-from prism_hf.portable import portable
 
 # What `measure` returns under this name goes into a file of its own.
 COMPLETIONS = "completions"

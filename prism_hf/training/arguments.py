@@ -16,7 +16,7 @@ from prism_hf.diffusion.drafting import DRAFT_SELECTIONS
 from prism_hf.diffusion.losses import NORMALIZERS, QUALITY_NORMALIZERS
 from prism_hf.diffusion.schedules import SCHEDULES
 from prism_hf.fields import Allowed, Count, NotNegative, Positive, PositiveFraction, Seed, Share, check_fields
-from prism_hf.portable import portable
+from prism_hf.hub.portable import portable
 
 Interval = Annotated[float, Allowed(above=0, remedy="To do without, set the strategy beside it to 'no'.")]
 

@@ -14,8 +14,8 @@ from tokenizers import Tokenizer, models
 from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedTokenizerFast, TrainerCallback
 
 from prism_hf import AutoPeftModelForPrism, evaluation
+from prism_hf.hub.portable import portable
 from prism_hf.models.prism import PrismConfig, PrismForMaskedDiffusion
-from prism_hf.portable import portable
 from prism_hf.training import (
     MaskedDiffusionTrainer,
     MaskedDiffusionTrainingArguments,

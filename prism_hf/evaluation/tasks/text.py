@@ -22,8 +22,8 @@ from prism_hf.evaluation.metrics.text import (
     unigram_entropy,
 )
 from prism_hf.fields import Allowed, Count, Positive, check_arguments
+from prism_hf.hub.portable import portable
 from prism_hf.jobs.digests import json_digest, weights_digest
-from prism_hf.portable import portable
 
 from .task import Task, load_tokenizer
 

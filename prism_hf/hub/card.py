@@ -1,35 +1,21 @@
-"""Model cards, and what else goes into a repository beside weights and their config."""
+"""Model cards: what a model is, how it is used and how it was trained."""
 
-import json
 import os
-import shutil
-import tempfile
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import (
-    CommitInfo,
-    ModelCard,
-    ModelCardData,
-    create_branch,
-    create_repo,
-    file_exists,
-    upload_folder,
-)
-from huggingface_hub.utils import HFValidationError, validate_repo_id
+from huggingface_hub import ModelCard, ModelCardData
 from transformers.utils import logging
 
-from prism_hf.portable import make_portable, portable
-from prism_hf.resources import resource_path
+from prism_hf._compat import is_adapter, unwrapped
+
+from .base_model import base_model_name, hub_id
+from .portable import portable
+from .record import TRAINING_ARGUMENTS, record_of
 
 logger = logging.get_logger(__name__)
 
 CARD = "README.md"
-TRAINING_ARGUMENTS = "training_args.json"
-ADAPTER_CONFIG = "adapter_config.json"
-CONFIGS = ("config.json", "generation_config.json", "tokenizer_config.json")
-HEAD_SETTINGS = ("head_type", "head_num_blocks", "mask_token_id")
 # Of the training arguments, those that a reader of the card asks for first.
 SHOWN_ARGUMENTS = (
     "learning_rate",
@@ -85,164 +71,13 @@ MDM_ABSTRACT = (
 )
 
 
-@dataclass
-class TrainingRecord:
-    """What a trainer leaves with its model (`model.training_record`), for whoever saves or pushes the model.
-
-    arguments: the training arguments as plain JSON data, made `portable`. tokenizer: saved along with the
-    model. dataset: its name for the reader. length: tokens in a row of it. metrics: those of the last evaluation.
-    denoiser: of a token critic, name or path of the model whose drafts it judges.
-    """
-
-    arguments: dict[str, Any]
-    mask_token_id: int
-    tokenizer: Any = None
-    dataset: str | None = None
-    length: int | None = None
-    metrics: dict[str, float] = field(default_factory=dict)
-    denoiser: str | None = None
-
-
-class HubMixin:
-    """Gives a model a `push_to_hub` that uploads the whole repository. List it before the class that it extends."""
-
-    training_record: TrainingRecord | None = None
-
-    def push_to_hub(
-        self,
-        repo_id: str,
-        *,
-        commit_message: str | None = None,
-        commit_description: str | None = None,
-        private: bool | None = None,
-        token: bool | str | None = None,
-        revision: str | None = None,
-        create_pr: bool = False,
-        max_shard_size: int | str = "50GB",
-        tags: list[str] | None = None,
-    ) -> CommitInfo:
-        """Upload weights, configs, model card, `custom_generate` and, after a training, its arguments and tokenizer.
-
-        A model card that the repository has already is kept. The arguments are those of transformers.
-        """
-        repo_id = create_repo(repo_id, private=private, token=token, exist_ok=True).repo_id
-        with tempfile.TemporaryDirectory() as folder:
-            self.save_pretrained(folder, max_shard_size=max_shard_size)
-            write_files(self, folder, public=True)
-            write_card(self, folder, repo_id, tags=tags)
-            if file_exists(repo_id, CARD, revision=revision, token=token):
-                (Path(folder) / CARD).unlink()
-            if revision is not None and not revision.startswith("refs/pr"):
-                create_branch(repo_id, branch=revision, token=token, exist_ok=True)
-            return upload_folder(
-                repo_id=repo_id,
-                folder_path=folder,
-                commit_message=commit_message or "Upload model",
-                commit_description=commit_description,
-                token=token,
-                revision=revision,
-                create_pr=create_pr,
-            )
-
-
-def unwrapped(model):
-    """The model inside a `PeftModel`, or `model` itself."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
-
-
-def record_of(model) -> TrainingRecord | None:
-    """What a trainer has left with a model."""
-    return getattr(unwrapped(model), "training_record", None)
-
-
-def hub_id(name: str | os.PathLike | None) -> str | None:
-    """`name` if it can be a model id on the Hub, which refuses a card with any other `base_model`; else None."""
-    if not name or os.path.exists(name):
-        return None
-    try:
-        validate_repo_id(str(name))
-    except HFValidationError:
-        return None
-    return str(name)
-
-
-def base_model_name(model) -> str | None:
-    """Name or path of the model that `model` was trained from."""
-    if hasattr(model, "get_base_model"):
-        return model.active_peft_config.base_model_name_or_path
-    return getattr(model, "name_or_path", None) or None
-
-
-def write_files(
-    model, folder: str | os.PathLike, location: str | os.PathLike | None = None, public: bool = False
-) -> None:
-    """Write all but the weights, their config and the model card into `folder`, where the model has been saved.
-
-    Args:
-        location: the folder that `folder` will become, if another.
-        public: whether others will read it, to whom a folder of this machine as the base model says nothing.
-    """
-    folder, inner, location = Path(folder), unwrapped(model), Path(location or folder)
-    (folder / "custom_generate").mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(resource_path("custom_generate/generate.py"), folder / "custom_generate" / "generate.py")
-    if inner.can_generate():
-        inner.generation_config.save_pretrained(folder)
-    if hasattr(model, "get_base_model"):
-        for name, peft_config in model.peft_config.items():
-            part = "" if name == "default" else name
-            base = base_from(peft_config.base_model_name_or_path, location / part, public)
-            complete_adapter_config(folder / part / ADAPTER_CONFIG, inner, base)
-    record = record_of(model)
-    if record is not None:
-        (folder / TRAINING_ARGUMENTS).write_text(json.dumps(record.arguments, indent=2) + "\n", encoding="utf-8")
-        if record.tokenizer is not None:
-            record.tokenizer.save_pretrained(folder)
-    for name in CONFIGS:
-        make_portable(folder / name)
-
-
-def base_from(base: str | None, folder: Path, public: bool) -> str | None:
-    """How an adapter in `folder` names its base model: by its id on the Hub, or by the way to it from `folder`.
-
-    Nothing but the last part of a path is told to others.
-    """
-    if base is None or not os.path.isdir(base):
-        return portable(base)
-    if public:
-        return os.path.basename(os.path.realpath(base))
-    way = os.path.relpath(os.path.realpath(base), os.path.realpath(folder))
-    return way if way.startswith(os.pardir) else os.path.join(os.curdir, way)
-
-
-def base_seen_from(base: str | None, folder: str | os.PathLike) -> str | None:
-    """Where the base model is that an adapter in `folder` names: the inverse of `base_from`."""
-    is_way = base is not None and base.split(os.sep)[0] in (os.curdir, os.pardir)
-    if is_way and os.path.isdir(folder):
-        return os.path.normpath(os.path.join(os.path.realpath(folder), base))
-    return base
-
-
-def complete_adapter_config(path: Path, model, base: str | None) -> None:
-    """Tell in an adapter's own config its base model, and what head its weights fit, so that the base gets that one.
-
-    A `config.json` beside it would not do: transformers then takes a local folder for a whole model.
-    """
-    if path.exists():  # one of several adapters may have been left out
-        adapter_config = json.loads(path.read_text(encoding="utf-8"))
-        adapter_config["base_model_name_or_path"] = base
-        if hasattr(model, "quality_head"):
-            head = {name: getattr(model.config, name) for name in HEAD_SETTINGS}
-            adapter_config["auto_mapping"] = (adapter_config["auto_mapping"] or {}) | head
-        path.write_text(json.dumps(adapter_config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-
 def write_card(model, folder: str | os.PathLike, repo_id: str | os.PathLike | None = None, **details) -> None:
     """Write the model card into `folder`; its snippet loads `repo_id`, else `folder` from where that lies.
 
     `details`: see `model_card`.
     """
     base = base_model_name(model)
-    if hub_id(repo_id) and base and not hub_id(base) and hasattr(model, "get_base_model"):
+    if hub_id(repo_id) and base and not hub_id(base) and is_adapter(model):
         logger.warning(
             f"The adapter's base model is {base!r}, a folder of this machine, so nobody else can load it; the adapter "
             "names the last part only. Push the base model, then set "
@@ -267,15 +102,15 @@ def model_card(
     The last evaluation, the dataset and the training arguments come from `model.training_record`. `dataset` is a name
     for the reader, `dataset_tags` are ids of datasets on the Hub.
     """
-    record, is_adapter = record_of(model), hasattr(model, "get_base_model")
+    record = record_of(model)
     base = finetuned_from or base_model_name(model)
     base = None if base == repo_id else base
     denoiser = portable(record.denoiser) if record else None
     dataset_tags = [dataset_tags] if isinstance(dataset_tags, str) else dataset_tags
     data = ModelCardData(
         base_model=hub_id(base),
-        base_model_relation=hub_id(base) and ("adapter" if is_adapter else "finetune"),
-        library_name="peft" if is_adapter else "transformers",
+        base_model_relation=hub_id(base) and ("adapter" if is_adapter(model) else "finetune"),
+        library_name="peft" if is_adapter(model) else "transformers",
         tags=card_tags(model, denoiser, [tags] if isinstance(tags, str) else tags or []),
         datasets=dataset_tags,
         license=license,
@@ -312,7 +147,7 @@ def card_tags(model, denoiser: str | None, given: list[str]) -> list[str]:
     if denoiser is None:
         tags += [*(["prism"] if hasattr(inner, "quality_head") else []), "custom_generate"]
     tags.append("prism_hf")
-    if hasattr(model, "get_base_model"):
+    if is_adapter(model):
         tags.append(model.active_peft_config.peft_type.value.lower())
     return list(dict.fromkeys([*tags, *(getattr(inner, "model_tags", None) or []), *given]))
 
@@ -336,7 +171,7 @@ def training_facts(model, base: str | None, dataset: str | None, denoiser: str |
         facts.append(("Base model", f"[{name}](https://huggingface.co/{name})" if name else Path(base).name))
     if dataset:
         facts.append(("Dataset", dataset))
-    if hasattr(model, "get_base_model"):
+    if is_adapter(model):
         facts.append(("Adapter", describe_adapter(model.active_peft_config)))
     if hasattr(inner, "quality_head"):
         facts.append(("Quality head", f"`{inner.config.head_type}`"))
@@ -367,7 +202,7 @@ def usage(model, repo_id: str) -> str:
     tokenizer = record.tokenizer if record else None
 
     denoiser = portable(record.denoiser) if record else None
-    loader = "AutoPeftModelForPrism" if hasattr(model, "get_base_model") else "PrismForMaskedDiffusion"
+    loader = "AutoPeftModelForPrism" if is_adapter(model) else "PrismForMaskedDiffusion"
     if denoiser is not None:
         imports = [f"from prism_hf import {loader}, load_model, remask_generate"]
         call = 'remask_generate(model, input_ids, remask_strategy="token_critic", critic=critic'

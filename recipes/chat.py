@@ -16,7 +16,7 @@ from prism_hf import RemaskGenerationConfig, load_model, remask_generate
 from prism_hf.data import encode_prompts
 from prism_hf.fields import DTYPES, Seed, check_fields
 from prism_hf.generation import TerminalDraftStreamer, fitted_to_tokenizer, prepare_generation_config
-from prism_hf.generation.stopping import as_ids, until_end
+from prism_hf.generation.denoising.stopping import as_ids, until_end
 from prism_hf.training import parse_arguments
 
 

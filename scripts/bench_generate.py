@@ -26,7 +26,7 @@ from torch import nn
 from tqdm import tqdm
 
 from prism_hf import LladaConfig, PrismConfig, PrismForMaskedDiffusion
-from prism_hf.generation.caching import CanvasCache
+from prism_hf.generation.denoising.caching import CanvasCache
 from prism_hf.models.lm_head import LmHead
 
 

@@ -20,7 +20,7 @@ from prism_hf.generation import (
     prepare_generation_config,
     remask_generate,
 )
-from prism_hf.generation.denoising import check_quality
+from prism_hf.generation.denoising.reading import check_quality
 from prism_hf.generation.strategies import needs, resolve_strategy
 from prism_hf.hub.portable import portable
 from prism_hf.jobs.digests import digest, json_digest, weights_digest

@@ -1,36 +1,31 @@
 """Generation by denoising: one loop, unmasking orders, remasking strategies."""
 
-from .checks import fitted_to_tokenizer
-from .configuration_remask import Order, RemaskGenerationConfig, prepare_generation_config
-from .orders import ORDERS
-from .planners import PathPlanning, TokenCritic
-from .remask_generate import (
-    RemaskGenerationMixin,
-    RemaskGenerationOutput,
-    remask_generate,
-)
-from .remdm import (
-    AncestralSampling,
-    FlowMatchingCorrector,
-    ForwardBackward,
-    RemdmCap,
-    RemdmConf,
-    RemdmLoop,
-    RemdmRescale,
-)
-from .retrying import generate_with_retries
-from .strategies import (
-    STRATEGIES,
-    NoRemasking,
-    PrismLoopRemasking,
-    PrismRemasking,
-    RandomRemasking,
-    StepState,
-    WinoRemasking,
-    register_strategy,
-)
-from .streaming import TerminalDraftStreamer
-from .trajectory import Trajectory
+from typing import TYPE_CHECKING
+
+from prism_hf._lazy import lazy_names
+
+if TYPE_CHECKING:
+    from .configuration_remask import Order, RemaskGenerationConfig, fitted_to_tokenizer, prepare_generation_config
+    from .denoising.orders import ORDERS
+    from .generation_remask import RemaskGenerationMixin, RemaskGenerationOutput, remask_generate
+    from .retrying import generate_with_retries
+    from .strategies.base import STRATEGIES, StepState, register_strategy
+    from .strategies.ranking import PathPlanning, TokenCritic
+    from .strategies.score import NoRemasking, PrismLoopRemasking, PrismRemasking, RandomRemasking
+    from .strategies.transition import (
+        AncestralSampling,
+        FlowMatchingCorrector,
+        ForwardBackward,
+        RemdmCap,
+        RemdmConf,
+        RemdmLoop,
+        RemdmRescale,
+    )
+    from .strategies.wino import WinoRemasking
+    from .streaming import TerminalDraftStreamer
+    from .trajectory import Trajectory
+else:
+    __getattr__, __dir__ = lazy_names(__name__)
 
 __all__ = [
     "ORDERS",

@@ -4,13 +4,15 @@ import copy
 from dataclasses import replace
 from typing import Annotated, Any
 
-from transformers import GenerationConfig
+from transformers import GenerationConfig, PreTrainedTokenizerBase
 from transformers.utils import logging
 
+from prism_hf.data.prompts import tokens_without_text
 from prism_hf.fields import Allowed, Count, Fraction, NotNegative, Positive, check_value, did_you_mean
 
-from .left_to_right import DEFAULTS, asks_for_nothing, reason_against
-from .orders import ORDERS
+from .denoising.canvas import vocabulary_size
+from .denoising.orders import ORDERS
+from .denoising.stopping import padding_of
 from .strategies import field_names, has_loop, name_of, needs, resolve_strategy, selection_of, strategy_to_saved
 
 logger = logging.get_logger(__name__)
@@ -26,6 +28,66 @@ ARGUMENTS = (
 )
 # What a config holds beside settings.
 NO_SETTINGS = ("_from_model_config", "transformers_version")
+
+REASONS = {
+    "beams need left-to-right generation, in which a beginning has a probability: for several sequences set "
+    "num_return_sequences": (
+        "num_beams", "num_beam_groups", "length_penalty", "early_stopping", "diversity_penalty", "constraints",
+        "force_words_ids",
+    ),
+    "a canvas is read in both directions, so that no token has a past: cache='prefix' or cache='dual', with "
+    "block_length, reuse what is outside of a block": (
+        "use_cache", "past_key_values", "cache_implementation", "cache_config", "max_cache_len", "prefill_chunk_size",
+        "cache_position", "logits_to_keep",
+    ),
+    "nothing guesses what comes next, as a step fills many positions anyway: see confidence_threshold": (
+        "assistant_model", "assistant_tokenizer", "prompt_lookup_num_tokens", "num_assistant_tokens", "use_mtp",
+    ),
+    "classifier-free guidance is cfg_scale here, its unconditional side being the canvas without what is given": (
+        "guidance_scale", "negative_prompt_ids", "negative_prompt_attention_mask",
+    ),
+    "what is recorded of a generation is output_trajectory, with return_dict_in_generate": (
+        "output_scores", "output_logits", "output_attentions", "output_hidden_states",
+    ),
+    "a canvas is made of token ids, and numbers its positions itself": (
+        "position_ids", "inputs_embeds", "encoder_outputs", "decoder_input_ids", "decoder_attention_mask", "labels",
+    ),
+}  # fmt: skip
+# The same for those of which transformers' own `generate` makes a logits processor or a stopping criterion.
+CALLABLES = {
+    "max_new_tokens masks are appended; that none ends a row earlier is said by suppress_tokens": (
+        "min_length", "min_new_tokens",
+    ),
+    "it is a stopping criterion: pass stopping_criteria=[MaxTimeCriteria(...)] or [StopStringCriteria(...)]": (
+        "stop_strings", "max_time",
+    ),
+    "it is a logits processor: pass one of transformers in logits_processor=[...]": (
+        "repetition_penalty", "encoder_repetition_penalty", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size",
+        "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff", "exponential_decay_length_penalty",
+        "sequence_bias", "forced_bos_token_id", "forced_eos_token_id", "begin_suppress_tokens", "remove_invalid_values",
+        "renormalize_logits", "prefix_allowed_tokens_fn", "watermarking_config",
+    ),
+}  # fmt: skip
+MADE_CALLABLE = [name for names in CALLABLES.values() for name in names]
+REASON_OF = {name: reason for reason, names in (REASONS | CALLABLES).items() for name in names}
+DEFAULTS = GenerationConfig._get_default_generation_params()
+
+
+def asks_for_nothing(name: str, value: Any) -> bool:
+    """Whether a setting of transformers' has the value at which it does nothing: `num_beams=1`, `output_scores=False`.
+
+    `use_cache` may be True: a canvas has no cache to leave out.
+    """
+    if reason_against(name) is None:
+        return False
+    plain = isinstance(value, int | float | str)
+    return value is None or value is False or name == "use_cache" or (plain and value == DEFAULTS.get(name))
+
+
+def reason_against(name: str) -> str | None:
+    """Why transformers' setting of that name means nothing in denoising; None if it has no such setting."""
+    generic = "it is a setting of left-to-right generation" if name in GenerationConfig().__dict__ else None
+    return REASON_OF.get(name, generic)
 
 
 Order = Annotated[str, Allowed(choices=ORDERS)]
@@ -417,3 +479,21 @@ def own_settings(generation_config: GenerationConfig | None) -> dict:
     chosen = [name for name in settings if name in foreign and not asks_for_nothing(name, settings[name])]
     RemaskGenerationConfig.reject_unknown(chosen)
     return {name: value for name, value in settings.items() if DEFAULTS.get(name) != value}
+
+
+def fitted_to_tokenizer(model, tokenizer: PreTrainedTokenizerBase, settings: dict[str, Any]) -> dict[str, Any]:
+    """The keyword arguments of a call, completed by what a tokenizer tells.
+
+    Its EOS ends a text unless they or the model say what does, its pad token fills what follows unless they or the
+    model have one, and ids that it lacks are never drawn: a vocabulary that was padded to a round number has some.
+    """
+    config, size = prepare_generation_config(model, None, **settings), vocabulary_size(model)
+    told = {}
+    for name, of_model in (("eos_token_id", None), ("pad_token_id", padding_of(model, config.mask_token_id))):
+        token = getattr(tokenizer, name)
+        is_open = name not in settings and getattr(config, name) is None and of_model is None
+        if is_open and token not in (None, config.mask_token_id) and (size is None or token < size):
+            told[name] = token
+    if missing := tokens_without_text(tokenizer, size, config.mask_token_id):
+        told["suppress_tokens"] = sorted({*(config.suppress_tokens or []), *missing})
+    return settings | told

@@ -8,15 +8,15 @@ import torch
 from prism_hf.fields import Fraction, Share, check_arguments
 
 from .configuration_remask import prepare_generation_config
-from .denoising import NAN_QUALITY, check_quality, forward_parameters
-from .remask_generate import (
+from .denoising.orders import uniform
+from .denoising.reading import NAN_QUALITY, check_quality, forward_parameters
+from .generation_remask import (
     Generation,
     RemaskGenerationOutput,
     prepare_generation,
     remask_generate,
     without_descriptions,
 )
-from .sampling import uniform
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 from transformers.generation import BaseStreamer, TextDiffusionStreamer
 
-from .canvas import Canvas
+from .denoising.canvas import Canvas
 
 
 class Stream:

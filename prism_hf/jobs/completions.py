@@ -17,10 +17,14 @@ from transformers.utils import logging
 
 from prism_hf.data.prompts import encode_prompts
 from prism_hf.fields import Positive, Seed, check_arguments
-from prism_hf.generation.checks import check_lengths, fitted_to_tokenizer
-from prism_hf.generation.configuration_remask import RemaskGenerationConfig, prepare_generation_config
-from prism_hf.generation.remask_generate import prepare_generation, remask_generate
-from prism_hf.generation.stopping import as_ids, until_end
+from prism_hf.generation.configuration_remask import (
+    RemaskGenerationConfig,
+    fitted_to_tokenizer,
+    prepare_generation_config,
+)
+from prism_hf.generation.denoising.canvas import check_lengths
+from prism_hf.generation.denoising.stopping import as_ids, until_end
+from prism_hf.generation.generation_remask import prepare_generation, remask_generate
 
 from .launching import wait_for_slowest
 from .output_lock import output_lock

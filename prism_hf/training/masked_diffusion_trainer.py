@@ -27,8 +27,8 @@ from prism_hf.diffusion.drafting import exclude_token
 from prism_hf.diffusion.losses import unmasking_loss
 from prism_hf.diffusion.noising import mask_tokens
 from prism_hf.diffusion.schedules import SCHEDULES, antithetic_timesteps
-from prism_hf.generation.checks import longest_canvas, vocabulary_size
-from prism_hf.generation.families import family_of, logits_of
+from prism_hf.generation.denoising.canvas import longest_canvas, vocabulary_size
+from prism_hf.generation.denoising.reading import family_of, logits_of
 from prism_hf.hub import TrainingRecord, unwrapped, write_card, write_files
 from prism_hf.jobs.output_lock import output_lock
 from prism_hf.models.checkpoint.loading import naming_damage

@@ -7,8 +7,7 @@ import torch
 
 from prism_hf.diffusion.drafting import fill
 from prism_hf.diffusion.losses import CHUNK_ELEMENTS, quality_loss
-from prism_hf.generation.denoising import forward_parameters
-from prism_hf.generation.families import family_of, logits_of
+from prism_hf.generation.denoising.reading import family_of, forward_parameters, logits_of
 from prism_hf.hub import base_model_name, unwrapped
 from prism_hf.models.auto import load_model
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from prism_hf.generation import RemaskGenerationConfig, remask_generate
-from prism_hf.generation.plans import plan_steps, spread, spread_to_middle
+from prism_hf.generation.denoising.schedule import plan_steps, spread, spread_to_middle
 
 from .test_remask_generate import MASK, VOCAB, TableModel, score_of
 

@@ -9,7 +9,7 @@ from torch import nn
 from transformers import BertConfig, GenerationMixin
 
 from prism_hf.generation import remask_generate
-from prism_hf.generation.caching import CanvasCache
+from prism_hf.generation.denoising.caching import CanvasCache
 from prism_hf.models.llada import LladaConfig, LladaForMaskedDiffusion
 from prism_hf.models.mdlm import MdlmConfig, MdlmForMaskedDiffusion
 from prism_hf.models.prism import PrismConfig, PrismForMaskedDiffusion

@@ -29,7 +29,7 @@ from prism_hf.generation import (
     register_strategy,
     remask_generate,
 )
-from prism_hf.generation.checks import longest_canvas
+from prism_hf.generation.denoising.canvas import longest_canvas
 from prism_hf.models.prism import PrismConfig, PrismForMaskedDiffusion
 
 MASK, PAD, CLS, SEP, UNK, VOCAB = 0, 1, 2, 3, 4, 40

@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from prism_hf.generation import posterior as module
 from prism_hf.generation import remask_generate
-from prism_hf.generation.orders import POSTERIOR_ORDERS
-from prism_hf.generation.posterior import posterior_of
-from prism_hf.generation.sampling import probability_of
+from prism_hf.generation.denoising import reading as module
+from prism_hf.generation.denoising.orders import POSTERIOR_ORDERS
+from prism_hf.generation.denoising.reading import posterior_of
+from prism_hf.generation.denoising.unmasking import probability_of
 from prism_hf.models.llada import LladaConfig
 
 from .test_generate import MASK, prism

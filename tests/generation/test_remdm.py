@@ -9,10 +9,11 @@ from scipy.stats import binom, chi2
 from torch import nn
 
 from prism_hf.generation import RemaskGenerationConfig, StepState, remask_generate
-from prism_hf.generation.canvas import prepare_canvas
 from prism_hf.generation.configuration_remask import prepare_generation_config
-from prism_hf.generation.denoising import Progress, Sampler, denoise, make_reader
-from prism_hf.generation.plans import most_filled, plan_steps
+from prism_hf.generation.denoising.canvas import prepare_canvas
+from prism_hf.generation.denoising.reading import make_reader
+from prism_hf.generation.denoising.schedule import most_filled, plan_steps
+from prism_hf.generation.denoising.unmasking import Progress, Sampler, denoise
 from prism_hf.generation.strategies import resolve_strategy
 
 MASK = 3

@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from prism_hf.generation import RemaskGenerationConfig, WinoRemasking, remask_generate
-from prism_hf.generation.shadows import add_shadows
+from prism_hf.generation.denoising.reading import add_shadows
 from prism_hf.models.llada import LladaConfig, LladaForMaskedDiffusion
 from prism_hf.models.mdlm import MdlmConfig, MdlmForMaskedDiffusion
 from prism_hf.models.prism import PrismConfig, PrismForMaskedDiffusion

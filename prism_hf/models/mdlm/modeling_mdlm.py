@@ -16,7 +16,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from prism_hf.backbones import BACKBONE_ADAPTERS
 from prism_hf.diffusion.drafting import take_positions
-from prism_hf.generation.caching import CanvasCache, canvas_positions
+from prism_hf.generation.denoising.caching import CanvasCache, canvas_positions
 from prism_hf.models.attention import inverse_frequencies, padding_mask, rotary_embedding, rotate
 from prism_hf.models.checkpoint.loading import WholeCheckpointMixin
 from prism_hf.models.lm_head import LmHead

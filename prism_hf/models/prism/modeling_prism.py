@@ -11,7 +11,7 @@ from transformers.utils import ModelOutput, logging
 from prism_hf.backbones import adapter_of, find_adapter
 from prism_hf.diffusion.drafting import take_positions
 from prism_hf.generation import RemaskGenerationMixin
-from prism_hf.generation.caching import CanvasCache
+from prism_hf.generation.denoising.caching import CanvasCache
 from prism_hf.hub import HEAD_SETTINGS, HubMixin
 from prism_hf.models.checkpoint.loading import (
     HUB_ARGUMENTS,

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from prism_hf.generation.caching import CanvasCache, canvas_positions
+from prism_hf.generation.denoising.caching import CanvasCache, canvas_positions
 from prism_hf.models.attention import padding_mask
 from prism_hf.models.mdlm import MdlmBlock, MdlmConfig, MdlmOutputLayer
 from prism_hf.models.mdlm.modeling_mdlm import MdlmRotaryEmbedding

@@ -4,13 +4,18 @@ Each is a schedule of one row, made from its number of masks M alone, so that a 
 The loop reads the schedules of all rows as tensors, and never has to ask the device how many tokens there are.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from .configuration_remask import RemaskGenerationConfig
-from .strategies import StepState, has_loop, resolve_strategy, selection_of
+from ..strategies import StepState, has_loop, resolve_strategy, selection_of
+from .threshold import adapts, sets_own_budget, verifies
+
+if TYPE_CHECKING:
+    from ..configuration_remask import RemaskGenerationConfig
 
 
 class RowStep(NamedTuple):
@@ -294,34 +299,6 @@ def most_filled(strategy, size: int, steps: int, surprise: float = 1e-12) -> lis
     at_least = law.flip(-1).cumsum(-1).flip(-1)  # Pr[number >= k]
     widths = (at_least[:, 1:] > surprise).sum(-1).tolist()
     return [*widths[:-1], size]
-
-
-def fill_threshold(config: RemaskGenerationConfig) -> float | None:
-    """A position whose likeliest token has a probability above this is filled; None without threshold decoding."""
-    own = getattr(resolve_strategy(config.remask_strategy), "fill_threshold", None)
-    return config.confidence_threshold if own is None else own
-
-
-def verify_threshold(config: RemaskGenerationConfig) -> float | None:
-    """Only tokens of a quality, or of a score of the strategy if the threshold is its own, below this are remasked."""
-    own = getattr(resolve_strategy(config.remask_strategy), "verify_threshold", None)
-    return config.quality_threshold if own is None else own
-
-
-def adapts(config: RemaskGenerationConfig) -> bool:
-    """Whether the model's confidence decides how many positions are filled, and so how many steps are made."""
-    return fill_threshold(config) is not None
-
-
-def verifies(config: RemaskGenerationConfig) -> bool:
-    """Whether a row goes on until a forward has read all that it filled and found nothing to remask."""
-    remasks = resolve_strategy(config.remask_strategy) is not None
-    return remasks and adapts(config) and verify_threshold(config) is not None
-
-
-def sets_own_budget(config: RemaskGenerationConfig) -> bool:
-    """Whether a row may remask fewer tokens than the step before has filled, instead of a number that is set."""
-    return verifies(config) and config.num_remask is None and config.eta is None
 
 
 def mark_later(schedule: list[RowStep]) -> list[RowStep]:

@@ -8,7 +8,13 @@ block. `probs` is the posterior before any nucleus, with the mask token excluded
 
 import torch
 
-from .sampling import uniform
+
+def uniform(
+    shape, device: torch.device, generator: torch.Generator | None = None, dtype: torch.dtype = torch.float32
+) -> torch.Tensor:
+    """Uniform numbers in [0, 1) on `device`, drawn on the generator's own device, so a CPU one serves a GPU."""
+    source = device if generator is None else generator.device
+    return torch.rand(shape, generator=generator, device=source, dtype=dtype).to(device)
 
 
 def confidence_order(probs: torch.Tensor) -> torch.Tensor:
@@ -40,5 +46,7 @@ def left_to_right_order(
 
 
 POSTERIOR_ORDERS = {"confidence": confidence_order, "margin": margin_order, "entropy": entropy_order}
+
 BLIND_ORDERS = {"random": random_order, "left_to_right": left_to_right_order}
+
 ORDERS = POSTERIOR_ORDERS | BLIND_ORDERS

@@ -15,7 +15,7 @@ import torch
 from prism_hf.diffusion.schedules import linear_alpha
 from prism_hf.fields import Allowed, Fraction, NotNegative, check_fields
 
-from .strategies import StepState, register_strategy
+from .base import StepState, register_strategy
 
 OpenFraction = Annotated[float, Allowed(above=0, below=1)]
 TINY = torch.finfo(torch.float32).tiny

@@ -20,27 +20,15 @@ from transformers.generation import (
 )
 from transformers.utils import ModelOutput, logging
 
-from .caching import check_cache, plan_cache
-from .canvas import Canvas, count_new, prepare_canvas
-from .checks import check_endings, check_helpers, check_inputs, check_lengths, check_tokens, vocabulary_size
-from .configuration_remask import RemaskGenerationConfig, prepare_generation_config
-from .denoising import (
-    Progress,
-    Sampler,
-    check_filled,
-    check_quality,
-    denoise,
-    fit_step,
-    limit_remasked,
-    make_reader,
-    most_remasked_next,
-)
-from .families import family_of
-from .left_to_right import MADE_CALLABLE
-from .plans import PlannedStep, adapts, loop_of, plan_steps
-from .shadows import check_shadows
-from .stopping import as_ids, end_rows
-from .strategies import STRATEGIES, RemaskStrategy, field_names, needs, resolve_strategy
+from .configuration_remask import MADE_CALLABLE, RemaskGenerationConfig, prepare_generation_config
+from .denoising.caching import check_cache, plan_cache
+from .denoising.canvas import Canvas, check_inputs, check_lengths, count_new, prepare_canvas, vocabulary_size
+from .denoising.reading import check_quality, check_shadows, check_tokens, family_of, make_reader
+from .denoising.schedule import PlannedStep, loop_of, plan_steps
+from .denoising.stopping import as_ids, check_endings, end_rows
+from .denoising.threshold import adapt_step, adapts, most_remasked_next
+from .denoising.unmasking import Progress, Sampler, check_filled, denoise
+from .strategies import STRATEGIES, RemaskStrategy, field_names, name_of, needs, resolve_strategy
 from .streaming import Stream
 from .trajectory import Trajectory
 
@@ -89,6 +77,14 @@ def as_list(value, cls: type, name: str) -> list:
     if value is not None and not (isinstance(value, list | tuple) and all(callable(each) for each in value)):
         raise ValueError(f"{name} must be a list such as {cls.__name__}([...]), got {value!r}.")
     return cls(value or [])
+
+
+def check_helpers(generator: Any, streamer: Any) -> None:
+    """Raise ValueError where the source of randomness or the streamer of a call is something else."""
+    if not isinstance(generator, torch.Generator | None):
+        raise ValueError(f"generator is {generator!r}: give torch.Generator().manual_seed(...).")
+    if streamer is not None and not (hasattr(streamer, "put") and hasattr(streamer, "end")):
+        raise ValueError(f"streamer is {streamer!r}: give one of transformers, such as TextStreamer(tokenizer).")
 
 
 def without_derived(callables: list) -> list:
@@ -158,7 +154,7 @@ def prepare_generation(
     if config.cache:
         check_cache(model, canvas, config)
     if needs(strategy, "shadows"):
-        check_shadows(model, config)
+        check_shadows(model, name_of(strategy))
     num_masks = canvas.fillable.sum(-1).tolist()
     most_masks = max(num_masks, default=0)
     if most_masks == 0:
@@ -376,19 +372,6 @@ def begin_stream(streamer: BaseStreamer, canvas: Canvas) -> Stream:
     stream = Stream(streamer, canvas)
     stream.confirm(canvas.tokens, canvas.fillable, torch.zeros_like(canvas.fillable))
     return stream
-
-
-def adapt_step(
-    planned: PlannedStep, masked: torch.Tensor, window: torch.Tensor, unfinished: torch.Tensor, most: torch.Tensor
-) -> tuple[PlannedStep, torch.Tensor]:
-    """A step with a threshold as the canvas asks for it, which may be not at all, and the rows (B,) bool that read it.
-
-    masked, window (B, L) bool: before the forward, and the block. unfinished (B,) bool. most (B,): tokens that each row
-    may remask.
-    """
-    planned = limit_remasked(planned, most)
-    reads = (masked & window).any(-1) | (unfinished & (planned.rows.num_remask > 0))
-    return fit_step(planned, masked, window), reads
 
 
 class RemaskGenerationMixin:

@@ -8,8 +8,8 @@ import torch
 
 from prism_hf.fields import NotNegative, check_fields
 
-from .denoising import forward_parameters
-from .strategies import StepState, register_strategy
+from ..denoising.reading import forward_parameters
+from .base import StepState, register_strategy
 
 
 @register_strategy("p2")

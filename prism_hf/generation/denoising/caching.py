@@ -1,13 +1,18 @@
 """Computing some positions of a canvas with kept keys and values of the others (Fast-dLLM, arXiv 2505.22618)."""
 
+from __future__ import annotations
+
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from .canvas import Canvas
-from .configuration_remask import RemaskGenerationConfig
-from .plans import PlannedStep
+
+if TYPE_CHECKING:
+    from ..configuration_remask import RemaskGenerationConfig
+    from .schedule import PlannedStep
 
 
 class CanvasCache:

@@ -1,163 +1,106 @@
 """One step of the loop: a forward, then remasking and unmasking, in the three ways that strategies have."""
 
-import inspect
+from __future__ import annotations
+
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import lru_cache, partial
-from typing import NamedTuple
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from torch import nn
-from transformers.utils import logging
 
-from prism_hf.diffusion.drafting import lowest_first, select_lowest, take_positions
+from prism_hf.diffusion.drafting import lowest_first, nucleus, select_lowest
 
-from .caching import CanvasCache
+from ..strategies import RemaskStrategy, StepState, ask, needs, selection_of
+from ..strategies.transition import AncestralSampling
 from .canvas import Canvas
-from .checks import excluded_tokens
-from .configuration_remask import RemaskGenerationConfig
-from .families import as_described
-from .orders import BLIND_ORDERS, POSTERIOR_ORDERS
-from .plans import PlannedStep, adapts, fill_threshold, sets_own_budget, verifies, verify_threshold
-from .posterior import posterior_of
-from .remdm import AncestralSampling
-from .sampling import ban_words, draw_tokens, left_contexts, probability_of, uniform, warp
-from .shadows import add_shadows
-from .strategies import RemaskStrategy, StepState, ask, needs, selection_of
+from .orders import BLIND_ORDERS, POSTERIOR_ORDERS, uniform
+from .reading import NAN_QUALITY, numbers_in, posterior_of
+from .schedule import PlannedStep
+from .threshold import adapts, fill_threshold, verify_threshold
 
-logger = logging.get_logger(__name__)
+if TYPE_CHECKING:
+    from ..configuration_remask import RemaskGenerationConfig
 
 ANCESTRAL = AncestralSampling()
-NAN_QUALITY = (
-    "The model's quality_logits are NaN, so that no token can be judged: its weights are broken, or its dtype is too "
-    "narrow."
-)
 
 
-def forward_parameters(model) -> dict[str, inspect.Parameter]:
-    """The parameters of `forward`: those of the model itself, where `torch.compile` or PEFT has wrapped it."""
-    model = getattr(model, "_orig_mod", model)
-    if hasattr(model, "get_base_model"):
-        model = model.get_base_model()
-    return dict(inspect.signature(model.forward).parameters)
+def warp(logits: torch.Tensor, temperature: float = 0.0, top_p: float = 1.0, top_k: int = 0) -> torch.Tensor:
+    """The logits (..., V) that tokens are drawn from: `temperature`, then `top_k` (0 = off), then `top_p`.
 
-
-def no_quality(model) -> str:
-    return (
-        f"The remask strategy reads quality, but {type(model).__name__} has no quality head: use a "
-        "PrismForMaskedDiffusion, or a strategy without quality such as remask_strategy='random'."
-    )
-
-
-def check_quality(model) -> None:
-    parameters = forward_parameters(model)
-    opaque = all(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters.values())
-    if "return_quality" not in parameters and not opaque:
-        raise ValueError(no_quality(model))
-
-
-@lru_cache
-def class_names_positions(cls: type) -> bool:
-    return "logits_at" in inspect.signature(cls.forward).parameters
-
-
-def names_positions(model, parameters: dict[str, inspect.Parameter]) -> bool:
-    """Whether `forward` takes `logits_at`. Says so where it has been wrapped in one that does not, but could have."""
-    if "logits_at" in parameters:
-        return True
-    parts = model.modules() if isinstance(model, nn.Module) else ()
-    inner = next((type(part) for part in parts if class_names_positions(type(part))), None)
-    if inner is not None:
-        logger.warning_once(
-            f"The forward of {type(model).__name__} hides logits_at, which that of {inner.__name__} takes: each step "
-            "maps all positions to the vocabulary, not only those that it can fill. Name logits_at among its "
-            "arguments, or wrap it with functools.wraps."
-        )
-    return False
-
-
-def numbers_in(columns: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-    """Where each position of `tokens` (B, L) stands in `columns` (B, W): (B, L) int64, 0 if it does not."""
-    number = torch.arange(columns.shape[1], device=tokens.device).expand_as(columns)
-    return torch.zeros_like(tokens).scatter(1, columns, number)
-
-
-def logits_in(output, model) -> torch.Tensor:
-    """The logits (B, L, V) of a forward. Raises ValueError where the model has another head, or none."""
-    logits = getattr(output, "logits", None)
-    if logits is None or logits.ndim != 3:
-        raise ValueError(
-            f"{type(model).__name__} gives no logits (batch, length, vocabulary): load the model with "
-            "AutoModelForMaskedLM."
-        )
-    return logits
-
-
-def make_reader(model, canvas: Canvas, config: RemaskGenerationConfig, needs_quality: bool):
-    """A function for one forward: (tokens (B, L), positions (B, W), recomputed (B, R), shadowed (B, S)), all but the
-    tokens or None.
-
-    It returns a `Posterior` and quality. The posterior is at the positions, or everywhere, with guidance applied and
-    the mask token and suppressed tokens excluded; quality is (B, L) in [0, 1], or None. With a cache only the
-    `recomputed` positions are computed, among which the others must be, and quality is NaN elsewhere. The shadow of
-    `shadowed[:, k]` is at position L + k.
+    In the order of transformers, and in float64. With `temperature` 0 (argmax) they are as they were.
     """
-    parameters = forward_parameters(model)
-    kwargs = {"return_quality": needs_quality} if needs_quality or "return_quality" in parameters else {}
-    takes_positions = names_positions(model, parameters)
-    call = as_described(model, canvas, repeats=2 if config.cfg_scale else 1)
-    cache = CanvasCache() if config.cache else None
-    if cache is not None:
-        kwargs["cache"] = cache
-    excluded = torch.tensor(excluded_tokens(config), device=canvas.tokens.device)
-    types = canvas.token_type_ids if "token_type_ids" in parameters else None
-    if types is not None and config.cfg_scale:
-        types = types.repeat(2, 1)
-    attention_mask = canvas.attention_mask
-    if config.cfg_scale and attention_mask is not None:
-        attention_mask = attention_mask.repeat(2, 1)
+    if temperature == 0:
+        return logits
+    logits = logits.double() / temperature
+    if top_k:
+        least = logits.topk(min(top_k, logits.shape[-1]), dim=-1).values[..., -1:]
+        logits = logits.masked_fill(logits < least, -torch.inf)
+    return nucleus(logits, top_p) if top_p < 1 else logits
 
-    def read(
-        tokens: torch.Tensor,
-        positions: torch.Tensor | None,
-        recomputed: torch.Tensor | None = None,
-        shadowed: torch.Tensor | None = None,
-    ):
-        (batch, length), at, computed = tokens.shape, positions, recomputed
-        if computed is not None:
-            at = numbers_in(computed, tokens).gather(1, positions)
-        if config.cfg_scale:
-            tokens = torch.cat([tokens, tokens.masked_fill(canvas.given, config.mask_token_id)])
-            at, computed, shadowed = (None if each is None else each.repeat(2, 1) for each in (at, computed, shadowed))
-        if cache is not None:
-            cache.positions = computed
-        if computed is not None:
-            tokens = tokens.gather(1, computed)
-        inputs = {"input_ids": tokens, "attention_mask": attention_mask}
-        if shadowed is not None:
-            inputs = add_shadows(tokens, shadowed, attention_mask, config.mask_token_id, model.dtype)
-        if types is not None:
-            of_tokens = types if computed is None else types.gather(1, computed)
-            of_shadows = [] if shadowed is None else [types.gather(1, shadowed)]
-            inputs["token_type_ids"] = torch.cat([of_tokens, *of_shadows], dim=1)
-        output = call(**inputs, **({"logits_at": at} if takes_positions else {}), **kwargs)
-        logits = logits_in(output, model)
-        logits = logits if takes_positions or at is None else take_positions(logits, at)
-        if config.cfg_scale:
-            conditional, unconditional = logits.float().chunk(2)
-            logits = unconditional + (config.cfg_scale + 1) * (conditional - unconditional)
-        posterior = posterior_of(logits, excluded)
-        if not needs_quality:
-            return posterior, None
-        quality_logits = getattr(output, "quality_logits", None)
-        if quality_logits is None:
-            raise ValueError(no_quality(model))
-        quality = quality_logits[:batch, :length].float().sigmoid()
-        if recomputed is not None:
-            quality = quality.new_full((batch, length), torch.nan).scatter(1, recomputed, quality)
-        return posterior, quality
 
-    return read
+def draw_tokens(
+    logits: torch.Tensor, temperature: float = 0.0, generator: torch.Generator | None = None
+) -> torch.Tensor:
+    """One token a row from warped `logits` (..., V) -> (...) int64, -1 where they are NaN or all minus infinity.
+
+    `temperature` 0 takes the argmax. Otherwise it is a Gumbel argmax in float64: float32 noise truncates the tails and
+    quietly lowers the temperature (arXiv 2503.00307).
+    """
+    if temperature == 0:
+        return finite_argmax(logits)
+    noise = uniform(logits.shape, logits.device, generator, torch.float64)
+    # A uniform of exactly 0 would give infinite noise, and an excluded token (minus infinity) plus that is NaN.
+    exponential = (-torch.log1p(-noise)).clamp(min=torch.finfo(torch.float64).tiny)
+    return finite_argmax(logits - exponential.log())
+
+
+def finite_argmax(scores: torch.Tensor) -> torch.Tensor:
+    """The index of the largest of `scores` (..., V), -1 where that is no number. NaN counts as the largest."""
+    largest, index = scores.max(-1)
+    return torch.where(largest.isfinite(), index, -1)
+
+
+def probability_of(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """The probability of `tokens` (...) under `logits` (..., V), in [0, 1]."""
+    return logits.softmax(-1).gather(-1, tokens[..., None])[..., 0]
+
+
+def left_contexts(canvas: torch.Tensor, positions: torch.Tensor, filler: int) -> torch.Tensor:
+    """The tokens left of each position, ending in the nearest: (B, L) and (B, W) -> (B, W, L), `filler` in front."""
+    index = torch.arange(canvas.shape[1], device=canvas.device) - canvas.shape[1] + positions[..., None]
+    tokens = canvas[:, None].expand(index.shape).gather(-1, index.clamp(min=0))
+    return tokens.masked_fill(index < 0, filler)
+
+
+def ban_words(
+    logits: torch.Tensor, positions: torch.Tensor, canvas: torch.Tensor, filled: torch.Tensor, words: list[list[int]]
+) -> torch.Tensor:
+    """Exclude the tokens that would complete one of `words` (token sequences) in the canvas, from either side.
+
+    Where several positions of a word are filled at once, it is the rightmost of them that may not have its token,
+    whatever the others turn out to be.
+
+    Args:
+        logits: (B, W, V) at `positions` (B, W).
+        canvas: (B, L) before the step.
+        filled: (B, L) bool, positions that the step fills.
+    """
+    logits = logits.clone()
+    for word in words:
+        span = canvas.shape[1] - len(word) + 1
+        if span < 1:
+            continue
+        starts = [slice(offset, offset + span) for offset in range(len(word))]
+        fits = torch.ones_like(filled[:, :span])  # (B, span): the word may come to stand here
+        for token, here in zip(word, starts, strict=True):
+            fits = fits & ((canvas[:, here] == token) | filled[:, here])
+        for token, here in reversed(list(zip(word, starts, strict=True))):
+            banned = torch.zeros_like(filled)
+            banned[:, here] = fits & filled[:, here]
+            fits = fits & ~filled[:, here]
+            logits[..., token] = logits[..., token].masked_fill(banned.gather(1, positions), -torch.inf)
+    return logits
 
 
 def count_remasked(generated: torch.Tensor, planned: PlannedStep, config: RemaskGenerationConfig, generator):
@@ -168,35 +111,6 @@ def count_remasked(generated: torch.Tensor, planned: PlannedStep, config: Remask
         hit = uniform(generated.shape, generated.device, generator) < planned.sigma
         count = (hit & generated).sum(-1).minimum(count)
     return count
-
-
-def limit_remasked(planned: PlannedStep, most: torch.Tensor) -> PlannedStep:
-    """The step with no more than `most` (B,) tokens remasked in each row."""
-    return replace(planned, rows=planned.rows._replace(num_remask=planned.rows.num_remask.minimum(most)))
-
-
-def fit_step(planned: PlannedStep, masked: torch.Tensor, window: torch.Tensor) -> PlannedStep:
-    """The step no wider than the canvas needs, which the host waits to hear from the device.
-
-    masked, window (B, L) bool: before the forward, and the block. Where no row may remask, the strategy is not asked.
-    """
-    unfilled, generated = (masked & window).sum(-1), (window & ~masked).sum(-1)
-    judges = (generated * planned.rows.num_remask > 0).any()
-    num_open, num_held = torch.stack([unfilled.amax(), generated.amax() * judges]).tolist()
-    width = min(planned.width, num_open)
-    return replace(planned, num_open=num_open, width=width, num_held=num_held, asks=planned.asks and num_held > 0)
-
-
-def most_remasked_next(filled: torch.Tensor, unfilled: torch.Tensor, config: RemaskGenerationConfig) -> torch.Tensor:
-    """How many tokens a row may remask after a step with a threshold, (B,): none when nothing is left to be judged.
-
-    A row may be done before the others of its batch, and must not begin again. filled (B, L) bool: by the step.
-    unfilled (B,) bool: the row's block has masks after it.
-    """
-    if sets_own_budget(config):
-        return (filled.sum(-1) - 1).clamp(min=0)
-    goes_on = unfilled | filled.any(-1) if verifies(config) else unfilled
-    return filled.shape[1] * goes_on
 
 
 @dataclass(frozen=True)
@@ -214,7 +128,7 @@ class Sampler:
     def needs(self, what: str) -> bool:
         return needs(self.strategy, what)
 
-    def begin(self, canvas: Canvas) -> "Progress":
+    def begin(self, canvas: Canvas) -> Progress:
         """The canvas before the first step."""
         confidence = torch.zeros_like(canvas.tokens, dtype=torch.float32) if self.needs("confidence") else None
         return Progress(canvas.tokens, canvas.fillable, confidence)
@@ -230,7 +144,7 @@ class Progress(NamedTuple):
     masked: torch.Tensor
     confidence: torch.Tensor | None
 
-    def cut_off(self, after: torch.Tensor, pad_token_id: int) -> "Progress":
+    def cut_off(self, after: torch.Tensor, pad_token_id: int) -> Progress:
         """The canvas with padding where rows have ended: `after` (B, L) bool."""
         return self._replace(tokens=self.tokens.masked_fill(after, pad_token_id), masked=self.masked & ~after)
 

@@ -1,10 +1,17 @@
 """Where rows end: after an end-of-sequence token, or where a stopping criterion says so."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import torch
 from transformers import StoppingCriteriaList
 
-from .canvas import Canvas
-from .plans import PlannedStep
+from .canvas import Canvas, vocabulary_size
+
+if TYPE_CHECKING:
+    from ..configuration_remask import RemaskGenerationConfig
+    from .schedule import PlannedStep
 
 
 def as_ids(value: int | list[int] | None) -> list[int]:
@@ -18,6 +25,38 @@ def until_end(tokens: list[int], eos_token_ids: list[int]) -> list[int]:
         if token in eos_token_ids:
             return tokens[: index + 1]
     return tokens
+
+
+def padding_of(model, mask_token_id: int) -> int | None:
+    """The pad token of the model's config, or of its backbone's; None if it is no token of the model, or its mask."""
+    own, size = getattr(model, "config", None), vocabulary_size(model)
+    for config in (own, getattr(own, "backbone_config", None)):
+        token = getattr(config, "pad_token_id", None)
+        if token is not None and 0 <= token != mask_token_id and (size is None or token < size):
+            return token
+    return None
+
+
+def check_endings(
+    model, config: RemaskGenerationConfig, criteria: StoppingCriteriaList | None, num_new: int
+) -> int | None:
+    """The token that fills a row after its end. Raises ValueError if rows may end and there is none."""
+    if criteria and not num_new:
+        raise ValueError(
+            "stopping_criteria end rows within their new tokens: set max_new_tokens, or leave the criteria out when "
+            "there are only the masks of input_ids to fill."
+        )
+    if config.pad_token_id == config.mask_token_id and (criteria or config.eos_token_id is not None):
+        raise ValueError(
+            f"pad_token_id={config.pad_token_id} is the mask, so that what follows a row's end would look unfilled: "
+            "set another."
+        )
+    for pad_token_id in (config.pad_token_id, padding_of(model, config.mask_token_id), *as_ids(config.eos_token_id)):
+        if pad_token_id is not None:
+            return pad_token_id
+    if criteria:
+        raise ValueError("stopping_criteria need pad_token_id: what a row holds after its end.")
+    return None
 
 
 def last_kept(

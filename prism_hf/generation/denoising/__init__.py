@@ -1,0 +1,1 @@
+"""One denoising step: schedule, reading, unmasking, and what ends it."""

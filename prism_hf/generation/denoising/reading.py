@@ -1,0 +1,343 @@
+"""One forward: how a model of each family is called, and what it says of some positions."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+from transformers.utils import logging
+
+from prism_hf.backbones import BackboneAdapter, adapter_of
+from prism_hf.diffusion.drafting import take_positions
+
+from .caching import CanvasCache
+from .canvas import Canvas, vocabulary_size
+from .stopping import as_ids
+
+if TYPE_CHECKING:
+    from ..configuration_remask import RemaskGenerationConfig
+
+logger = logging.get_logger(__name__)
+
+ELEMENTS_AT_ONCE = 2**20
+
+NAN_QUALITY = (
+    "The model's quality_logits are NaN, so that no token can be judged: its weights are broken, or its dtype is too "
+    "narrow."
+)
+
+# Positions come from `position_ids` alone, and a mask (B, 1, L, L) is that of every layer.
+MODEL_TYPES = ("bert", "distilbert", "electra", "llada", "mdlm")
+
+ATTENTIONS = ("eager", "sdpa")
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """What the model says of W positions of each row, and which tokens it cannot have said.
+
+    logits (N, V): as the model gave them, which may keep them too, so they are never written into. index (B, W) int64:
+    the row of `logits` for each position. excluded (E,) int64: tokens of probability 0, the mask token first.
+    """
+
+    logits: torch.Tensor
+    index: torch.Tensor
+    excluded: torch.Tensor
+
+    def take(self, columns: torch.Tensor) -> Posterior:
+        """The posterior at some of the W positions (B, K)."""
+        return replace(self, index=self.index.gather(1, columns))
+
+    def allowed(self, index: torch.Tensor | None = None) -> torch.Tensor:
+        """New float32 logits (B, W, V), minus infinity at excluded tokens; or (n, V) of the rows `index` (n,)."""
+        index = self.index if index is None else index
+        logits = self.logits.index_select(0, index.flatten()).float()
+        return logits.index_fill_(-1, self.excluded, -torch.inf).unflatten(0, index.shape)
+
+    def map(self, function: Callable[..., torch.Tensor], *values: torch.Tensor) -> torch.Tensor:
+        """`function` (n, V), (n,)... -> (n,) of the allowed logits and of `values` (B, W) at all positions: (B, W)."""
+        at_once = max(1, ELEMENTS_AT_ONCE // self.logits.shape[-1])
+        parts = zip(*(each.flatten().split(at_once) for each in (self.index, *values)), strict=True)
+        results = [function(self.allowed(index), *others) for index, *others in parts]
+        return torch.cat(results).view(self.index.shape)
+
+
+def posterior_of(logits: torch.Tensor, excluded: torch.Tensor) -> Posterior:
+    """The posterior of logits (B, W, V)."""
+    batch, width, vocabulary = logits.shape
+    index = torch.arange(batch * width, device=logits.device).view(batch, width)
+    return Posterior(logits.reshape(batch * width, vocabulary), index, excluded)
+
+
+def forward_parameters(model) -> dict[str, inspect.Parameter]:
+    """The parameters of `forward`: those of the model itself, where `torch.compile` or PEFT has wrapped it."""
+    model = getattr(model, "_orig_mod", model)
+    if hasattr(model, "get_base_model"):
+        model = model.get_base_model()
+    return dict(inspect.signature(model.forward).parameters)
+
+
+def no_quality(model) -> str:
+    return (
+        f"The remask strategy reads quality, but {type(model).__name__} has no quality head: use a "
+        "PrismForMaskedDiffusion, or a strategy without quality such as remask_strategy='random'."
+    )
+
+
+def check_quality(model) -> None:
+    parameters = forward_parameters(model)
+    opaque = all(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters.values())
+    if "return_quality" not in parameters and not opaque:
+        raise ValueError(no_quality(model))
+
+
+@lru_cache
+def class_names_positions(cls: type) -> bool:
+    return "logits_at" in inspect.signature(cls.forward).parameters
+
+
+def names_positions(model, parameters: dict[str, inspect.Parameter]) -> bool:
+    """Whether `forward` takes `logits_at`. Says so where it has been wrapped in one that does not, but could have."""
+    if "logits_at" in parameters:
+        return True
+    parts = model.modules() if isinstance(model, nn.Module) else ()
+    inner = next((type(part) for part in parts if class_names_positions(type(part))), None)
+    if inner is not None:
+        logger.warning_once(
+            f"The forward of {type(model).__name__} hides logits_at, which that of {inner.__name__} takes: each step "
+            "maps all positions to the vocabulary, not only those that it can fill. Name logits_at among its "
+            "arguments, or wrap it with functools.wraps."
+        )
+    return False
+
+
+def numbers_in(columns: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """Where each position of `tokens` (B, L) stands in `columns` (B, W): (B, L) int64, 0 if it does not."""
+    number = torch.arange(columns.shape[1], device=tokens.device).expand_as(columns)
+    return torch.zeros_like(tokens).scatter(1, columns, number)
+
+
+def logits_in(output, model) -> torch.Tensor:
+    """The logits (B, L, V) of a forward. Raises ValueError where the model has another head, or none."""
+    logits = getattr(output, "logits", None)
+    if logits is None or logits.ndim != 3:
+        raise ValueError(
+            f"{type(model).__name__} gives no logits (batch, length, vocabulary): load the model with "
+            "AutoModelForMaskedLM."
+        )
+    return logits
+
+
+def family_of(model) -> BackboneAdapter:
+    """How the outputs of `model` are read. A module without a `model_type` is taken as it is: it has nobody to ask.
+
+    Raises:
+        ValueError: for a family that nobody has described, and a model whose attention is causal.
+    """
+    config, name = getattr(model, "config", None), type(model).__name__
+    backbone = getattr(config, "backbone_config", None)
+    if backbone is not None:  # a PrismForMaskedDiffusion, which shifts its logits itself
+        return replace(adapter_of(backbone, name), shifted_logits=False)
+    return BackboneAdapter() if getattr(config, "model_type", None) is None else adapter_of(config, name)
+
+
+def logits_of(logits: torch.Tensor, positions: torch.Tensor, shifted: bool) -> torch.Tensor:
+    """The logits of N positions, (B, L) bool, from all (B, L, V), which may be shifted: (N, V)."""
+    rows, columns = positions.nonzero(as_tuple=True)
+    return logits[rows, (columns - 1).clamp(min=0) if shifted else columns]
+
+
+def as_described(model, canvas: Canvas, repeats: int = 1) -> Callable:
+    """`model` itself, or a function that calls it so that its outputs are those of each row alone, at its positions.
+
+    repeats: how often the rows of the canvas follow each other in a batch.
+    """
+    family = family_of(model)
+    if family.shifted_logits:
+        model = aligned(model)
+    if family.reads_padding and canvas.attention_mask is not None:
+        model = without_padding(model, canvas.attention_mask.sum(-1).tolist() * repeats)
+    return model
+
+
+def aligned(model: Callable) -> Callable:
+    """`model` with the logits (B, L, V) of each position, which it gives at the position before."""
+
+    def call(logits_at=None, **inputs) -> SimpleNamespace:
+        if logits_at is not None:
+            return model(logits_at=(logits_at - 1).clamp(min=0), **inputs)
+        logits = model(**inputs).logits
+        return SimpleNamespace(logits=torch.cat((logits[:, :1], logits[:, :-1]), dim=1))
+
+    return call
+
+
+def without_padding(model: Callable, lengths: list[int]) -> Callable:
+    """`model`, which reads the rows of each length by themselves; their padding, to the right, gets outputs of 0."""
+
+    def call(input_ids, attention_mask, logits_at=None, token_type_ids=None, **inputs) -> SimpleNamespace:
+        found = {"logits": None, "quality_logits": None}
+        for length in sorted({*lengths} - {0}, reverse=True):
+            rows = [row for row, each in enumerate(lengths) if each == length]
+            if logits_at is not None:
+                inputs["logits_at"] = logits_at[rows].clamp(max=length - 1)
+            if token_type_ids is not None:
+                inputs["token_type_ids"] = token_type_ids[rows, :length]
+            output = model(input_ids=input_ids[rows, :length], attention_mask=None, **inputs)
+            for name, value in found.items():
+                of_rows = getattr(output, name, None)
+                if of_rows is None:
+                    continue
+                if value is None:
+                    width = of_rows.shape[1] if logits_at is not None and name == "logits" else input_ids.shape[1]
+                    value = found[name] = of_rows.new_zeros((len(lengths), width, *of_rows.shape[2:]))
+                value[rows, : of_rows.shape[1]] = of_rows
+        return SimpleNamespace(**found)
+
+    return call
+
+
+def excluded_tokens(config: RemaskGenerationConfig) -> list[int]:
+    """The tokens that are never drawn, the mask first."""
+    words = [word[0] for word in config.bad_words_ids or () if len(word) == 1]
+    return [config.mask_token_id, *(config.suppress_tokens or ()), *words]
+
+
+def check_tokens(model, config: RemaskGenerationConfig) -> None:
+    """Raise ValueError where a setting names a token that the model lacks, or leaves no token to draw."""
+    size = vocabulary_size(model)
+    if size is None:
+        return
+    named = {
+        "mask_token_id": [config.mask_token_id],
+        "eos_token_id": as_ids(config.eos_token_id),
+        "pad_token_id": as_ids(config.pad_token_id),
+        "suppress_tokens": config.suppress_tokens or [],
+        "bad_words_ids": [token for word in config.bad_words_ids or [] for token in word],
+    }
+    for name, tokens in named.items():
+        if wrong := [token for token in tokens if token >= size]:
+            raise ValueError(f"{name} has {wrong[0]}, but the tokens of the model go from 0 to {size - 1}.")
+    if config.mask_token_id in as_ids(config.eos_token_id):
+        raise ValueError(
+            f"eos_token_id={config.eos_token_id} has the mask, {config.mask_token_id}, which is never drawn and so "
+            "ends no row: name the token that ends a text."
+        )
+    if len(set(excluded_tokens(config))) == size:
+        raise ValueError(
+            f"suppress_tokens and bad_words_ids leave none of the {size} tokens to draw, as the mask never is: allow "
+            "one."
+        )
+
+
+def check_shadows(model, name: str) -> None:
+    """Raise ValueError where the model cannot read shadow tokens, as the strategy `name` asks for."""
+    own = getattr(model.config, "backbone_config", model.config)
+    model_type, attention = getattr(own, "model_type", None), getattr(own, "_attn_implementation", None)
+    if model_type not in MODEL_TYPES:
+        raise ValueError(
+            f"remask_strategy {name} needs a model that takes position_ids and a mask of queries and keys, of a "
+            f"model_type in {MODEL_TYPES}, alone or under a quality head; {type(model).__name__} is of {model_type!r}: "
+            "use a strategy without shadow tokens, such as 'p2'."
+        )
+    if attention not in (None, *ATTENTIONS):
+        raise ValueError(
+            f"remask_strategy {name} needs a mask of queries and keys, which attn_implementation={attention!r} does "
+            f"not take: use one of {ATTENTIONS}."
+        )
+
+
+def add_shadows(
+    tokens: torch.Tensor, shadowed: torch.Tensor, attention_mask: torch.Tensor | None, mask_token_id: int, dtype
+) -> dict[str, torch.Tensor]:
+    """The inputs of a forward of `tokens` (B, L), with a shadow of each position of `shadowed` (B, S) appended.
+
+    attention_mask (B, L): 0 at padding. The mask in the inputs is (B, 1, L + S, L + S) and additive, of `dtype`.
+    """
+    (batch, length), size, device = tokens.shape, shadowed.shape[1], tokens.device
+    column = torch.arange(length, device=device).expand(batch, length)
+    real = torch.ones_like(tokens, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
+    of_tokens = real[:, None].expand(batch, length, length)
+    of_shadows = real[:, None] & (column[:, None] != shadowed[..., None])  # (B, S, L)
+    itself = torch.eye(size, dtype=torch.bool, device=device).expand(batch, size, size)
+    sees = torch.cat(
+        [torch.cat([of_tokens, of_shadows], 1), torch.cat([itself.new_zeros(batch, length, size), itself], 1)], 2
+    )
+    return {
+        "input_ids": torch.cat([tokens, torch.full_like(shadowed, mask_token_id)], 1),
+        "position_ids": torch.cat([column, shadowed], 1),
+        "attention_mask": torch.zeros_like(sees, dtype=dtype).masked_fill(~sees, torch.finfo(dtype).min)[:, None],
+    }
+
+
+def make_reader(model, canvas: Canvas, config: RemaskGenerationConfig, needs_quality: bool):
+    """A function for one forward: (tokens (B, L), positions (B, W), recomputed (B, R), shadowed (B, S)), all but the
+    tokens or None.
+
+    It returns a `Posterior` and quality. The posterior is at the positions, or everywhere, with guidance applied and
+    the mask token and suppressed tokens excluded; quality is (B, L) in [0, 1], or None. With a cache only the
+    `recomputed` positions are computed, among which the others must be, and quality is NaN elsewhere. The shadow of
+    `shadowed[:, k]` is at position L + k.
+    """
+    parameters = forward_parameters(model)
+    kwargs = {"return_quality": needs_quality} if needs_quality or "return_quality" in parameters else {}
+    takes_positions = names_positions(model, parameters)
+    call = as_described(model, canvas, repeats=2 if config.cfg_scale else 1)
+    cache = CanvasCache() if config.cache else None
+    if cache is not None:
+        kwargs["cache"] = cache
+    excluded = torch.tensor(excluded_tokens(config), device=canvas.tokens.device)
+    types = canvas.token_type_ids if "token_type_ids" in parameters else None
+    if types is not None and config.cfg_scale:
+        types = types.repeat(2, 1)
+    attention_mask = canvas.attention_mask
+    if config.cfg_scale and attention_mask is not None:
+        attention_mask = attention_mask.repeat(2, 1)
+
+    def read(
+        tokens: torch.Tensor,
+        positions: torch.Tensor | None,
+        recomputed: torch.Tensor | None = None,
+        shadowed: torch.Tensor | None = None,
+    ):
+        (batch, length), at, computed = tokens.shape, positions, recomputed
+        if computed is not None:
+            at = numbers_in(computed, tokens).gather(1, positions)
+        if config.cfg_scale:
+            tokens = torch.cat([tokens, tokens.masked_fill(canvas.given, config.mask_token_id)])
+            at, computed, shadowed = (None if each is None else each.repeat(2, 1) for each in (at, computed, shadowed))
+        if cache is not None:
+            cache.positions = computed
+        if computed is not None:
+            tokens = tokens.gather(1, computed)
+        inputs = {"input_ids": tokens, "attention_mask": attention_mask}
+        if shadowed is not None:
+            inputs = add_shadows(tokens, shadowed, attention_mask, config.mask_token_id, model.dtype)
+        if types is not None:
+            of_tokens = types if computed is None else types.gather(1, computed)
+            of_shadows = [] if shadowed is None else [types.gather(1, shadowed)]
+            inputs["token_type_ids"] = torch.cat([of_tokens, *of_shadows], dim=1)
+        output = call(**inputs, **({"logits_at": at} if takes_positions else {}), **kwargs)
+        logits = logits_in(output, model)
+        logits = logits if takes_positions or at is None else take_positions(logits, at)
+        if config.cfg_scale:
+            conditional, unconditional = logits.float().chunk(2)
+            logits = unconditional + (config.cfg_scale + 1) * (conditional - unconditional)
+        posterior = posterior_of(logits, excluded)
+        if not needs_quality:
+            return posterior, None
+        quality_logits = getattr(output, "quality_logits", None)
+        if quality_logits is None:
+            raise ValueError(no_quality(model))
+        quality = quality_logits[:batch, :length].float().sigmoid()
+        if recomputed is not None:
+            quality = quality.new_full((batch, length), torch.nan).scatter(1, recomputed, quality)
+        return posterior, quality
+
+    return read

@@ -24,8 +24,8 @@ from prism_hf.evaluation import (
 )
 from prism_hf.evaluation.sandbox.sandbox import Isolation, Seconds
 from prism_hf.fields import Positive, check_fields
+from prism_hf.jobs.lines import to_json, write_whole
 from prism_hf.jobs.output_lock import output_lock
-from prism_hf.jobs.store import to_json, write_whole
 from prism_hf.training import parse_arguments
 
 

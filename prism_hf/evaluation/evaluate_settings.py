@@ -1,6 +1,5 @@
 """What a model makes of the same examples for each of a list of sampler settings, kept in a file as it comes."""
 
-import contextlib
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -9,9 +8,7 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from prism_hf.generation import (
     RemaskGenerationConfig,
@@ -25,19 +22,8 @@ from prism_hf.generation.strategies import needs, resolve_strategy
 from prism_hf.hub.portable import portable
 from prism_hf.jobs.digests import digest, json_digest, weights_digest
 from prism_hf.jobs.output_lock import output_lock
-from prism_hf.jobs.store import (
-    append_line,
-    append_part,
-    drop_shards,
-    read_parts,
-    shard_path,
-    to_json,
-    whole_lines,
-    write_whole,
-)
+from prism_hf.jobs.results import share_row
 
-# What `measure` returns under this name goes into a file of its own.
-COMPLETIONS = "completions"
 # Stands in examples where they are shorter than others. It is attended by nothing, and 0 in what `measure` gets.
 PADDING = -1
 # Of a setting, what `generate_with_retries` takes beside the arguments of `remask_generate`.
@@ -78,8 +64,8 @@ def evaluate_settings(
         never_drawn: tokens suppressed in every setting, beside its own `suppress_tokens`.
 
     Returns one dict a setting: the setting, what is in `made_with`, `forward_passes` (of the slowest batch),
-    `mean_forward_passes` (those that the examples took, fewer where a threshold lets some end early), `seconds`, and
-    what `measure` returns.
+    `mean_forward_passes` (those that the examples took, fewer where a threshold lets some end early), `seconds` (that
+    the batches took, shared among the processes), and what `measure` returns.
 
     Raises:
         ValueError: if a setting is wrong, or if the output cannot be written to or another run writes it, before
@@ -93,113 +79,43 @@ def evaluate_settings(
         "examples": digest(examples), "weights": weights_digest(model), "batch_size": batch_size, "seed": seed,
         "bf16": bf16,
     }  # fmt: skip
-    with output_lock(path):
-        return complete_missing(model, examples, settings, Path(path), measure, made_with, critic, never_drawn)
+    parts = range(0, len(examples), batch_size)
 
+    def complete(setting: dict[str, Any], start: int) -> list[dict[str, Any]]:
+        batch = examples[start : start + batch_size].to(PartialState().device)
+        return [complete_batch(model, batch, setting, seed + start, bf16, critic, never_drawn)]
 
-def complete_missing(
-    model,
-    examples: Tensor,
-    settings: list[dict[str, Any]],
-    path: Path,
-    measure: Callable[[Tensor], dict[str, Any]],
-    made_with: dict[str, Any],
-    critic,
-    never_drawn: Sequence[int],
-) -> list[dict[str, Any]]:
-    """The rows of `settings`, of which those that are not in the file `path` yet are made and added."""
-    state, batch_size, seed, bf16 = PartialState(), made_with["batch_size"], made_with["seed"], made_with["bf16"]
-    (done,) = broadcast_object_list([whole_lines(path) if state.is_main_process else None])
-    starts = range(0, len(examples), batch_size)
-    missing = [setting for setting in settings if find_row(done, setting, made_with) is None]
-    total = sum(len(starts) * (setting.get("steps") or 51) for setting in missing) // state.num_processes  # no retries
-    precision = torch.autocast(state.device.type, torch.bfloat16) if bf16 else contextlib.nullcontext()
-
-    def complete(setting: dict[str, Any], start: int) -> dict[str, Any]:
-        began = time.perf_counter()
-        batch = examples[start : start + batch_size].to(state.device)
-        generator = torch.Generator().manual_seed(seed + start)
-        with precision:
-            output = generate(model, batch, setting, generator, critic, never_drawn)
-        progress.update(output.num_forwards)
+    def finish(batches: list[dict[str, Any]]) -> dict[str, Any]:
+        passes = [each for batch in batches for each in batch["passes"]]
+        sequences = torch.tensor([tokens for batch in batches for tokens in batch["sequences"]])
         return {
-            "sequences": output.sequences.tolist(),
-            "num_forwards": output.num_forwards,
-            "passes": passes_of(output, batch, model),
-            "seconds": time.perf_counter() - began,
+            "forward_passes": max(batch["num_forwards"] for batch in batches),
+            "mean_forward_passes": round(sum(passes) / len(examples), 2),
+            "seconds": round(sum(batch["seconds"] for batch in batches) / PartialState().num_processes, 2),
+            **measure(sequences),
         }
 
-    rows = []
-    with tqdm(total=total, unit="forward", disable=not state.is_main_process) as progress:
-        for setting in settings:
-            own_name = json_digest({"setting": setting} | made_with)
-            unfinished = path.with_name(f"{path.stem}.{own_name}.jsonl")
-            row = find_row(done, setting, made_with)
-            if row is None:
-                began = time.perf_counter()
-                progress.set_description(describe(setting))
-                parts, earlier = complete_parts(starts, unfinished, partial(complete, setting))
-                measured = measure_once(measure, parts, path.parent, f"{COMPLETIONS}/{own_name}.jsonl")
-                row = {
-                    "setting": setting,
-                    **made_with,
-                    "forward_passes": max(part["num_forwards"] for part in parts),
-                    "mean_forward_passes": round(sum(sum(part["passes"]) for part in parts) / len(examples), 2),
-                    "seconds": round(time.perf_counter() - began + earlier, 2),
-                    **measured,
-                }
-                if state.is_main_process:
-                    append_line(path, row)
-                done.append(row)
-            if state.is_main_process:
-                drop_shards(unfinished)
-            rows.append(row)
-    return rows
+    def row_of(setting: dict[str, Any]) -> dict[str, Any]:
+        made = {"setting": setting} | made_with
+        return share_row(Path(path), made, parts, partial(complete, setting), finish, describe(setting))
+
+    with output_lock(path):
+        return list(map(row_of, settings))
 
 
-def measure_once(
-    measure: Callable[[Tensor], dict[str, Any]], parts: list[dict[str, Any]], folder: Path, name: str
+def complete_batch(
+    model, batch: Tensor, setting: dict[str, Any], seed: int, bf16: bool, critic, never_drawn: Sequence[int]
 ) -> dict[str, Any]:
-    """What the main process measures of the completed examples, in all processes; completions go to a file.
-
-    What is measured need not be the same twice, such as whether a program ends in time.
-    """
-    measured = [None]
-    if PartialState().is_main_process:
-        sequences = torch.tensor([tokens for part in parts for tokens in part["sequences"]])
-        measured = [keep_completions(measure(sequences), folder, name)]
-    return broadcast_object_list(measured)[0]
-
-
-def keep_completions(measured: dict[str, Any], folder: Path, name: str) -> dict[str, Any]:
-    """What was measured, with the name of a file in the place of completions, which the file then holds."""
-    if COMPLETIONS not in measured:
-        return measured
-    (folder / name).parent.mkdir(exist_ok=True)
-    write_whole(folder / name, (to_json(row, ensure_ascii=False) for row in measured[COMPLETIONS]))
-    return measured | {COMPLETIONS: name}
-
-
-def complete_parts(
-    starts: range, unfinished: Path, complete: Callable[[int], dict[str, Any]]
-) -> tuple[list[dict[str, Any]], float]:
-    """What `complete` returns for each of `starts`, shared among the processes and kept in shards of `unfinished`.
-
-    What the shards hold from an earlier run is not computed again; the seconds that it took are returned too.
-    """
-    state = PartialState()
-    shard = shard_path(unfinished, state.process_index)
-    kept = [read_parts(unfinished) if state.is_main_process else None]
-    (kept,) = broadcast_object_list(kept)
-    missing = [start for start in starts if start not in kept]
-    completed = []
-    for start in missing[state.process_index :: state.num_processes]:
-        part = [complete(start)]
-        append_part(shard, start, part)
-        completed.append((start, part))
-    parts = kept | dict(gather_object(completed))
-    earlier = sum(part["seconds"] for (part,) in kept.values()) / state.num_processes
-    return [part for start in starts for part in parts[start]], earlier
+    """A batch (B, L) completed as a setting says, as it is kept until all batches are done."""
+    began = time.perf_counter()
+    with torch.autocast(batch.device.type, torch.bfloat16, enabled=bf16):
+        output = generate(model, batch, setting, torch.Generator().manual_seed(seed), critic, never_drawn)
+    return {
+        "sequences": output.sequences.tolist(),
+        "num_forwards": output.num_forwards,
+        "passes": passes_of(output, batch, model),
+        "seconds": time.perf_counter() - began,
+    }
 
 
 def check_settings(model, settings: list[dict[str, Any]], critic=None) -> None:
@@ -259,12 +175,6 @@ def attempts_of(setting: dict[str, Any]) -> list[dict[str, Any]]:
     """The settings of the one or more generations that a setting stands for."""
     first = {name: value for name, value in setting.items() if name not in RETRYING}
     return [first, *(first | retry for retry in setting.get("retries", []))]
-
-
-def find_row(rows: list[dict[str, Any]], setting: dict[str, Any], made_with: dict[str, Any]) -> dict[str, Any] | None:
-    """The finished row of a setting, if there is one."""
-    wanted = {"setting": setting} | made_with
-    return next((row for row in rows if all(row.get(name) == value for name, value in wanted.items())), None)
 
 
 def describe(setting: dict[str, Any]) -> str:

@@ -9,9 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
 from torch.nn.utils.rnn import pad_sequence
-from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
@@ -26,9 +24,9 @@ from prism_hf.generation.denoising.canvas import check_lengths
 from prism_hf.generation.denoising.stopping import as_ids, until_end
 from prism_hf.generation.generation_remask import prepare_generation, remask_generate
 
-from .launching import wait_for_slowest
 from .output_lock import output_lock
-from .store import append_part, begin_output, drop_shards, merge_parts, read_parts, shard_path
+from .share import by_main_process, share_parts
+from .store import ResumableJsonl
 
 logger = logging.get_logger(__name__)
 
@@ -75,7 +73,7 @@ def generate_to_jsonl(
             cannot be written to; before the first forward.
     """
     check_arguments(generate_to_jsonl, {name: value for name, value in locals().items() if name in CHECKED})
-    path, state = Path(path), PartialState()
+    path = Path(path)
     generation = fitted_to_tokenizer(model, tokenizer, kwargs) | {"return_dict_in_generate": True}
     config = prepare_generation_config(model, None, **generation)
     if config.max_new_tokens is None:
@@ -89,48 +87,24 @@ def generate_to_jsonl(
         "apply_chat_template": apply_chat_template,
         "generation": {name: value for name, value in config.to_dict().items() if name in config.fields},
     } | (settings or {})
+    output, starts = ResumableJsonl(path), range(0, len(rows), batch_size)
+
+    def complete_batch(part: int) -> list[dict[str, Any]]:
+        batch = slice(starts[part], starts[part] + batch_size)
+        generator = torch.Generator().manual_seed(batch_seed(seed, starts[part]))
+        texts = complete(model, tokenizer, prompts[batch], generation, generator)
+        repeats = len(texts) // len(prompts[batch])
+        repeated = [row for row in rows[batch] for _ in range(repeats)]
+        return [row | {"completion": text} for row, text in zip(repeated, texts, strict=True)]
+
     with output_lock(path):
-        (finished,) = broadcast_object_list([begin_output(path, begun) if state.is_main_process else None])
-        if not finished:
-            write_missing(model, tokenizer, rows, prompts, path, batch_size, seed, generation)
+        if by_main_process(lambda: output.begin(begun)):
+            logger.warning(f"{path} is finished: nothing to do.")
+            by_main_process(output.drop_shards)
             return
-        logger.warning(f"{path} is finished: nothing to do.")
-        if state.is_main_process:
-            drop_shards(path)
-
-
-def write_missing(
-    model,
-    tokenizer: PreTrainedTokenizerBase,
-    rows: list[dict[str, Any]],
-    prompts: list[list[int]],
-    path: Path,
-    batch_size: int,
-    seed: int,
-    generation: dict[str, Any],
-) -> None:
-    """Complete the batches that are in no shard of `path` yet, and make the output of all shards."""
-    state = PartialState()
-    shard = shard_path(path, state.process_index)
-    done = read_parts(path)
-    state.wait_for_everyone()  # before anyone adds parts that another would count as done
-    starts = range(0, len(rows), batch_size)
-    todo = [part for part in range(len(starts)) if part not in done][state.process_index :: state.num_processes]
-    total = sum(len(rows[starts[part] :][:batch_size]) for part in todo)
-    with tqdm(total=total, unit="prompt", disable=not state.is_main_process) as progress:
-        for part in todo:
-            batch = slice(starts[part], starts[part] + batch_size)
-            generator = torch.Generator().manual_seed(batch_seed(seed, starts[part]))
-            texts = complete(model, tokenizer, prompts[batch], generation, generator, state.device)
-            repeats = len(texts) // len(prompts[batch])
-            repeated = [row for row in rows[batch] for _ in range(repeats)]
-            written = [row | {"completion": text} for row, text in zip(repeated, texts, strict=True)]
-            append_part(shard, part, written)
-            progress.update(len(prompts[batch]))
-    wait_for_slowest()
-    if state.is_main_process:
-        merge_parts(path, len(starts))
-    state.wait_for_everyone()
+        parts = range(len(starts))
+        share_parts(output, parts, complete_batch)
+        by_main_process(lambda: output.merge(parts))
 
 
 def prepare_prompts(
@@ -168,9 +142,9 @@ def complete(
     prompts: list[list[int]],
     generation: dict[str, Any],
     generator: torch.Generator,
-    device: torch.device,
 ) -> list[str]:
     """The texts of a batch of prompts, one or several for each: what was appended, or else the whole."""
+    device = PartialState().device
     ids = [torch.tensor(prompt, dtype=torch.long, device=device) for prompt in prompts]
     # The padding is attended by nothing, so that its token does not matter.
     input_ids = pad_sequence(ids, batch_first=True, padding_value=0, padding_side="left")

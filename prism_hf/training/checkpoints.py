@@ -13,7 +13,7 @@ from transformers import TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from prism_hf.jobs.store import write_whole
+from prism_hf.jobs.lines import write_whole
 
 NAME = re.compile(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)")
 SAVING, DELETING = ".saving-", ".deleting-"

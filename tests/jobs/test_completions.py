@@ -16,7 +16,7 @@ import prism_hf
 from prism_hf import LladaConfig, LladaForMaskedDiffusion, generate_to_jsonl, remask_generate
 from prism_hf.data import train_byte_level_bpe
 from prism_hf.jobs.completions import batch_seed
-from prism_hf.jobs.store import shard_path
+from prism_hf.jobs.store import ResumableJsonl
 
 ROWS = [{"prompt": "x = " + "1 + " * n, "id": n} for n in range(7)]
 SETTINGS = {"batch_size": 2, "max_new_tokens": 6, "steps": 3, "do_sample": True}
@@ -64,14 +64,14 @@ def test_a_killed_run_goes_on_to_the_file_of_an_unbroken_one(model, tokenizer, t
 
     path = tmp_path / "killed.jsonl"
     killed_after(8, model, tokenizer, ROWS, path, **SETTINGS)  # in the third of four batches
-    shard = shard_path(path, 0)
+    shard = ResumableJsonl(path).shard(0)
     assert not path.exists() and shard.read_bytes().count(b"\n") == 2
     with open(shard, "ab") as file:  # killed in the middle of a write
         file.write(b'{"part": 2, "rows": [{"prompt": "x')
     killed_after(4, model, tokenizer, ROWS, path, **SETTINGS)  # one batch more
     assert shard.read_bytes().count(b"\n") == 3 and not path.exists()
     # What a run with more processes left behind counts too.
-    shard.rename(shard_path(path, 5))
+    shard.rename(ResumableJsonl(path).shard(5))
     forwards = []
     hook = model.register_forward_pre_hook(lambda *_: forwards.append(1))
     generate_to_jsonl(model, tokenizer, ROWS, path, **SETTINGS)

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 import pytest
 
 from prism_hf.data import read_prompts
-from prism_hf.jobs.store import append_line, append_part, begin_output, merge_parts, shard_path, whole_lines
+from prism_hf.jobs.lines import append_line, whole_lines
+from prism_hf.jobs.store import ResumableJsonl
 
 
 def test_prompts_are_lines_of_text_or_of_json(tmp_path, monkeypatch):
@@ -49,22 +50,22 @@ def test_what_is_no_prompt_is_named_with_its_line(tmp_path, name, content, messa
 
 def test_an_output_is_not_made_of_what_is_missing_or_anothers(tmp_path):
     path = tmp_path / "folder" / "out.jsonl"
-    assert not begin_output(path, {"seed": 0})
-    append_part(shard_path(path, 1), 0, [{"a": "é\u2028"}])
-    append_part(shard_path(path, 0), 2, [{"a": 3}])
+    assert not ResumableJsonl(path).begin({"seed": 0})
+    ResumableJsonl(path).append(0, [{"a": "é\u2028"}], 1)
+    ResumableJsonl(path).append(2, [{"a": 3}], 0)
     with pytest.raises(ValueError, match="1 of 3 parts .* first 1"):
-        merge_parts(path, 3)
-    append_part(shard_path(path, 0), 1, [{"a": 2}, {"a": 2}])
-    merge_parts(path, 3)
+        ResumableJsonl(path).merge(range(3))
+    ResumableJsonl(path).append(1, [{"a": 2}, {"a": 2}], 0)
+    ResumableJsonl(path).merge(range(3))
     assert path.read_bytes().decode() == '{"a": "é\u2028"}\n{"a": 2}\n{"a": 2}\n{"a": 3}\n'
-    assert begin_output(path, {"seed": 0})
+    assert ResumableJsonl(path).begin({"seed": 0})
     with pytest.raises(ValueError, match="seed=0, now 1"):
-        begin_output(path, {"seed": 1})
+        ResumableJsonl(path).begin({"seed": 1})
     (tmp_path / "mine.jsonl").write_text("precious")
     with pytest.raises(ValueError, match="not begun by this command"):
-        begin_output(tmp_path / "mine.jsonl", {"seed": 0})
+        ResumableJsonl(tmp_path / "mine.jsonl").begin({"seed": 0})
     with pytest.raises(ValueError, match="is a folder"):
-        begin_output(tmp_path, {"seed": 0})
+        ResumableJsonl(tmp_path).begin({"seed": 0})
 
 
 @contextmanager
@@ -103,15 +104,15 @@ def test_a_line_is_not_glued_to_one_that_was_cut_off(tmp_path):
 
 def test_shards_stay_where_the_output_has_no_room(tmp_path):
     path = tmp_path / "out.jsonl"
-    begin_output(path, {"seed": 0})
+    ResumableJsonl(path).begin({"seed": 0})
     for index in range(2):
-        append_part(shard_path(path, index), index, [{"a": "x" * 100}])
+        ResumableJsonl(path).append(index, [{"a": "x" * 100}], index)
     with files_up_to(150), pytest.raises(OSError, match=r"out\.jsonl"):
-        merge_parts(path, 2)
+        ResumableJsonl(path).merge(range(2))
     assert {each.name for each in tmp_path.iterdir()} == {
         "out.jsonl.settings.json", "out.jsonl.shard-00000", "out.jsonl.shard-00001",
     }  # fmt: skip
-    merge_parts(path, 2)
+    ResumableJsonl(path).merge(range(2))
     assert [row["a"] for row in whole_lines(path)] == ["x" * 100] * 2
 
 
@@ -123,7 +124,7 @@ def test_a_damaged_line_is_named_with_its_remedy(tmp_path, line):
         whole_lines(path)
     (tmp_path / "rows.jsonl.settings.json").write_bytes(line)
     with pytest.raises(ValueError, match=r"rows\.jsonl\.settings\.json .*delete it"):
-        begin_output(path, {"seed": 0})
+        ResumableJsonl(path).begin({"seed": 0})
 
 
 def test_no_nan_is_written(tmp_path):

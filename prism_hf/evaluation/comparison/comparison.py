@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prism_hf.evaluation.evaluate_settings import COMPLETIONS, RETRYING, check_settings, evaluate_settings
+from prism_hf.evaluation.evaluate_settings import RETRYING, check_settings, evaluate_settings
 from prism_hf.evaluation.tasks.task import Task
 from prism_hf.fields import NotNegative, Positive, check_arguments, check_names, check_value
 from prism_hf.generation import STRATEGIES, Order, RemaskGenerationConfig
+from prism_hf.jobs.results import COMPLETIONS
 
 AXES = ("orders", "temperatures", "budgets")
 # Keys of a strategy in a grid that the grid itself gives, with what to write instead.

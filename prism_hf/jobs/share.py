@@ -1,0 +1,46 @@
+"""Work that the processes of a run share: each makes parts of an output, and the main process what is made once.
+
+Which parts there are does not depend on how many processes share them, and each part is made of itself alone, with a
+seed of its own. So an output is that of an unbroken run of one process, whatever was killed and started again.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+from tqdm.auto import tqdm
+
+from .launching import wait_for_slowest
+from .store import ResumableJsonl
+
+T = TypeVar("T")
+
+
+def share_parts(
+    output: ResumableJsonl,
+    parts: Sequence[int],
+    make: Callable[[int], list[dict[str, Any]]],
+    description: str | None = None,
+) -> None:
+    """Make the parts that an output lacks, each process some of them, and wait until all are there.
+
+    Args:
+        output (`ResumableJsonl`): Where the processes, which must see one file system, keep the parts.
+        parts (`Sequence[int]`): All parts of the output, the same in all processes.
+        make (`Callable`): Returns the rows of a part.
+        description (`str`, *optional*): Stands before the progress bar.
+    """
+    state = PartialState()
+    done = by_main_process(lambda: list(output.parts()))
+    own = [part for part in parts if part not in done][state.process_index :: state.num_processes]
+    for part in tqdm(own, description, unit="batch", disable=not state.is_main_process):
+        output.append(part, make(part), state.process_index)
+    wait_for_slowest()
+
+
+def by_main_process(compute: Callable[[], T]) -> T:
+    """What the main process computes, in all processes, which wait for it, however long that takes."""
+    computed = [compute() if PartialState().is_main_process else None]
+    wait_for_slowest()
+    return broadcast_object_list(computed)[0]

@@ -1,5 +1,6 @@
 """How each family of masked language models is read: a table by `model_type`, which a user may add to."""
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -7,6 +8,11 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import ModelOutput
+from transformers.utils import logging
+
+from prism_hf._compat import unwrapped
+
+logger = logging.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -234,3 +240,36 @@ def find_adapter(model: PreTrainedModel) -> BackboneAdapter:
     if decoder is None:
         raise ValueError(f"{name} maps to no vocabulary: load the model with AutoModelForMaskedLM.")
     return adapter
+
+
+def forward_parameters(model: nn.Module) -> dict[str, inspect.Parameter]:
+    """The parameters of `forward`: those of the model itself, where `torch.compile` or PEFT has wrapped it."""
+    return dict(inspect.signature(unwrapped(model).forward).parameters)
+
+
+def takes_positions(model: nn.Module) -> bool:
+    """Whether `forward` takes the positions at which logits are wanted, as `logits_to_keep`.
+
+    A class says so by `_supports_logit_positions = True`, as the name alone tells nothing: transformers' own
+    `logits_to_keep` is a number of last positions. What it then takes, and gives:
+
+    - a boolean mask (B, L): logits (N, V) at its N positions, in row-major order;
+    - columns (B, W) int64: logits (B, W, V), whose number the device need not be asked for.
+
+    Where a forward that could take them has been wrapped in one that does not, a warning says so.
+    """
+    model = unwrapped(model)
+    if _says_positions(model) and "logits_to_keep" in forward_parameters(model):
+        return True
+    parts = model.modules() if isinstance(model, nn.Module) else ()
+    if inner := next((type(part).__name__ for part in parts if _says_positions(part)), None):
+        logger.warning_once(
+            f"The forward of {type(model).__name__} hides logits_to_keep, which that of {inner} takes: all positions "
+            "are mapped to the vocabulary, not only those that are read. Name logits_to_keep among its arguments and "
+            "set _supports_logit_positions = True on its class, or wrap it with functools.wraps."
+        )
+    return False
+
+
+def _says_positions(module: nn.Module) -> bool:
+    return getattr(module, "_supports_logit_positions", False)

@@ -183,8 +183,9 @@ class RemaskGenerate:
     Args:
         model: any masked language model of a family in `prism_hf.backbones`, or a module without `config.model_type`,
             whose output has `logits` (B, L, V); strategies that read quality also need
-            `quality_logits` (B, L). If its forward takes positions `logits_at` (B, W), and then gives logits (B, W, V),
-            the LM head runs only where a step can decide; else it runs everywhere.
+            `quality_logits` (B, L). Where its class says `_supports_logit_positions = True`, its forward takes columns
+            `logits_to_keep` (B, W), and then gives logits (B, W, V), so that the LM head runs only where a step can
+            decide; else it runs everywhere.
         input_ids: (B, L), of any integer type; `inputs`, as transformers calls them, is the same.
         generation_config: a `RemaskGenerationConfig`; any other `GenerationConfig` is read for what the two share.
         attention_mask: (B, L), 0 at padding and 1 elsewhere.

@@ -5,11 +5,12 @@ from typing import Any
 
 import torch
 
+from prism_hf.backbones import forward_parameters
 from prism_hf.fields import Fraction, Share, check_arguments
 
 from .configuration_remask import prepare_generation_config
 from .denoising.orders import uniform
-from .denoising.reading import NAN_QUALITY, check_quality, forward_parameters
+from .denoising.reading import NAN_QUALITY, check_quality
 from .generation_remask import (
     Generation,
     RemaskGenerationOutput,

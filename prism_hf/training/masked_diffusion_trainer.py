@@ -1,6 +1,5 @@
 """Pre-training of a masked diffusion model."""
 
-import inspect
 import json
 import math
 import os
@@ -23,6 +22,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy, has_l
 from transformers.utils import logging
 from transformers.utils.hub import PushInProgress
 
+from prism_hf.backbones import takes_positions
 from prism_hf.diffusion.drafting import exclude_token
 from prism_hf.diffusion.losses import unmasking_loss
 from prism_hf.diffusion.noising import mask_tokens
@@ -247,8 +247,7 @@ class MaskedDiffusionTrainer(Trainer):
         """Set `self.model` up as the arguments say, and leave the record of the training with it."""
         inner = unwrapped(self.model)
         self.shifted_logits = family_of(inner).shifted_logits
-        takes_mask = "logits_to_keep" in inspect.signature(inner.forward).parameters
-        self.keeps_logits = takes_mask and not self.shifted_logits
+        self.keeps_logits = takes_positions(inner) and not self.shifted_logits
         if hasattr(self.model, "add_model_tags"):
             self.model.add_model_tags(list(self._tag_names))
         inner.training_record = TrainingRecord(

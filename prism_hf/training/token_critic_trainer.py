@@ -5,9 +5,10 @@ from collections.abc import Callable, Mapping
 
 import torch
 
+from prism_hf.backbones import forward_parameters, takes_positions
 from prism_hf.diffusion.drafting import fill
 from prism_hf.diffusion.losses import CHUNK_ELEMENTS, quality_loss
-from prism_hf.generation.denoising.reading import family_of, forward_parameters, logits_of
+from prism_hf.generation.denoising.reading import family_of, logits_of
 from prism_hf.hub import base_model_name, unwrapped
 from prism_hf.models.auto import load_model
 
@@ -141,7 +142,7 @@ class TokenCriticTrainer(QualityTrainer):
         """The denoiser's logits at given ones of the masked positions: (M,) -> (M, V)."""
         parameters = forward_parameters(self.denoiser)
         shifted = family_of(self.denoiser).shifted_logits
-        kwargs = {"logits_to_keep": noised.masked} if "logits_to_keep" in parameters and not shifted else {}
+        kwargs = {"logits_to_keep": noised.masked} if takes_positions(self.denoiser) and not shifted else {}
         if "return_quality" in parameters:
             # The states before the decoder are all that is kept; the logits are built some positions at a time.
             outputs = self.denoiser(

@@ -138,15 +138,17 @@ def test_remasking_window_of_each_block():
 class CountingModel(nn.Module):
     """A model that keeps what it was asked for."""
 
+    _supports_logit_positions = True
+
     def __init__(self, length):
         super().__init__()
         self.table = TableModel(length)
         self.config, self.asked = self.table.config, []
 
-    def forward(self, input_ids, attention_mask=None, logits_at=None, return_quality=True):
+    def forward(self, input_ids, attention_mask=None, logits_to_keep=None, return_quality=True):
         out = self.table(input_ids, attention_mask, return_quality)
-        self.asked.append(logits_at.shape[1])
-        out.logits = out.logits.gather(1, logits_at[..., None].expand(-1, -1, VOCAB))
+        self.asked.append(logits_to_keep.shape[1])
+        out.logits = out.logits.gather(1, logits_to_keep[..., None].expand(-1, -1, VOCAB))
         return out
 
 

@@ -196,15 +196,17 @@ def test_a_refresh_at_every_step_is_exact(name, settings):
 class Widths(nn.Module):
     """A model that keeps how many positions it was given."""
 
-    _supports_canvas_cache = True
+    _supports_canvas_cache = _supports_logit_positions = True
 
     def __init__(self, model):
         super().__init__()
         self.model, self.config, self.widths = model, model.config, []
 
-    def forward(self, input_ids, attention_mask=None, logits_at=None, cache=None):
+    def forward(self, input_ids, attention_mask=None, logits_to_keep=None, cache=None):
         self.widths.append(input_ids.shape[1])
-        return self.model(input_ids=input_ids, attention_mask=attention_mask, logits_at=logits_at, cache=cache)
+        return self.model(
+            input_ids=input_ids, attention_mask=attention_mask, logits_to_keep=logits_to_keep, cache=cache
+        )
 
 
 def test_no_more_is_computed_than_each_cache_needs():
@@ -236,7 +238,7 @@ def test_quality_is_known_where_it_was_computed():
     assert out.trajectory.quality.isnan()[:, 0].tolist() == [[False] * 7] + 3 * [[True] * 3 + [False] * 4]
 
 
-class GenerativeLlada(LladaForMaskedDiffusion, GenerationMixin):
+class GenerativeLlada(GenerationMixin, LladaForMaskedDiffusion):
     pass
 
 

@@ -149,9 +149,9 @@ class Hiding(nn.Module):
 def test_a_forward_that_hides_its_positions_is_told(prism, caplog):
     ids = torch.tensor([[5, 6, 7]])
     expected = remask_generate(prism, ids, max_new_tokens=4)
-    assert "hides logits_at" not in caplog.text
+    assert "hides logits_to_keep" not in caplog.text
     assert torch.equal(remask_generate(Hiding(prism), ids, max_new_tokens=4), expected)
-    assert "The forward of Hiding hides logits_at, which that of PrismForMaskedDiffusion takes" in caplog.text
+    assert "The forward of Hiding hides logits_to_keep, which that of PrismForMaskedDiffusion takes" in caplog.text
 
 
 @pytest.mark.parametrize("dtype", [torch.int32, torch.int16, torch.uint8, torch.uint16])
@@ -414,7 +414,7 @@ def poisoned(model, where):
 
     def poison(module, args, kwargs, output):
         output.logits = output.logits.clone()
-        at = kwargs.get("logits_at")
+        at = kwargs.get("logits_to_keep")
         at = torch.arange(output.logits.shape[1]).expand(output.logits.shape[:2]) if at is None else at
         output.logits[where(at)] = torch.nan
         return output

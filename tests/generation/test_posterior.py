@@ -57,12 +57,14 @@ def test_no_positions():
 class Table(nn.Module):
     """Gives the same tensors at each call, and keeps them."""
 
+    _supports_logit_positions = True
+
     def __init__(self, logits):
         super().__init__()
         self.logits, self.config = logits, type("Config", (), {"mask_token_id": MASK})()
 
-    def forward(self, input_ids, attention_mask, logits_at):
-        return type("Output", (), {"logits": self.logits[:, : logits_at.shape[1]]})()
+    def forward(self, input_ids, attention_mask, logits_to_keep):
+        return type("Output", (), {"logits": self.logits[:, : logits_to_keep.shape[1]]})()
 
 
 @pytest.mark.parametrize("settings", [{}, {"suppress_tokens": [1]}, {"bad_words_ids": [[3, 4]]}, {"steps": 1}])

@@ -156,7 +156,7 @@ def test_logits_are_those_of_transformers(model):
         torch.testing.assert_close(kept.logits, expected[keep], atol=1e-6, rtol=0)
         torch.testing.assert_close(model.decoder(kept.prediction_states), kept.logits)
         at = torch.tensor([[0, 5, 3], [8, 8, 1]])
-        placed = model(IDS, attention_mask, logits_at=at).logits
+        placed = model(IDS, attention_mask, logits_to_keep=at).logits
         torch.testing.assert_close(placed, expected[torch.tensor([[0], [1]]), at], atol=1e-6, rtol=0)
 
 

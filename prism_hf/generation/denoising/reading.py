@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
-from transformers.utils import logging
 
-from prism_hf.backbones import BackboneAdapter, adapter_of
+from prism_hf.backbones import BackboneAdapter, adapter_of, forward_parameters, takes_positions
 from prism_hf.diffusion.drafting import take_positions
 
 from .caching import CanvasCache
@@ -22,8 +18,6 @@ from .stopping import as_ids
 
 if TYPE_CHECKING:
     from ..configuration_remask import RemaskGenerationConfig
-
-logger = logging.get_logger(__name__)
 
 ELEMENTS_AT_ONCE = 2**20
 
@@ -75,14 +69,6 @@ def posterior_of(logits: torch.Tensor, excluded: torch.Tensor) -> Posterior:
     return Posterior(logits.reshape(batch * width, vocabulary), index, excluded)
 
 
-def forward_parameters(model) -> dict[str, inspect.Parameter]:
-    """The parameters of `forward`: those of the model itself, where `torch.compile` or PEFT has wrapped it."""
-    model = getattr(model, "_orig_mod", model)
-    if hasattr(model, "get_base_model"):
-        model = model.get_base_model()
-    return dict(inspect.signature(model.forward).parameters)
-
-
 def no_quality(model) -> str:
     return (
         f"The remask strategy reads quality, but {type(model).__name__} has no quality head: use a "
@@ -95,26 +81,6 @@ def check_quality(model) -> None:
     opaque = all(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters.values())
     if "return_quality" not in parameters and not opaque:
         raise ValueError(no_quality(model))
-
-
-@lru_cache
-def class_names_positions(cls: type) -> bool:
-    return "logits_at" in inspect.signature(cls.forward).parameters
-
-
-def names_positions(model, parameters: dict[str, inspect.Parameter]) -> bool:
-    """Whether `forward` takes `logits_at`. Says so where it has been wrapped in one that does not, but could have."""
-    if "logits_at" in parameters:
-        return True
-    parts = model.modules() if isinstance(model, nn.Module) else ()
-    inner = next((type(part) for part in parts if class_names_positions(type(part))), None)
-    if inner is not None:
-        logger.warning_once(
-            f"The forward of {type(model).__name__} hides logits_at, which that of {inner.__name__} takes: each step "
-            "maps all positions to the vocabulary, not only those that it can fill. Name logits_at among its "
-            "arguments, or wrap it with functools.wraps."
-        )
-    return False
 
 
 def numbers_in(columns: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
@@ -169,9 +135,9 @@ def as_described(model, canvas: Canvas, repeats: int = 1) -> Callable:
 def aligned(model: Callable) -> Callable:
     """`model` with the logits (B, L, V) of each position, which it gives at the position before."""
 
-    def call(logits_at=None, **inputs) -> SimpleNamespace:
-        if logits_at is not None:
-            return model(logits_at=(logits_at - 1).clamp(min=0), **inputs)
+    def call(logits_to_keep=None, **inputs) -> SimpleNamespace:
+        if logits_to_keep is not None:
+            return model(logits_to_keep=(logits_to_keep - 1).clamp(min=0), **inputs)
         logits = model(**inputs).logits
         return SimpleNamespace(logits=torch.cat((logits[:, :1], logits[:, :-1]), dim=1))
 
@@ -181,12 +147,12 @@ def aligned(model: Callable) -> Callable:
 def without_padding(model: Callable, lengths: list[int]) -> Callable:
     """`model`, which reads the rows of each length by themselves; their padding, to the right, gets outputs of 0."""
 
-    def call(input_ids, attention_mask, logits_at=None, token_type_ids=None, **inputs) -> SimpleNamespace:
+    def call(input_ids, attention_mask, logits_to_keep=None, token_type_ids=None, **inputs) -> SimpleNamespace:
         found = {"logits": None, "quality_logits": None}
         for length in sorted({*lengths} - {0}, reverse=True):
             rows = [row for row, each in enumerate(lengths) if each == length]
-            if logits_at is not None:
-                inputs["logits_at"] = logits_at[rows].clamp(max=length - 1)
+            if logits_to_keep is not None:
+                inputs["logits_to_keep"] = logits_to_keep[rows].clamp(max=length - 1)
             if token_type_ids is not None:
                 inputs["token_type_ids"] = token_type_ids[rows, :length]
             output = model(input_ids=input_ids[rows, :length], attention_mask=None, **inputs)
@@ -195,7 +161,7 @@ def without_padding(model: Callable, lengths: list[int]) -> Callable:
                 if of_rows is None:
                     continue
                 if value is None:
-                    width = of_rows.shape[1] if logits_at is not None and name == "logits" else input_ids.shape[1]
+                    width = of_rows.shape[1] if logits_to_keep is not None and name == "logits" else input_ids.shape[1]
                     value = found[name] = of_rows.new_zeros((len(lengths), width, *of_rows.shape[2:]))
                 value[rows, : of_rows.shape[1]] = of_rows
         return SimpleNamespace(**found)
@@ -287,7 +253,7 @@ def make_reader(model, canvas: Canvas, config: RemaskGenerationConfig, needs_qua
     """
     parameters = forward_parameters(model)
     kwargs = {"return_quality": needs_quality} if needs_quality or "return_quality" in parameters else {}
-    takes_positions = names_positions(model, parameters)
+    keeps_logits = takes_positions(model)
     call = as_described(model, canvas, repeats=2 if config.cfg_scale else 1)
     cache = CanvasCache() if config.cache else None
     if cache is not None:
@@ -323,9 +289,9 @@ def make_reader(model, canvas: Canvas, config: RemaskGenerationConfig, needs_qua
             of_tokens = types if computed is None else types.gather(1, computed)
             of_shadows = [] if shadowed is None else [types.gather(1, shadowed)]
             inputs["token_type_ids"] = torch.cat([of_tokens, *of_shadows], dim=1)
-        output = call(**inputs, **({"logits_at": at} if takes_positions else {}), **kwargs)
+        output = call(**inputs, **({"logits_to_keep": at} if keeps_logits else {}), **kwargs)
         logits = logits_in(output, model)
-        logits = logits if takes_positions or at is None else take_positions(logits, at)
+        logits = logits if keeps_logits or at is None else take_positions(logits, at)
         if config.cfg_scale:
             conditional, unconditional = logits.float().chunk(2)
             logits = unconditional + (config.cfg_scale + 1) * (conditional - unconditional)

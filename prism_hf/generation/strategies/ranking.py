@@ -6,9 +6,9 @@ from typing import Any, ClassVar
 
 import torch
 
+from prism_hf.backbones import forward_parameters
 from prism_hf.fields import NotNegative, check_fields
 
-from ..denoising.reading import forward_parameters
 from .base import StepState, register_strategy
 
 

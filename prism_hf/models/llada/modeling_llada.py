@@ -11,12 +11,14 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm, eager_attenti
 from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
+from prism_hf._deprecation import renamed_arguments
 from prism_hf.backbones import BACKBONE_ADAPTERS
-from prism_hf.diffusion.drafting import take_positions
+from prism_hf.generation import RemaskGenerationMixin
 from prism_hf.generation.denoising.caching import CanvasCache, canvas_positions
 from prism_hf.models.attention import padding_mask, rotary_embedding, rotate
 from prism_hf.models.checkpoint.loading import WholeCheckpointMixin
 from prism_hf.models.lm_head import LmHead
+from prism_hf.models.positions import keep_positions
 from prism_hf.models.vocabulary import resize_vocabulary
 
 from .configuration_llada import LladaConfig
@@ -195,9 +197,10 @@ class LladaModel(LladaPreTrainedModel):
         return BaseModelOutput(last_hidden_state=self.norm(hidden_states))
 
 
-class LladaForMaskedDiffusion(LladaPreTrainedModel):
+class LladaForMaskedDiffusion(RemaskGenerationMixin, LladaPreTrainedModel):
     """LLaDA with its token logits, one row for each of the `embedding_size` embeddings."""
 
+    _supports_logit_positions = True
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
     _tp_plan = {"lm_head": "colwise_gather_output"}
 
@@ -214,6 +217,7 @@ class LladaForMaskedDiffusion(LladaPreTrainedModel):
         own = BACKBONE_ADAPTERS[self.config.model_type], self.config.mask_token_id
         return resize_vocabulary(self, *own, new_num_tokens, pad_to_multiple_of, mean_resizing)
 
+    @renamed_arguments(logits_at="logits_to_keep")
     @can_return_tuple
     def forward(
         self,
@@ -221,26 +225,18 @@ class LladaForMaskedDiffusion(LladaPreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
-        logits_to_keep: torch.BoolTensor | None = None,
-        logits_at: torch.LongTensor | None = None,
+        logits_to_keep: torch.Tensor | None = None,
         **kwargs,
     ) -> MaskedLMOutput:
         """Predict the clean token at every position.
 
         Args:
             input_ids, attention_mask, position_ids, inputs_embeds, cache: see `LladaModel.forward`.
-            logits_to_keep: boolean (B, L); logits are then built for those N positions only, in row-major order.
-            logits_at: (B, W) columns of `input_ids`; logits are then built for those only.
+            logits_to_keep: where logits are wanted: a boolean mask (B, L) of N positions, or int64 columns (B, W).
 
         Returns:
             `logits`, (B, L, V), (N, V) or (B, W, V).
         """
         outputs = self.model(input_ids, attention_mask, position_ids, inputs_embeds, **kwargs)
-        hidden_states = outputs.last_hidden_state
-        if logits_to_keep is not None:
-            hidden_states = hidden_states[logits_to_keep]
-        elif logits_at is not None:
-            hidden_states = take_positions(hidden_states, logits_at)
-        return MaskedLMOutput(
-            logits=self.lm_head(hidden_states), hidden_states=outputs.hidden_states, attentions=outputs.attentions
-        )
+        logits = self.lm_head(keep_positions(outputs.last_hidden_state, logits_to_keep))
+        return MaskedLMOutput(logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions)

@@ -14,12 +14,14 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
+from prism_hf._deprecation import renamed_arguments
 from prism_hf.backbones import BACKBONE_ADAPTERS
-from prism_hf.diffusion.drafting import take_positions
+from prism_hf.generation import RemaskGenerationMixin
 from prism_hf.generation.denoising.caching import CanvasCache, canvas_positions
 from prism_hf.models.attention import inverse_frequencies, padding_mask, rotary_embedding, rotate
 from prism_hf.models.checkpoint.loading import WholeCheckpointMixin
 from prism_hf.models.lm_head import LmHead
+from prism_hf.models.positions import keep_positions
 from prism_hf.models.vocabulary import resize_vocabulary
 
 from .configuration_mdlm import MdlmConfig
@@ -217,32 +219,10 @@ class MdlmOutputLayer(nn.Module):
         self.adaLN_modulation = MdlmZeroLinear(config.cond_dim, 2 * config.hidden_dim)
 
     def forward(
-        self,
-        hidden_states: torch.Tensor,
-        conditioning: torch.Tensor,
-        logits_to_keep: torch.Tensor | None = None,
-        logits_at: torch.Tensor | None = None,
+        self, hidden_states: torch.Tensor, conditioning: torch.Tensor, logits_to_keep: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Map `hidden_states` (B, L, D) and `conditioning` (B, cond_dim) to logits.
-
-        Returns (B, L, out_features), or (N, out_features) for the N positions where the boolean `logits_to_keep`
-        (B, L) is true, in row order, or (B, W, out_features) for the positions `logits_at` (B, W); the linear map then
-        runs on those positions only.
-
-        Raises:
-            ValueError: if `logits_to_keep` is not a boolean mask of the canvas.
-        """
-        hidden_states = self.normalise(hidden_states, conditioning)
-        if logits_to_keep is not None:
-            if logits_to_keep.dtype != torch.bool or logits_to_keep.shape != hidden_states.shape[:2]:
-                raise ValueError(
-                    f"logits_to_keep is {logits_to_keep.dtype} of shape {tuple(logits_to_keep.shape)}; pass a boolean "
-                    f"mask of the canvas, of shape {tuple(hidden_states.shape[:2])}."
-                )
-            hidden_states = hidden_states[logits_to_keep]
-        elif logits_at is not None:
-            hidden_states = take_positions(hidden_states, logits_at)
-        return self.linear(hidden_states)
+        """(B, L, D) and (B, cond_dim) -> (B, L, out_features), or what `keep_positions` keeps of it."""
+        return self.linear(keep_positions(self.normalise(hidden_states, conditioning), logits_to_keep))
 
     def normalise(self, hidden_states: torch.Tensor, conditioning: torch.Tensor) -> torch.Tensor:
         """The adaLN norm before the linear map: (B, L, D) and (B, cond_dim) to (B, L, D)."""
@@ -358,13 +338,15 @@ class MdlmModel(MdlmPreTrainedModel):
         return F.silu(self.sigma_map(sigma))
 
 
-class MdlmForMaskedDiffusion(MdlmPreTrainedModel):
+class MdlmForMaskedDiffusion(RemaskGenerationMixin, MdlmPreTrainedModel):
     """MDLM with its token logits.
 
     The logits are the network's own. Of the SUBS parametrisation, the zero probability of the mask token and the
     carrying over of clean tokens belong to whoever draws from them: a draft never considers the mask token and only
     fills masked positions.
     """
+
+    _supports_logit_positions = True
 
     def __init__(self, config: MdlmConfig):
         super().__init__(config)
@@ -381,6 +363,7 @@ class MdlmForMaskedDiffusion(MdlmPreTrainedModel):
         own = BACKBONE_ADAPTERS[self.config.model_type], self.config.mask_token_id
         return resize_vocabulary(self, *own, new_num_tokens, pad_to_multiple_of, mean_resizing)
 
+    @renamed_arguments(logits_at="logits_to_keep")
     @can_return_tuple
     def forward(
         self,
@@ -388,7 +371,6 @@ class MdlmForMaskedDiffusion(MdlmPreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         sigma: torch.Tensor | None = None,
         logits_to_keep: torch.Tensor | None = None,
-        logits_at: torch.Tensor | None = None,
         **kwargs,
     ) -> MaskedLMOutput:
         """Predict the clean token at every position.
@@ -397,12 +379,11 @@ class MdlmForMaskedDiffusion(MdlmPreTrainedModel):
             input_ids: (B, L) token ids, masks included.
             attention_mask: (B, L), 1 where a token is real and 0 where it is padding.
             sigma, cache, position_ids: see `MdlmModel.forward`.
-            logits_to_keep: boolean (B, L); logits are then built for those N positions only.
-            logits_at: (B, W) columns of `input_ids`; logits are then built for those only.
+            logits_to_keep: where logits are wanted: a boolean mask (B, L) of N positions, or int64 columns (B, W).
 
         Returns:
             `logits`, (B, L, V), (N, V) or (B, W, V), unnormalised; `hidden_states` with `output_hidden_states=True`.
         """
         outputs = self.backbone(input_ids, attention_mask=attention_mask, sigma=sigma, **kwargs)
-        logits = self.backbone.output_layer(outputs.last_hidden_state, outputs.conditioning, logits_to_keep, logits_at)
+        logits = self.backbone.output_layer(outputs.last_hidden_state, outputs.conditioning, logits_to_keep)
         return MaskedLMOutput(logits=logits, hidden_states=outputs.hidden_states)

@@ -8,8 +8,8 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer, PreTrainedModel
 from transformers.utils import ModelOutput, logging
 
+from prism_hf._deprecation import renamed_arguments
 from prism_hf.backbones import adapter_of, find_adapter
-from prism_hf.diffusion.drafting import take_positions
 from prism_hf.generation import RemaskGenerationMixin
 from prism_hf.generation.denoising.caching import CanvasCache
 from prism_hf.hub import HEAD_SETTINGS, HubMixin
@@ -21,6 +21,7 @@ from prism_hf.models.checkpoint.loading import (
     refuse_weights,
 )
 from prism_hf.models.mdlm import init_mdlm_module
+from prism_hf.models.positions import keep_positions
 from prism_hf.models.vocabulary import resize_vocabulary
 
 from .configuration_prism import PrismConfig
@@ -40,13 +41,13 @@ class PrismOutput(ModelOutput):
     """Posteriors and qualities of one forward pass.
 
     Args:
-        logits: (B, L, V), or (N, V) with `logits_to_keep`, or (B, W, V) with `logits_at`; None with
+        logits: (B, L, V), or (N, V) or (B, W, V) at the positions of `logits_to_keep`; None with
             `return_logits=False`.
         quality_logits: (B, L); their sigmoid is the probability that the token is right given all others. Meaningless
             at masked positions. None with `return_quality=False`.
-        prediction_states: (N, E) at the positions of `logits_to_keep`, where it was given: what the model's
-            `decoder` maps to logits. With `return_logits=False` a trainer gets the states alone and
-            never holds the whole vocabulary.
+        prediction_states: (N, E) or (B, W, E) at the positions of `logits_to_keep`, where it was given: what the
+            model's `decoder` maps to logits. With `return_logits=False` a trainer gets the states alone and never
+            holds the whole vocabulary.
         hidden_states: with `output_hidden_states=True`, a tuple of (B, L, D).
         attentions: with `output_attentions=True`, a tuple of (B, heads, L, L), where the backbone gives them.
     """
@@ -69,6 +70,7 @@ class PrismForMaskedDiffusion(RemaskGenerationMixin, HubMixin, WholeCheckpointMi
     _supports_sdpa = True
     _supports_flex_attn = True
     _supports_attention_backend = True
+    _supports_logit_positions = True
 
     def __init__(self, config: PrismConfig, backbone: PreTrainedModel | None = None):
         """Build from a config, or around a `backbone` that has its weights already.
@@ -206,14 +208,14 @@ class PrismForMaskedDiffusion(RemaskGenerationMixin, HubMixin, WholeCheckpointMi
             self.backbone, self.adapter, self.config.mask_token_id, new_num_tokens, pad_to_multiple_of, mean_resizing
         )
 
+    @renamed_arguments(logits_at="logits_to_keep")
     def forward(
         self,
         input_ids: torch.LongTensor,
         attention_mask: torch.Tensor | None = None,
-        logits_to_keep: torch.BoolTensor | None = None,
+        logits_to_keep: torch.Tensor | None = None,
         return_logits: bool = True,
         return_quality: bool = True,
-        logits_at: torch.LongTensor | None = None,
         cache: CanvasCache | None = None,
         position_ids: torch.LongTensor | None = None,
         **kwargs,
@@ -223,29 +225,17 @@ class PrismForMaskedDiffusion(RemaskGenerationMixin, HubMixin, WholeCheckpointMi
         Args:
             input_ids: (B, L), masks included.
             attention_mask: (B, L), 0 at padding; or what else the backbone takes.
-            logits_to_keep: (B, L) bool; the LM head runs at these N positions only, in row-major order.
+            logits_to_keep: where the LM head runs: a boolean mask (B, L) of N positions, in row-major order, or int64
+                columns (B, W) of `input_ids`. Unlike a mask, these tell their number without asking the device.
             return_logits: False never maps to the vocabulary; without `logits_to_keep` it runs no LM head at all.
             return_quality: False runs no quality head.
-            logits_at: (B, W) columns of `input_ids`; the LM head runs at these only. Unlike a mask, they tell their
-                number without asking the device.
             cache: of keys and values, for a backbone that takes one. Where it says at which W positions of the canvas
                 the tokens (B, W) stand, quality is (B, W); `attention_mask` is always that of the canvas.
             position_ids: (B, L), for a backbone that takes them.
 
         Raises:
-            ValueError: if `logits_to_keep` is not a boolean mask of the canvas, or `logits_at` comes with it.
+            ValueError: if `logits_to_keep` is neither.
         """
-        if logits_to_keep is not None and (
-            not isinstance(logits_to_keep, torch.Tensor)
-            or logits_to_keep.dtype != torch.bool
-            or logits_to_keep.shape != input_ids.shape
-        ):
-            raise ValueError(
-                f"logits_to_keep is {logits_to_keep!r}; pass a boolean tensor of the canvas' shape "
-                f"{tuple(input_ids.shape)}."
-            )
-        if logits_to_keep is not None and logits_at is not None:
-            raise ValueError("logits_to_keep and logits_at both say where logits are wanted: pass one of them.")
         kwargs["return_dict"] = True
         placed = {"cache": cache, "position_ids": position_ids}
         placed = {name: value for name, value in placed.items() if value is not None}
@@ -257,14 +247,11 @@ class PrismForMaskedDiffusion(RemaskGenerationMixin, HubMixin, WholeCheckpointMi
             predictive = hidden_states
             if self.adapter.shifted_logits:
                 predictive = torch.cat((hidden_states[:, :1], hidden_states[:, :-1]), dim=1)
-            if logits_at is not None:
-                predictive = take_positions(predictive, logits_at)
-            kept = predictive.flatten(0, 1) if logits_to_keep is None else predictive[logits_to_keep]
-            states = self.adapter.prediction_states(self.backbone, kept, outputs)
-        if return_logits:
-            logits = self.decoder(states)
-            if logits_to_keep is None:
-                logits = logits.unflatten(0, predictive.shape[:2])
+            predictive = keep_positions(predictive, logits_to_keep)
+            shape = predictive.shape[:-1]
+            states = self.adapter.prediction_states(self.backbone, predictive.flatten(0, -2), outputs)
+            logits = self.decoder(states).unflatten(0, shape) if return_logits else None
+            states = states.unflatten(0, shape)
         if return_quality:
             quality_logits = self.quality_head(hidden_states, outputs.get("conditioning"), attention_mask, **placed)
         return PrismOutput(

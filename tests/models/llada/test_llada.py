@@ -98,7 +98,7 @@ def test_logits_to_keep_are_rows_of_all_logits(model, golden):
     full, kept = golden["logits"], model(golden["input_ids"], logits_to_keep=keep).logits
     torch.testing.assert_close(kept, golden["logits"][keep], atol=1e-5, rtol=0)
     positions = torch.tensor([[3, 0], [1, 5]])
-    placed = model(golden["input_ids"][:2], logits_at=positions).logits
+    placed = model(golden["input_ids"][:2], logits_to_keep=positions).logits
     torch.testing.assert_close(placed, full[:2][torch.arange(2)[:, None], positions], atol=1e-5, rtol=0)
 
 

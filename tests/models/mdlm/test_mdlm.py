@@ -112,14 +112,14 @@ def test_logits_to_keep(model, golden):
     keep = input_ids == model.config.mask_token_id
     torch.testing.assert_close(model(input_ids, logits_to_keep=keep).logits, golden["logits"][keep], atol=1e-5, rtol=0)
     with pytest.raises(ValueError, match="boolean"):
-        model(input_ids, logits_to_keep=keep.long())
+        model(input_ids, logits_to_keep=keep.float())
 
 
 @torch.no_grad()
 def test_logits_at_positions(model, golden):
     positions = torch.tensor([[5, 0, 2], [1, 1, 7]])
     expected = torch.stack([row[at] for row, at in zip(golden["logits"], positions, strict=True)])
-    torch.testing.assert_close(model(golden["input_ids"], logits_at=positions).logits, expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(model(golden["input_ids"], logits_to_keep=positions).logits, expected, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])

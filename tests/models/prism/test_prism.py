@@ -74,7 +74,7 @@ def test_kept_logits_are_rows_of_all_logits(name):
     torch.testing.assert_close(kept.logits, full.logits[keep])
     torch.testing.assert_close(kept.quality_logits, full.quality_logits)
     positions = torch.tensor([[0, 10, 3], [4, 4, 9], [2, 1, 0]])
-    placed = model(IDS, logits_at=positions)
+    placed = model(IDS, logits_to_keep=positions)
     expected = torch.stack([row[at] for row, at in zip(full.logits, positions, strict=True)])
     torch.testing.assert_close(placed.logits, expected)
     assert model(IDS, return_logits=False).logits is None
@@ -158,7 +158,7 @@ def test_mistakes_are_named(tmp_path):
     model = build("bert")
     with pytest.raises(ValueError, match="boolean"):
         model(IDS, logits_to_keep=torch.ones(11, dtype=torch.bool))
-    with pytest.raises(ValueError, match="one of them"):
+    with pytest.raises(ValueError, match="leave logits_at out"):
         model(IDS, logits_to_keep=IDS > 0, logits_at=IDS)
     model.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="already"):

@@ -1,0 +1,107 @@
+"""Where logits are wanted: one argument, `logits_to_keep`, of all native models, and who is known to take it."""
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import BertConfig, BertForMaskedLM
+
+from prism_hf import (
+    LladaConfig,
+    LladaForMaskedDiffusion,
+    MdlmConfig,
+    MdlmForMaskedDiffusion,
+    PrismConfig,
+    PrismForMaskedDiffusion,
+    remask_generate,
+)
+from prism_hf.backbones import takes_positions
+from prism_hf.models.positions import keep_positions
+
+IDS = torch.tensor([[5, 6, 7, 4], [8, 4, 4, 9]])
+MASK = 4
+SMALL = {"vocab_size": 40, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 48}
+LLADA = {"d_model": 32, "n_layers": 1, "n_heads": 2, "mlp_hidden_size": 48, "vocab_size": 40, "mask_token_id": MASK}
+MDLM = {"hidden_dim": 32, "cond_dim": 16, "n_blocks": 1, "n_heads": 2, "vocab_size": 40, "mask_token_id": MASK}
+OURS = {
+    "llada": lambda: LladaForMaskedDiffusion(LladaConfig(**LLADA)),
+    "mdlm": lambda: MdlmForMaskedDiffusion(MdlmConfig(**MDLM)),
+    "prism": lambda: PrismForMaskedDiffusion(PrismConfig(backbone_config=BertConfig(**SMALL), mask_token_id=MASK)),
+}
+
+
+class OwnBert(BertForMaskedLM):
+    """A model whose `logits_to_keep` is transformers' own: how many of the last positions."""
+
+    def forward(self, input_ids, attention_mask=None, logits_to_keep: int = 0, **kwargs):
+        assert isinstance(logits_to_keep, int)
+        output = super().forward(input_ids, attention_mask, **kwargs)
+        output.logits = output.logits[:, -logits_to_keep:]
+        return output
+
+
+def test_a_mask_gives_rows_and_columns_give_their_shape():
+    states = torch.arange(24.0).view(2, 4, 3)
+    mask, columns = IDS == MASK, torch.tensor([[3, 0, 0], [1, 2, 1]])
+    assert torch.equal(keep_positions(states, mask), torch.stack([states[0, 3], states[1, 1], states[1, 2]]))
+    expected = torch.stack([row[at] for row, at in zip(states, columns, strict=True)])
+    assert torch.equal(keep_positions(states, columns), expected)
+    assert keep_positions(states, torch.zeros_like(mask)).shape == (0, 3)
+    assert keep_positions(states, columns[:, :0]).shape == (2, 0, 3)
+    assert keep_positions(states, None) is states
+
+
+@pytest.mark.parametrize(
+    "wrong, given",
+    [
+        (1, "logits_to_keep is 1:"),
+        (torch.tensor([1, 2]), r"torch.int64 of shape \(2,\)"),
+        (torch.zeros(3, 1, dtype=torch.int64), r"torch.int64 of shape \(3, 1\)"),
+        (torch.zeros(2, 1, dtype=torch.int32), r"torch.int32 of shape \(2, 1\)"),
+        (torch.zeros(2, 3, dtype=torch.bool), r"torch.bool of shape \(2, 3\)"),
+    ],
+)
+@pytest.mark.parametrize("name", OURS)
+def test_anything_else_is_refused(name, wrong, given):
+    with pytest.raises(ValueError, match=given + r".*boolean mask of shape \(2, 4\).*int64 columns"):
+        OURS[name]()(IDS, logits_to_keep=wrong)
+
+
+@pytest.mark.parametrize("name", OURS)
+@torch.no_grad()
+def test_no_position_may_be_asked_for(name):
+    model = OURS[name]().eval()
+    assert model(IDS, logits_to_keep=IDS < 0).logits.shape == (0, 40)
+    assert model(IDS, logits_to_keep=IDS[:, :0]).logits.shape == (2, 0, 40)
+
+
+@pytest.mark.parametrize("name", OURS)
+@torch.no_grad()
+def test_the_old_name_serves_with_a_warning(name):
+    model, columns = OURS[name]().eval(), torch.tensor([[3, 0], [1, 2]])
+    with pytest.warns(FutureWarning, match="logits_at .*is now called logits_to_keep"):
+        old = model(IDS, logits_at=columns).logits
+    assert torch.equal(old, model(IDS, logits_to_keep=columns).logits)
+
+
+@torch.no_grad()
+def test_prediction_states_have_the_shape_of_the_logits():
+    model = OURS["prism"]().eval()
+    for kept in (IDS == MASK, torch.tensor([[3, 0], [1, 2]])):
+        output = model(IDS, logits_to_keep=kept)
+        assert torch.equal(model.decoder(output.prediction_states), output.logits)
+        assert torch.equal(
+            model(IDS, logits_to_keep=kept, return_logits=False).prediction_states, output.prediction_states
+        )
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_ours_take_positions_also_when_they_are_wrapped(name):
+    model = OURS[name]()
+    assert takes_positions(model) and takes_positions(torch.compile(model))
+    assert takes_positions(get_peft_model(model, LoraConfig(target_modules="all-linear")))
+
+
+def test_an_argument_of_that_name_alone_says_nothing():
+    model = OwnBert(BertConfig(**SMALL)).eval()
+    assert not takes_positions(model)
+    remask_generate(model, IDS, mask_token_id=MASK)  # asserts that it was given no positions

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import BertConfig, GenerationMixin
+from transformers import BertConfig, GenerationConfig, GenerationMixin
 
 from prism_hf.generation import remask_generate
 from prism_hf.generation.denoising.caching import CanvasCache
@@ -239,7 +239,7 @@ def test_quality_is_known_where_it_was_computed():
 
 
 class GenerativeLlada(GenerationMixin, LladaForMaskedDiffusion):
-    pass
+    generation_config_class = GenerationConfig
 
 
 def test_custom_generate_of_a_class_with_transformers_generate():

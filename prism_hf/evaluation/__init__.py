@@ -1,22 +1,36 @@
 """How good the samples are, and whether the quality head knows it."""
 
-from prism_hf.data.sudoku import is_solved
-from prism_hf.jobs.digests import weights_digest
+from typing import TYPE_CHECKING
 
-from .comparison.comparison import GridPoint, compare, expand_grid
-from .comparison.report import comparison_table, plot_comparison
-from .evaluate_settings import evaluate_settings
-from .metrics.calibration import auroc, expected_calibration_error, plot_reliability, reliability_bins
-from .metrics.statistics import bootstrap_interval, mcnemar_test, paired_bootstrap, wilson_interval
-from .metrics.text import count_scored_tokens, generative_perplexity, mauve, negative_log_likelihood, unigram_entropy
-from .sandbox.sandbox import ProgramResult, check_isolation, isolation_problem, run_program, run_programs
-from .tasks.code.answers import FoundCode, extract_code, find_code
-from .tasks.code.problems import CodeProblem, pass_at_k, read_problems, run_answers
-from .tasks.code.scoring import check_enough, pass_table, read_completions, score_completions
-from .tasks.registry import TASKS, load_task
-from .tasks.sudoku.plots import plot_corrections, plot_success, quality_samples
-from .tasks.sudoku.task import evaluate_sudoku, markdown_table, sudoku_metrics
-from .tasks.task import Task
+from prism_hf._lazy import lazy_names
+
+if TYPE_CHECKING:
+    from prism_hf.data.sudoku import is_solved
+    from prism_hf.jobs.digests import weights_digest
+
+    from .comparison.comparison import compare
+    from .comparison.grid import GridPoint, expand_grid
+    from .comparison.report import comparison_table, plot_comparison
+    from .comparison.settings import evaluate_settings
+    from .metrics.calibration import auroc, expected_calibration_error, plot_reliability, reliability_bins
+    from .metrics.statistics import bootstrap_interval, mcnemar_test, paired_bootstrap, wilson_interval
+    from .metrics.text import (
+        count_scored_tokens,
+        generative_perplexity,
+        mauve,
+        negative_log_likelihood,
+        unigram_entropy,
+    )
+    from .sandbox.sandbox import ProgramResult, check_isolation, isolation_problem, run_program, run_programs
+    from .tasks.code.answers import FoundCode, extract_code, find_code
+    from .tasks.code.problems import CodeProblem, pass_at_k, read_problems, run_answers
+    from .tasks.code.scoring import check_enough, pass_table, read_completions, score_completions
+    from .tasks.registry import TASKS, load_task
+    from .tasks.sudoku.plots import plot_corrections, plot_success, quality_samples
+    from .tasks.sudoku.task import evaluate_sudoku, markdown_table, sudoku_metrics
+    from .tasks.task import Task
+else:
+    __getattr__, __dir__ = lazy_names(__name__)
 
 __all__ = [
     "TASKS",

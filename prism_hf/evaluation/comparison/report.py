@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prism_hf.evaluation.evaluate_settings import describe_arguments
 from prism_hf.evaluation.metrics.statistics import (
     bootstrap_interval,
     discordant_pairs,
@@ -16,6 +15,7 @@ from prism_hf.evaluation.metrics.statistics import (
 )
 
 from .plots import plot_against_passes
+from .settings import describe_arguments
 
 
 def comparison_table(rows: list[dict[str, Any]], measured: str = "score", reference: str = "prism") -> str:

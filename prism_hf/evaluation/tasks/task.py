@@ -7,6 +7,9 @@ from typing import Any
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+# Stands to the left of examples that are shorter than others. It is attended by nothing, and 0 in what is judged.
+PADDING = -1
+
 
 @dataclass(frozen=True)
 class Task:

@@ -23,7 +23,7 @@ from prism_hf import (
 )
 from prism_hf.data import python_files, train_byte_level_bpe
 from prism_hf.evaluation import compare, comparison_table, expand_grid, load_task, negative_log_likelihood
-from prism_hf.evaluation.evaluate_settings import check_settings, evaluate_settings
+from prism_hf.evaluation.comparison.settings import check_settings, evaluate_settings
 from prism_hf.evaluation.tasks.text import decode
 
 CONFIGS = Path(__file__).parents[3] / "recipes" / "configs"

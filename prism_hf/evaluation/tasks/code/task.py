@@ -12,9 +12,8 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
 from prism_hf.data.prompts import encode_prompts, tokens_without_text
-from prism_hf.evaluation.evaluate_settings import PADDING
 from prism_hf.evaluation.sandbox.sandbox import Isolation, Seconds, check_isolation
-from prism_hf.evaluation.tasks.task import Task, load_tokenizer
+from prism_hf.evaluation.tasks.task import PADDING, Task, load_tokenizer
 from prism_hf.fields import Count, Positive, check_arguments
 from prism_hf.jobs.digests import json_digest
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from prism_hf.data.sudoku import BLANK, cell_positions, is_solved
 from prism_hf.evaluation.comparison.plots import plot_against_passes
-from prism_hf.evaluation.evaluate_settings import describe
+from prism_hf.evaluation.comparison.settings import describe
 from prism_hf.generation import RemaskGenerationOutput, Trajectory
 
 

@@ -1,13 +1,64 @@
 """How many Sudoku puzzles a model solves, for each of a list of sampler settings."""
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import torch
 from torch import Tensor
 
-from prism_hf.data.sudoku import BLANK, is_solved
-from prism_hf.evaluation.evaluate_settings import describe, evaluate_settings
+from prism_hf.data.sudoku import (
+    BLANK,
+    MAX_BLANKS,
+    Layout,
+    generate_puzzles,
+    is_solved,
+    read_sudoku_csv,
+    to_grid,
+    to_sequence,
+)
+from prism_hf.evaluation.comparison.settings import describe, evaluate_settings
 from prism_hf.evaluation.metrics.statistics import wilson_interval
+from prism_hf.evaluation.tasks.task import Task
+from prism_hf.fields import Allowed, Count, Positive, check_arguments, check_value
+from prism_hf.resources import resource_path
+
+
+def load_sudoku(
+    puzzles_file: str | None = None,
+    num_puzzles: Positive | None = None,
+    num_tuning_puzzles: Count = 0,
+    tuning_seed: Annotated[int, Allowed(min=0, below=2**30)] = 0,
+    layout: Layout = 89,
+) -> Task:
+    """Puzzles of a CSV file, by default those that ship, the first `num_puzzles` of them. Score: solved or not.
+
+    Puzzles to tune on come from the generator, with as many blanks as the others have on average. layout: tokens of a
+    puzzle, 89 or 81.
+
+    Raises:
+        ValueError: if a puzzle to tune on has a solution that a reported puzzle admits too.
+    """
+    check_arguments(load_sudoku, locals(), "the task sudoku")
+    puzzles = to_grid(read_sudoku_csv(puzzles_file or resource_path("sudoku/puzzles.csv")))
+    check_value("num_puzzles", num_puzzles, Annotated[int, Allowed(min=1, max=len(puzzles))] | None, "the task sudoku")
+    puzzles = puzzles[:num_puzzles]
+    blanks = min(round((puzzles == BLANK).sum((1, 2)).double().mean().item()), MAX_BLANKS)
+    # A seed of their own, as those of others are small or begin at 2**31. PyTorch reads 32 bits of it.
+    generator = torch.Generator().manual_seed(3 * 2**30 + tuning_seed)
+    tuning_puzzles, solutions = generate_puzzles(num_tuning_puzzles, blanks, generator)
+    shared = sum(bool(((puzzles == BLANK) | (puzzles == solution)).all((1, 2)).any()) for solution in solutions)
+    if shared:
+        raise ValueError(
+            f"{shared} of {num_tuning_puzzles} puzzles to tune on have the solution of a reported puzzle: choose "
+            f"another tuning_seed than {tuning_seed}."
+        )
+    origin = f"{len(puzzles)} puzzles, {Path(puzzles_file).name if puzzles_file else 'those that ship'}."
+    if num_tuning_puzzles:
+        origin += (
+            f" Arguments were chosen on {num_tuning_puzzles} others of the generator (seed {tuning_seed}, {blanks} "
+            "blanks): no solution of theirs fits a reported puzzle."
+        )
+    return Task(to_sequence(puzzles, layout), to_sequence(tuning_puzzles, layout), is_solved, "solved", origin)
 
 
 def sudoku_metrics(predictions: Tensor, puzzles: Tensor, solutions: Tensor | None = None) -> dict[str, float]:

@@ -10,7 +10,8 @@ from torch import nn
 
 from prism_hf.data import train_byte_level_bpe
 from prism_hf.evaluation import compare, expand_grid, isolation_problem, load_task
-from prism_hf.evaluation.evaluate_settings import PADDING, evaluate_settings
+from prism_hf.evaluation.comparison.settings import evaluate_settings
+from prism_hf.evaluation.tasks.task import PADDING
 from prism_hf.generation import remask_generate
 
 ANSWERS = {

@@ -10,6 +10,7 @@ import torch
 from accelerate import PartialState
 from torch import Tensor
 
+from prism_hf.evaluation.tasks.task import PADDING
 from prism_hf.generation import (
     RemaskGenerationConfig,
     RemaskGenerationOutput,
@@ -24,8 +25,6 @@ from prism_hf.jobs.digests import digest, json_digest, weights_digest
 from prism_hf.jobs.output_lock import output_lock
 from prism_hf.jobs.results import share_row
 
-# Stands in examples where they are shorter than others. It is attended by nothing, and 0 in what `measure` gets.
-PADDING = -1
 # Of a setting, what `generate_with_retries` takes beside the arguments of `remask_generate`.
 RETRYING = ("retries", "retry_below", "hide")
 

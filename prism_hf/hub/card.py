@@ -12,6 +12,7 @@ from prism_hf._compat import is_adapter, unwrapped
 from .base_model import base_model_name, hub_id
 from .portable import portable
 from .record import TRAINING_ARGUMENTS, record_of
+from .usage import usage
 
 logger = logging.get_logger(__name__)
 
@@ -192,59 +193,3 @@ def describe_adapter(config) -> str:
     targets = f"`{targets}`" if isinstance(targets, str) else ", ".join(f"`{name}`" for name in sorted(targets))
     rank = f", r = {config.r}" if hasattr(config, "r") else ""
     return f"{config.peft_type.value}{rank}" + (f", on {targets}" if targets else "")
-
-
-def usage(model, repo_id: str) -> str:
-    """Python code that loads `repo_id` and generates, with what the training record tells of tokenizer and length."""
-    inner = unwrapped(model)
-    record, config = record_of(model), inner.config
-    mask_token_id = record.mask_token_id if record else config.mask_token_id
-    tokenizer = record.tokenizer if record else None
-
-    denoiser = portable(record.denoiser) if record else None
-    loader = "AutoPeftModelForPrism" if is_adapter(model) else "PrismForMaskedDiffusion"
-    if denoiser is not None:
-        imports = [f"from prism_hf import {loader}, load_model, remask_generate"]
-        call = 'remask_generate(model, input_ids, remask_strategy="token_critic", critic=critic'
-    elif hasattr(inner, "quality_head"):
-        imports = [f"from prism_hf import {loader}"]
-        strategy = getattr(inner.generation_config, "remask_strategy", None)
-        call = "model.generate(input_ids" + ("" if strategy else ', remask_strategy="prism"')
-    else:
-        loader = "AutoModelForMaskedLM"
-        imports = [
-            "import prism_hf.models  # tells transformers of the models in prism_hf",
-            "from prism_hf import remask_generate",
-            f"from transformers import {loader}",
-        ]
-        call = f"remask_generate(model, input_ids, mask_token_id={mask_token_id}"
-    lines = [f'model = {loader}.from_pretrained("{repo_id}")']
-    if denoiser is not None:
-        lines = [f'model = load_model("{denoiser}")', f'critic = {loader}.from_pretrained("{repo_id}").eval()']
-
-    if tokenizer is not None:
-        is_ours = type(tokenizer).__module__.startswith("prism_hf.")
-        own = (type(tokenizer).__module__, type(tokenizer).__name__)
-        module, name = own if is_ours else ("transformers", "AutoTokenizer")
-        imports.append(f"from {module} import {name}")
-        lines.append(f'tokenizer = {name}.from_pretrained("{repo_id}")')
-
-    if getattr(tokenizer, "chat_template", None):
-        lines += [
-            'messages = [{"role": "user", "content": "Write a function that adds two numbers."}]',
-            "input_ids = tokenizer.apply_chat_template(",
-            '    messages, add_generation_prompt=True, return_tensors="pt", return_dict=True',
-            ").input_ids",
-        ]
-        call += ", max_new_tokens=64"
-    else:
-        limit = getattr(getattr(config, "backbone_config", config), "max_position_embeddings", 64)
-        length = record.length if record and record.length else min(64, limit)
-        imports.insert(0, "import torch")
-        lines += [
-            "# All masks; tokens that you put in place of some of them are kept.",
-            f"input_ids = torch.full((1, {length}), {mask_token_id})",
-        ]
-    lines.append(f"output = {call})")
-    lines.append("print(tokenizer.decode(output[0]))" if tokenizer is not None else "print(output)")
-    return "\n".join([*imports, "", *lines])

@@ -12,14 +12,12 @@ from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
 from prism_hf._deprecation import renamed_arguments
-from prism_hf.backbones import BACKBONE_ADAPTERS
-from prism_hf.generation import RemaskGenerationMixin
 from prism_hf.generation.denoising.caching import CanvasCache, canvas_positions
 from prism_hf.models.attention import padding_mask, rotary_embedding, rotate
 from prism_hf.models.checkpoint.loading import WholeCheckpointMixin
 from prism_hf.models.lm_head import LmHead
+from prism_hf.models.native import NativeGenerationMixin
 from prism_hf.models.positions import keep_positions
-from prism_hf.models.vocabulary import resize_vocabulary
 
 from .configuration_llada import LladaConfig
 
@@ -197,10 +195,9 @@ class LladaModel(LladaPreTrainedModel):
         return BaseModelOutput(last_hidden_state=self.norm(hidden_states))
 
 
-class LladaForMaskedDiffusion(RemaskGenerationMixin, LladaPreTrainedModel):
+class LladaForMaskedDiffusion(NativeGenerationMixin, LladaPreTrainedModel):
     """LLaDA with its token logits, one row for each of the `embedding_size` embeddings."""
 
-    _supports_logit_positions = True
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
     _tp_plan = {"lm_head": "colwise_gather_output"}
 
@@ -209,13 +206,6 @@ class LladaForMaskedDiffusion(RemaskGenerationMixin, LladaPreTrainedModel):
         self.model = LladaModel(config)
         self.lm_head = LmHead(config.d_model, config.embedding_size, bias=False)
         self.post_init()
-
-    def resize_token_embeddings(
-        self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
-    ) -> nn.Module:
-        """As transformers' models do, see `resize_vocabulary`; `config.embedding_size` follows."""
-        own = BACKBONE_ADAPTERS[self.config.model_type], self.config.mask_token_id
-        return resize_vocabulary(self, *own, new_num_tokens, pad_to_multiple_of, mean_resizing)
 
     @renamed_arguments(logits_at="logits_to_keep")
     @can_return_tuple

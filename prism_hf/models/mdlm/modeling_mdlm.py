@@ -15,14 +15,12 @@ from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
 from prism_hf._deprecation import renamed_arguments
-from prism_hf.backbones import BACKBONE_ADAPTERS
-from prism_hf.generation import RemaskGenerationMixin
 from prism_hf.generation.denoising.caching import CanvasCache, canvas_positions
 from prism_hf.models.attention import inverse_frequencies, padding_mask, rotary_embedding, rotate
 from prism_hf.models.checkpoint.loading import WholeCheckpointMixin
 from prism_hf.models.lm_head import LmHead
+from prism_hf.models.native import NativeGenerationMixin
 from prism_hf.models.positions import keep_positions
-from prism_hf.models.vocabulary import resize_vocabulary
 
 from .configuration_mdlm import MdlmConfig
 
@@ -338,15 +336,13 @@ class MdlmModel(MdlmPreTrainedModel):
         return F.silu(self.sigma_map(sigma))
 
 
-class MdlmForMaskedDiffusion(RemaskGenerationMixin, MdlmPreTrainedModel):
+class MdlmForMaskedDiffusion(NativeGenerationMixin, MdlmPreTrainedModel):
     """MDLM with its token logits.
 
     The logits are the network's own. Of the SUBS parametrisation, the zero probability of the mask token and the
     carrying over of clean tokens belong to whoever draws from them: a draft never considers the mask token and only
     fills masked positions.
     """
-
-    _supports_logit_positions = True
 
     def __init__(self, config: MdlmConfig):
         super().__init__(config)
@@ -355,13 +351,6 @@ class MdlmForMaskedDiffusion(RemaskGenerationMixin, MdlmPreTrainedModel):
 
     def get_output_embeddings(self) -> nn.Module:
         return self.backbone.get_output_embeddings()
-
-    def resize_token_embeddings(
-        self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
-    ) -> nn.Module:
-        """As transformers' models do, see `resize_vocabulary`; the mask token keeps its id."""
-        own = BACKBONE_ADAPTERS[self.config.model_type], self.config.mask_token_id
-        return resize_vocabulary(self, *own, new_num_tokens, pad_to_multiple_of, mean_resizing)
 
     @renamed_arguments(logits_at="logits_to_keep")
     @can_return_tuple

@@ -13,6 +13,8 @@ from prism_hf.backbones import adapter_of, find_adapter
 from prism_hf.generation import RemaskGenerationMixin
 from prism_hf.generation.denoising.caching import CanvasCache
 from prism_hf.hub import HEAD_SETTINGS, HubMixin
+from prism_hf.hub.portable import portable
+from prism_hf.hub.usage import generation_snippet
 from prism_hf.models.checkpoint.loading import (
     HUB_ARGUMENTS,
     WholeCheckpointMixin,
@@ -174,6 +176,19 @@ class PrismForMaskedDiffusion(RemaskGenerationMixin, HubMixin, WholeCheckpointMi
         if hasattr(backbone.config, "distributed_config"):
             config.distributed_config = backbone.config.distributed_config
         return model.eval()
+
+    def usage_snippet(self, repo_id: str, loader: str = "PrismForMaskedDiffusion") -> str:
+        """Python code that loads `repo_id` by a class of ours and generates, for a model card."""
+        denoiser = portable(self.training_record.denoiser) if self.training_record else None
+        if denoiser is not None:
+            imports = f"from prism_hf import {loader}, load_model, remask_generate"
+            load = f'model = load_model("{denoiser}")', f'critic = {loader}.from_pretrained("{repo_id}").eval()'
+            call = 'remask_generate(model, input_ids, remask_strategy="token_critic", critic=critic'
+            return generation_snippet(self, repo_id, [imports], load, call)
+        strategy = "" if self.generation_config.remask_strategy else ', remask_strategy="prism"'
+        load = f'model = {loader}.from_pretrained("{repo_id}")'
+        call = f"model.generate(input_ids{strategy}"
+        return generation_snippet(self, repo_id, [f"from prism_hf import {loader}"], [load], call)
 
     @property
     def _supports_canvas_cache(self) -> bool:

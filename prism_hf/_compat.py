@@ -3,10 +3,16 @@
 Where a library moves one of them, this module breaks, and what to do about it is seen here.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
+
+AnyModel: TypeAlias = "PreTrainedModel | PeftModel"
 
 
-def is_adapter(model: Any) -> bool:
+def is_adapter(model: Any) -> "TypeGuard[PeftModel]":
     """Whether PEFT has wrapped the model. Asked by the method, as importing PEFT takes most of a second."""
     return hasattr(model, "get_base_model")
 

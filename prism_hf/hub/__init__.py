@@ -9,8 +9,8 @@ if TYPE_CHECKING:
 
     from .base_model import base_from, base_model_name, base_seen_from
     from .card import CARD, model_card, write_card
-    from .record import TrainingRecord
-    from .repository import HEAD_SETTINGS, HubMixin, write_files
+    from .record import HEAD_SETTINGS, TrainingRecord
+    from .repository import HubMixin, write_files
 else:
     __getattr__, __dir__ = lazy_names(__name__)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
-from prism_hf._compat import is_adapter
+from prism_hf._compat import AnyModel, is_adapter
 
 from .portable import portable
 
@@ -21,11 +21,11 @@ def hub_id(name: str | os.PathLike | None) -> str | None:
     return str(name)
 
 
-def base_model_name(model) -> str | None:
+def base_model_name(model: AnyModel) -> str | None:
     """Name or path of the model that `model` was trained from."""
     if is_adapter(model):
         return model.active_peft_config.base_model_name_or_path
-    return getattr(model, "name_or_path", None) or None
+    return model.name_or_path or None
 
 
 def base_from(base: str | None, folder: Path, public: bool) -> str | None:
@@ -43,7 +43,6 @@ def base_from(base: str | None, folder: Path, public: bool) -> str | None:
 
 def base_seen_from(base: str | None, folder: str | os.PathLike) -> str | None:
     """Where the base model is that an adapter in `folder` names: the inverse of `base_from`."""
-    is_way = base is not None and base.split(os.sep)[0] in (os.curdir, os.pardir)
-    if is_way and os.path.isdir(folder):
+    if base is not None and base.split(os.sep)[0] in (os.curdir, os.pardir) and os.path.isdir(folder):
         return os.path.normpath(os.path.join(os.path.realpath(folder), base))
     return base

@@ -2,21 +2,26 @@
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import ModelCard, ModelCardData
 from transformers.utils import logging
 
-from prism_hf._compat import is_adapter, unwrapped
+from prism_hf._compat import AnyModel, is_adapter, unwrapped
 
+from . import papers
 from .base_model import base_model_name, hub_id
 from .portable import portable
-from .record import TRAINING_ARGUMENTS, record_of
+from .record import TRAINING_ARGUMENTS, head_settings, record_of
 from .usage import usage
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
 
 logger = logging.get_logger(__name__)
 
 CARD = "README.md"
+TEMPLATE = Path(__file__).with_name("model_card.md")
 # Of the training arguments, those that a reader of the card asks for first.
 SHOWN_ARGUMENTS = (
     "learning_rate",
@@ -34,45 +39,10 @@ SHOWN_ARGUMENTS = (
 )
 SPEED_METRICS = ("_runtime", "_per_second", "_time")
 
-PRISM_CITATION = """@article{kim2025prism,
-  title   = {Fine-Tuning Masked Diffusion for Provable Self-Correction},
-  author  = {Kim, Jaeyeon and Kim, Seunggeun and Lee, Taekyun and Pan, David Z. and Kim, Hyeji and Kakade, Sham and Chen, Sitan},
-  journal = {arXiv preprint arXiv:2510.01384},
-  year    = {2025},
-  url     = {https://arxiv.org/abs/2510.01384}
-}"""  # noqa: E501
-MDLM_CITATION = """@inproceedings{sahoo2024mdlm,
-  title     = {Simple and Effective Masked Diffusion Language Models},
-  author    = {Sahoo, Subham Sekhar and Arriola, Marianne and Schiff, Yair and Gokaslan, Aaron and Marroquin, Edgar and Chiu, Justin T. and Rush, Alexander and Kuleshov, Volodymyr},
-  booktitle = {Advances in Neural Information Processing Systems},
-  year      = {2024},
-  url       = {https://arxiv.org/abs/2406.07524}
-}"""  # noqa: E501
-TOKEN_CRITIC_CITATION = """@inproceedings{lezama2022tokencritic,
-  title     = {Improved Masked Image Generation with Token-Critic},
-  author    = {Lezama, Jos{\\'e} and Chang, Huiwen and Jiang, Lu and Essa, Irfan},
-  booktitle = {European Conference on Computer Vision},
-  year      = {2022},
-  url       = {https://arxiv.org/abs/2209.04439}
-}"""
 
-PRISM_ABSTRACT = (
-    "A masked diffusion language model that finds and corrects its own mistakes, trained with "
-    "[PRISM](https://arxiv.org/abs/2510.01384): the forward pass that gives the token posteriors also gives every "
-    "token a *quality*, the probability that it is right given the rest. While generating, the worst tokens are masked "
-    "again and rewritten."
-)
-TOKEN_CRITIC_ABSTRACT = (
-    "A [Token-Critic](https://arxiv.org/abs/2209.04439): it reads the drafts of another masked diffusion language "
-    "model and tells of each token how likely it is to be right, so that the worst are masked again and rewritten. It "
-    "does not generate by itself."
-)
-MDM_ABSTRACT = (
-    "A masked diffusion language model ([MDLM](https://arxiv.org/abs/2406.07524)): it fills masked tokens in any order."
-)
-
-
-def write_card(model, folder: str | os.PathLike, repo_id: str | os.PathLike | None = None, **details) -> None:
+def write_card(
+    model: AnyModel, folder: str | os.PathLike, repo_id: str | os.PathLike | None = None, **details: Any
+) -> None:
     """Write the model card into `folder`; its snippet loads `repo_id`, else `folder` from where that lies.
 
     `details`: see `model_card`.
@@ -88,7 +58,7 @@ def write_card(model, folder: str | os.PathLike, repo_id: str | os.PathLike | No
 
 
 def model_card(
-    model,
+    model: AnyModel,
     repo_id: str,
     model_name: str | None = None,
     finetuned_from: str | None = None,
@@ -98,98 +68,92 @@ def model_card(
     license: str | None = None,
     language: str | None = None,
 ) -> ModelCard:
-    """The model card of `model` in the repository or folder `repo_id`.
+    """The model card of a model, of which `model.training_record` tells the training and the last evaluation.
 
-    The last evaluation, the dataset and the training arguments come from `model.training_record`. `dataset` is a name
-    for the reader, `dataset_tags` are ids of datasets on the Hub.
+    Args:
+        model (`PreTrainedModel` or `PeftModel`): The model that the card is of.
+        repo_id (`str`): The repository or folder that the card's snippet loads.
+        model_name (`str`, *optional*, defaults to the last part of `repo_id`): The card's title.
+        finetuned_from (`str`, *optional*, defaults to what the model names): The model that this one was trained from.
+        dataset (`str`, *optional*): Name of the dataset for the reader.
+        dataset_tags (`str` or `list[str]`, *optional*): Ids of datasets on the Hub.
+        tags (`str` or `list[str]`, *optional*): Tags beside those of the model's kind.
+        license, language (`str`, *optional*): As in the metadata of a card.
+
+    Example:
+        ```python
+        model_card(model, "user/my-prism", license="mit").save("README.md")
+        ```
     """
-    record = record_of(model)
+    record, head = record_of(model), head_settings(model)
     base = finetuned_from or base_model_name(model)
     base = None if base == repo_id else base
     denoiser = portable(record.denoiser) if record else None
-    dataset_tags = [dataset_tags] if isinstance(dataset_tags, str) else dataset_tags
+    tags, datasets = as_list(tags), as_list(dataset_tags)
     data = ModelCardData(
         base_model=hub_id(base),
         base_model_relation=hub_id(base) and ("adapter" if is_adapter(model) else "finetune"),
         library_name="peft" if is_adapter(model) else "transformers",
-        tags=card_tags(model, denoiser, [tags] if isinstance(tags, str) else tags or []),
-        datasets=dataset_tags,
+        tags=list(dict.fromkeys([*tags_of(model, denoiser), *tags])),
+        datasets=datasets or None,
         license=license,
         language=language,
     )
-    abstract, citation = about(model, denoiser)
-    sections = [
-        f"# {model_name or Path(repo_id).name}",
-        abstract,
-        "## Use",
-        f"With [transformers](https://huggingface.co/docs/transformers) and the Python package prism_hf:\n\n"
-        f"```python\n{usage(model, repo_id)}\n```",
-    ]
-    if denoiser is None:
-        sections.append(
-            "The sampler also serves a model of your own, with prism_hf installed: "
-            f"`model.generate(input_ids, custom_generate={repo_id!r}, trust_remote_code=True)`."
-        )
-    dataset = dataset or ", ".join(dataset_tags or []) or (record and portable(record.dataset))
-    if facts := training_facts(model, base, dataset, denoiser):
-        sections += ["## Training", table(("", ""), facts)]
-    if record and record.arguments:
-        sections.append(f"All arguments are in [{TRAINING_ARGUMENTS}]({TRAINING_ARGUMENTS}).")
+    dataset = dataset or ", ".join(datasets) or (portable(record.dataset) if record else None)
     metrics = record.metrics if record else {}
-    if rows := [(f"`{name}`", f"{metrics[name]:.6g}") for name in metrics if not name.endswith(SPEED_METRICS)]:
-        sections += ["## Last evaluation", table(("Metric", "Value"), rows)]
-    sections += ["## Citation", f"```bibtex\n{citation}\n```"]
-    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(sections) + "\n")
+    return ModelCard.from_template(
+        data,
+        template_path=str(TEMPLATE),
+        name=model_name or Path(repo_id).name,
+        repo_id=repo_id,
+        denoiser=denoiser,
+        head_type=head.get("head_type"),
+        usage=usage(model, repo_id),
+        method=record.method if record else None,
+        paper=(record and record.paper) or (papers.PRISM if head else papers.MDLM),
+        facts=training_facts(model, base, dataset, denoiser),
+        arguments_file=TRAINING_ARGUMENTS if record and record.arguments else None,
+        metrics={name: value for name, value in metrics.items() if not name.endswith(SPEED_METRICS)},
+    )
 
 
-def card_tags(model, denoiser: str | None, given: list[str]) -> list[str]:
-    """The tags of a model: those of its kind, those that it carries, and the `given` ones."""
-    inner, tags = unwrapped(model), ["masked-diffusion"]
+def as_list(given: str | list[str] | None) -> list[str]:
+    return [given] if isinstance(given, str) else given or []
+
+
+def tags_of(model: AnyModel, denoiser: str | None) -> list[str]:
+    """The tags of a model: those of its kind, and those that it carries."""
+    tags = ["masked-diffusion"]
     if denoiser is None:
-        tags += [*(["prism"] if hasattr(inner, "quality_head") else []), "custom_generate"]
+        tags += ["prism", "custom_generate"] if head_settings(model) else ["custom_generate"]
     tags.append("prism_hf")
     if is_adapter(model):
         tags.append(model.active_peft_config.peft_type.value.lower())
-    return list(dict.fromkeys([*tags, *(getattr(inner, "model_tags", None) or []), *given]))
+    return [*tags, *(unwrapped(model).model_tags or [])]
 
 
-def about(model, denoiser: str | None) -> tuple[str, str]:
-    """What a model of this kind is, and what to cite."""
-    if denoiser is not None:
-        return TOKEN_CRITIC_ABSTRACT, TOKEN_CRITIC_CITATION
-    if hasattr(unwrapped(model), "quality_head"):
-        return PRISM_ABSTRACT, PRISM_CITATION
-    return MDM_ABSTRACT, MDLM_CITATION
-
-
-def training_facts(model, base: str | None, dataset: str | None, denoiser: str | None) -> list[tuple[str, Any]]:
-    """What is known of a model's training, as pairs of a name and a value."""
-    facts, inner, record = [], unwrapped(model), record_of(model)
-    if denoiser is not None:
-        facts.append(("Judges drafts of", denoiser if hub_id(denoiser) else Path(denoiser).name))
-    if base is not None:
-        name = hub_id(base)
-        facts.append(("Base model", f"[{name}](https://huggingface.co/{name})" if name else Path(base).name))
-    if dataset:
-        facts.append(("Dataset", dataset))
-    if is_adapter(model):
-        facts.append(("Adapter", describe_adapter(model.active_peft_config)))
-    if hasattr(inner, "quality_head"):
-        facts.append(("Quality head", f"`{inner.config.head_type}`"))
+def training_facts(model: AnyModel, base: str | None, dataset: str | None, denoiser: str | None) -> dict[str, Any]:
+    """What is known of a model's training: names, as a reader calls them, with values."""
+    record, base_id = record_of(model), hub_id(base)
+    facts = {
+        "Judges drafts of": denoiser and (hub_id(denoiser) or Path(denoiser).name),
+        "Base model": f"[{base_id}](https://huggingface.co/{base_id})" if base_id else base and Path(base).name,
+        "Dataset": dataset,
+        "Adapter": describe_adapter(model.active_peft_config) if is_adapter(model) else None,
+        "Quality head": (head := head_settings(model)) and f"`{head['head_type']}`",
+    }
     arguments = record.arguments if record else {}
     unused = "num_train_epochs" if arguments.get("max_steps", -1) > 0 else "max_steps"
-    shown = [name for name in SHOWN_ARGUMENTS if arguments.get(name) is not None and name != unused]
-    return [*facts, *((f"`{name}`", arguments[name]) for name in shown)]
+    chosen = {f"`{name}`": arguments.get(name) for name in SHOWN_ARGUMENTS if name != unused}
+    return {name: fact for name, fact in facts.items() if fact} | {
+        name: value for name, value in chosen.items() if value is not None
+    }
 
 
-def table(header: tuple[str, str], rows: list[tuple[str, Any]]) -> str:
-    lines = [header, ("---", "---"), *rows]
-    return "\n".join(f"| {left} | {right} |" for left, right in lines)
-
-
-def describe_adapter(config) -> str:
-    """One line on a `PeftConfig`."""
-    targets = getattr(config, "target_modules", None) or []
+def describe_adapter(config: "PeftConfig") -> str:
+    """One line on an adapter, with its rank and the modules that it adapts, where its kind has them."""
+    told = config.to_dict()
+    targets = told.get("target_modules") or []
     targets = f"`{targets}`" if isinstance(targets, str) else ", ".join(f"`{name}`" for name in sorted(targets))
-    rank = f", r = {config.r}" if hasattr(config, "r") else ""
+    rank = f", r = {told['r']}" if "r" in told else ""
     return f"{config.peft_type.value}{rank}" + (f", on {targets}" if targets else "")

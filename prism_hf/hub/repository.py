@@ -8,17 +8,16 @@ from pathlib import Path
 
 from huggingface_hub import CommitInfo, create_branch, create_repo, file_exists, upload_folder
 
-from prism_hf._compat import is_adapter, unwrapped
+from prism_hf._compat import AnyModel, is_adapter, unwrapped
 from prism_hf.resources import resource_path
 
 from .base_model import base_from
 from .card import CARD, write_card
 from .portable import make_portable
-from .record import TRAINING_ARGUMENTS, TrainingRecord, record_of
+from .record import TRAINING_ARGUMENTS, TrainingRecord, head_settings, record_of
 
 ADAPTER_CONFIG = "adapter_config.json"
 CONFIGS = ("config.json", "generation_config.json", "tokenizer_config.json")
-HEAD_SETTINGS = ("head_type", "head_num_blocks", "mask_token_id")
 
 
 class HubMixin:
@@ -64,13 +63,16 @@ class HubMixin:
 
 
 def write_files(
-    model, folder: str | os.PathLike, location: str | os.PathLike | None = None, public: bool = False
+    model: AnyModel, folder: str | os.PathLike, location: str | os.PathLike | None = None, public: bool = False
 ) -> None:
     """Write all but the weights, their config and the model card into `folder`, where the model has been saved.
 
     Args:
-        location: the folder that `folder` will become, if another.
-        public: whether others will read it, to whom a folder of this machine as the base model says nothing.
+        model (`PreTrainedModel` or `PeftModel`): The model.
+        folder (`str` or `os.PathLike`): Where it has been saved.
+        location (`str` or `os.PathLike`, *optional*): The folder that `folder` will become, if another.
+        public (`bool`, *optional*, defaults to `False`): Whether others will read it, to whom a folder of this machine
+            as the base model says nothing.
     """
     folder, inner, location = Path(folder), unwrapped(model), Path(location or folder)
     (folder / "custom_generate").mkdir(parents=True, exist_ok=True)
@@ -91,7 +93,7 @@ def write_files(
         make_portable(folder / name)
 
 
-def complete_adapter_config(path: Path, model, base: str | None) -> None:
+def complete_adapter_config(path: Path, model: AnyModel, base: str | None) -> None:
     """Tell in an adapter's own config its base model, and what head its weights fit, so that the base gets that one.
 
     A `config.json` beside it would not do: transformers then takes a local folder for a whole model.
@@ -99,7 +101,6 @@ def complete_adapter_config(path: Path, model, base: str | None) -> None:
     if path.exists():  # one of several adapters may have been left out
         adapter_config = json.loads(path.read_text(encoding="utf-8"))
         adapter_config["base_model_name_or_path"] = base
-        if hasattr(model, "quality_head"):
-            head = {name: getattr(model.config, name) for name in HEAD_SETTINGS}
+        if head := head_settings(model):
             adapter_config["auto_mapping"] = (adapter_config["auto_mapping"] or {}) | head
         path.write_text(json.dumps(adapter_config, indent=2, sort_keys=True) + "\n", encoding="utf-8")

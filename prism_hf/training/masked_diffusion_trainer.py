@@ -29,7 +29,7 @@ from prism_hf.diffusion.noising import mask_tokens
 from prism_hf.diffusion.schedules import SCHEDULES, antithetic_timesteps
 from prism_hf.generation.denoising.canvas import longest_canvas, vocabulary_size
 from prism_hf.generation.denoising.reading import family_of, logits_of
-from prism_hf.hub import TrainingRecord, unwrapped, write_card, write_files
+from prism_hf.hub import TrainingRecord, papers, unwrapped, write_card, write_files
 from prism_hf.jobs.output_lock import output_lock
 from prism_hf.models.checkpoint.loading import naming_damage
 
@@ -170,18 +170,7 @@ class MaskedDiffusionTrainer(Trainer):
     loss_is_scaled_for_ga = True
     _tag_names = ("masked-diffusion",)
     _name = "MDLM"
-    _paper = {
-        "title": "Simple and Effective Masked Diffusion Language Models",
-        "id": "2406.07524",
-        "citation": """@inproceedings{sahoo2024mdlm,
-  title     = {Simple and Effective Masked Diffusion Language Models},
-  author    = {Sahoo, Subham Sekhar and Arriola, Marianne and Schiff, Yair and Gokaslan, Aaron and Marroquin, Edgar and
-               Chiu, Justin T. and Rush, Alexander and Kuleshov, Volodymyr},
-  booktitle = {Advances in Neural Information Processing Systems},
-  year      = {2024},
-  url       = {https://arxiv.org/abs/2406.07524}
-}""",
-    }
+    _paper = papers.MDLM
 
     def __init__(
         self,
@@ -256,6 +245,8 @@ class MaskedDiffusionTrainer(Trainer):
             self.processing_class,
             dataset_name(self.train_dataset),
             row_length(self.train_dataset),
+            method=self._name,
+            paper=self._paper,
         )
 
     def _hp_search_setup(self, trial) -> None:

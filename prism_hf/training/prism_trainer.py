@@ -11,6 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 from prism_hf.diffusion.drafting import draft
 from prism_hf.diffusion.losses import linear_unmasking_loss, mapped_unmasking_loss, quality_loss
 from prism_hf.generation import RemaskGenerationConfig
+from prism_hf.hub import papers
 
 from .arguments import PrismTrainingArguments
 from .masked_diffusion_trainer import Noised, T
@@ -41,18 +42,7 @@ class PrismTrainer(QualityTrainer):
 
     _tag_names = ("masked-diffusion", "prism")
     _name = "PRISM"
-    _paper = {
-        "title": "Fine-Tuning Masked Diffusion for Provable Self-Correction",
-        "id": "2510.01384",
-        "citation": """@article{kim2025prism,
-  title   = {Fine-Tuning Masked Diffusion for Provable Self-Correction},
-  author  = {Kim, Jaeyeon and Kim, Seunggeun and Lee, Taekyun and Pan, David Z. and Kim, Hyeji and Kakade, Sham and
-             Chen, Sitan},
-  journal = {arXiv preprint arXiv:2510.01384},
-  year    = {2025},
-  url     = {https://arxiv.org/abs/2510.01384}
-}""",
-    }
+    _paper = papers.PRISM
 
     arguments_class = PrismTrainingArguments
 

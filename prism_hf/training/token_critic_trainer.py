@@ -9,7 +9,7 @@ from prism_hf.backbones import forward_parameters, takes_positions
 from prism_hf.diffusion.drafting import fill
 from prism_hf.diffusion.losses import CHUNK_ELEMENTS, quality_loss
 from prism_hf.generation.denoising.reading import family_of, logits_of
-from prism_hf.hub import base_model_name, unwrapped
+from prism_hf.hub import base_model_name, papers, unwrapped
 from prism_hf.models.auto import load_model
 
 from .arguments import TokenCriticTrainingArguments
@@ -65,17 +65,7 @@ class TokenCriticTrainer(QualityTrainer):
 
     _tag_names = ("masked-diffusion", "token-critic")
     _name = "Token-Critic"
-    _paper = {
-        "title": "Improved Masked Image Generation with Token-Critic",
-        "id": "2209.04439",
-        "citation": """@inproceedings{lezama2022tokencritic,
-  title     = {Improved Masked Image Generation with Token-Critic},
-  author    = {Lezama, Jos{\\'e} and Chang, Huiwen and Jiang, Lu and Essa, Irfan},
-  booktitle = {European Conference on Computer Vision},
-  year      = {2022},
-  url       = {https://arxiv.org/abs/2209.04439}
-}""",
-    }
+    _paper = papers.TOKEN_CRITIC
 
     arguments_class = TokenCriticTrainingArguments
 

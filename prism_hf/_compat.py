@@ -21,3 +21,8 @@ def unwrapped(model: Any) -> Any:
     """The model itself, where `torch.compile` or PEFT has wrapped it."""
     model = getattr(model, "_orig_mod", model)  # of OptimizedModule, which hands all else on to the model
     return model.get_base_model() if is_adapter(model) else model
+
+
+def attention_of(config: Any) -> str | None:
+    """The attention implementation of a model, by its config. transformers gives it no public name."""
+    return getattr(config, "_attn_implementation", None)

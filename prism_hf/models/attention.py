@@ -1,4 +1,4 @@
-"""What the attention of the native models shares: rotary positions, and the mask of a bidirectional model.
+"""Attention in both directions, as the native models share it: rotary positions, padding, cache, implementations.
 
 Positions are half-split (RoFormer, arXiv 2104.09864; the layout of GPT-NeoX), in float32 whatever the dtype.
 """
@@ -6,6 +6,13 @@ Positions are half-split (RoFormer, arXiv 2104.09864; the layout of GPT-NeoX), i
 import torch
 from torch import nn
 from transformers.masking_utils import create_bidirectional_mask
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.models.llama.modeling_llama import eager_attention_forward
+
+from prism_hf._compat import attention_of
+from prism_hf.generation.denoising.caching import CanvasCache
+
+PositionEmbeddings = tuple[torch.Tensor, torch.Tensor]
 
 
 def inverse_frequencies(head_dim: int, theta: float, device: torch.device | None = None) -> torch.Tensor:
@@ -14,13 +21,14 @@ def inverse_frequencies(head_dim: int, theta: float, device: torch.device | None
 
 
 @torch.no_grad()
-def rotary_embedding(positions: torch.Tensor, head_dim: int, theta: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """`cos` and `sin` of `positions` (..., L), each (..., L, head_dim) in float32.
+def rotary_embedding(position_ids: torch.Tensor, head_dim: int, theta: float) -> PositionEmbeddings:
+    """Cosines and sines of `position_ids` (B or 1, L), each (B or 1, 1, L, head_dim) in float32.
 
-    Made anew for every canvas: a buffer would be rounded by a cast of the model.
+    They are made anew for every canvas: a cast of the model would round a buffer.
     """
     # An outer product by broadcasting: a matmul would be rounded under autocast.
-    angles = positions.float()[..., None] * inverse_frequencies(head_dim, theta, positions.device)
+    frequencies = inverse_frequencies(head_dim, theta, position_ids.device)
+    angles = position_ids[:, None].float()[..., None] * frequencies
     angles = torch.cat((angles, angles), dim=-1)
     return angles.cos(), angles.sin()
 
@@ -44,3 +52,38 @@ def padding_mask(module: nn.Module, hidden_states: torch.Tensor, attention_mask:
         # Whether there is padding at all is asked of the device, which a generation would wait for in each step.
         allow_is_bidirectional_skip=attention_mask is None or module.training,
     )
+
+
+def attend(
+    layer: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    position_embeddings: PositionEmbeddings,
+    attention_mask: torch.Tensor | None = None,
+    cache: CanvasCache | None = None,
+    dropout: float = 0.0,
+    **kwargs,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Attend by the implementation that the config of `layer` names, which has `scaling` and `num_key_value_groups`.
+
+    Args:
+        layer (`nn.Module`): The module that attends; the cache keeps its keys and values.
+        query, key, value (`torch.Tensor`): (B, heads, W, head_dim), not yet rotated.
+        position_embeddings (`tuple[torch.Tensor, torch.Tensor]`): Those of `rotary_embedding`.
+        attention_mask (`torch.Tensor`, *optional*): That of `padding_mask`.
+        cache (`CanvasCache`, *optional*): Takes the keys and values, and gives those of the whole canvas.
+        dropout (`float`, *optional*, defaults to 0.0): Of the attention weights.
+
+    Returns:
+        The heads' outputs side by side, (B, W, heads * head_dim), and the weights (B, heads, W, L) where the
+        implementation gives them.
+    """
+    query, key = rotate(query, *position_embeddings), rotate(key, *position_embeddings)
+    if cache is not None:
+        key, value = cache.update(layer, key, value)
+    attention = ALL_ATTENTION_FUNCTIONS.get_interface(attention_of(layer.config), eager_attention_forward)
+    attended, weights = attention(
+        layer, query, key, value, attention_mask, scaling=layer.scaling, dropout=dropout, **kwargs
+    )
+    return attended.flatten(2), weights

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from prism_hf._compat import attention_of
+
 from .canvas import Canvas
 
 if TYPE_CHECKING:
@@ -52,7 +54,7 @@ def check_cache(model, canvas: Canvas, config: RemaskGenerationConfig) -> None:
             f"cache={config.cache!r} needs a model that takes a CanvasCache, such as LLaDA or MDLM, alone or under a "
             f"quality head; {type(model).__name__} does not: set cache=None."
         )
-    attention = getattr(model.config, "_attn_implementation", None) or ""
+    attention = attention_of(model.config) or ""
     if canvas.attention_mask is not None and "flash" in attention:
         raise ValueError(
             f"cache={config.cache!r} with padding does not go with attn_implementation={attention!r}, which takes the "

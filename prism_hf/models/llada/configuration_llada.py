@@ -39,8 +39,10 @@ FOREIGN = {
 }
 PUBLISHED = {name: supported[0] for name, supported in SUPPORTED.items()} | FOREIGN
 
-SIZES = ("d_model", "n_layers", "n_heads", "n_kv_heads", "mlp_hidden_size", "mlp_ratio", "vocab_size", "embedding_size",
-         "max_sequence_length")  # fmt: skip
+SIZES = (
+    *("d_model", "n_layers", "n_heads", "n_kv_heads", "mlp_hidden_size", "mlp_ratio", "vocab_size", "embedding_size"),
+    "max_sequence_length",
+)
 BOUNDS = dict.fromkeys(SIZES, Positive) | {
     "rope_theta": Annotated[float, Allowed(above=0)],
     "rms_norm_eps": NotNegative,
@@ -58,26 +60,35 @@ class LladaConfig(PreTrainedConfig):
     values that this model computes (`PUBLISHED`), so LLaDA's own tools build the same model from what is saved.
 
     Args:
-        d_model (`int`, defaults to 4096): width of the residual stream.
-        n_layers (`int`, defaults to 32): number of transformer blocks.
-        n_heads (`int`, defaults to 32): number of attention heads; `d_model / n_heads` must be an even integer.
-        n_kv_heads (`int`, *optional*): number of key and value heads, a divisor of `n_heads`; `n_heads` if not given.
-        mlp_hidden_size (`int`, *optional*): width of the gated MLP; `mlp_ratio * d_model` if not given.
-        mlp_ratio (`int`, defaults to 4): see `mlp_hidden_size`.
-        vocab_size (`int`, defaults to 126464): number of tokens.
-        embedding_size (`int`, *optional*): rows of the embedding and of the LM head, `vocab_size` or more;
+        d_model (`int`, *optional*, defaults to 4096): Width of the residual stream.
+        n_layers (`int`, *optional*, defaults to 32): Number of transformer blocks.
+        n_heads (`int`, *optional*, defaults to 32): Number of attention heads; `d_model / n_heads` must be an even
+            integer.
+        n_kv_heads (`int`, *optional*): Number of key and value heads, a divisor of `n_heads`; `n_heads` if not given.
+        mlp_hidden_size (`int`, *optional*, defaults to 12288): Width of the gated MLP; `mlp_ratio * d_model` if None.
+        mlp_ratio (`int`, *optional*, defaults to 4): See `mlp_hidden_size`.
+        vocab_size (`int`, *optional*, defaults to 126464): Number of tokens.
+        embedding_size (`int`, *optional*): Rows of the embedding and of the LM head, `vocab_size` or more;
             `vocab_size` if not given.
-        max_sequence_length (`int`, defaults to 4096): length that the model was trained at, in tokens.
-        rope_theta (`float`, defaults to 500000.0): base of the rotary positions.
-        rms_norm_eps (`float`, defaults to 1e-5): epsilon of the norms.
-        attention_dropout (`float`, defaults to 0.0): dropout of the attention weights.
-        weight_tying (`bool`, defaults to False): whether the LM head is the embedding.
-        mask_token_id (`int`, *optional*, defaults to 126336): id of the mask token (iLLaDA: 5).
-        init_std (`float`, defaults to 0.02): standard deviation of freshly initialised weights.
-        use_cache (`bool`, defaults to False): without effect here; LLaDA's own tools ask for it.
+        max_sequence_length (`int`, *optional*, defaults to 4096): Length that the model was trained at, in tokens.
+        rope_theta (`float`, *optional*, defaults to 500000.0): Base of the rotary positions.
+        rms_norm_eps (`float`, *optional*, defaults to 1e-5): Epsilon of the norms.
+        attention_dropout (`float`, *optional*, defaults to 0.0): Dropout of the attention weights.
+        weight_tying (`bool`, *optional*, defaults to `False`): Whether the LM head is the embedding.
+        mask_token_id (`int`, *optional*, defaults to 126336): Id of the mask token (iLLaDA: 5).
+        eos_token_id (`int` or `list[int]`, *optional*, defaults to 126081): Id of the token that ends a text.
+        pad_token_id (`int`, *optional*, defaults to 126081): Id of the token that fills rows up.
+        init_std (`float`, *optional*, defaults to 0.02): Standard deviation of freshly initialised weights.
+        use_cache (`bool`, *optional*, defaults to `False`): Without effect here; LLaDA's own tools ask for it.
 
     Raises:
         ValueError: if the heads do not fit the width, or for a published field with a value outside `SUPPORTED`.
+
+    Example:
+        ```python
+        config = LladaConfig(d_model=256, n_layers=4, n_heads=4, mlp_hidden_size=768, vocab_size=1000, mask_token_id=4)
+        model = LladaForMaskedDiffusion(config)
+        ```
     """
 
     model_type = "llada"

@@ -6,14 +6,13 @@ from transformers import PreTrainedModel
 from transformers.core_model_loading import WeightRenaming
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.models.llama.modeling_llama import LlamaRMSNorm, eager_attention_forward
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
 from prism_hf._deprecation import renamed_arguments
 from prism_hf.generation.denoising.caching import CanvasCache, canvas_positions
-from prism_hf.models.attention import padding_mask, rotary_embedding, rotate
+from prism_hf.models.attention import PositionEmbeddings, attend, padding_mask, rotary_embedding
 from prism_hf.models.checkpoint.loading import WholeCheckpointMixin
 from prism_hf.models.lm_head import LmHead
 from prism_hf.models.native import NativeGenerationMixin
@@ -63,9 +62,8 @@ class LladaAttention(nn.Module):
     def forward(
         self,
         hidden_states: torch.Tensor,
-        position_embeddings: tuple[torch.Tensor, torch.Tensor],
+        position_embeddings: PositionEmbeddings,
         attention_mask: torch.Tensor | None = None,
-        cache: CanvasCache | None = None,
         **kwargs,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """(B, L, D) -> (B, L, D), and the weights (B, heads, L, L) where the attention implementation gives them."""
@@ -73,21 +71,11 @@ class LladaAttention(nn.Module):
         query = self.q_proj(hidden_states).view(heads).transpose(1, 2)
         key = self.k_proj(hidden_states).view(heads).transpose(1, 2)
         value = self.v_proj(hidden_states).view(heads).transpose(1, 2)
-        query, key = rotate(query, *position_embeddings), rotate(key, *position_embeddings)
-        if cache is not None:
-            key, value = cache.update(self, key, value)
-        attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
-        attended, weights = attention(
-            self,
-            query,
-            key,
-            value,
-            attention_mask,
-            scaling=self.scaling,
-            dropout=self.config.attention_dropout if self.training else 0.0,
-            **kwargs,
+        dropout = self.config.attention_dropout if self.training else 0.0
+        attended, weights = attend(
+            self, query, key, value, position_embeddings, attention_mask, dropout=dropout, **kwargs
         )
-        return self.o_proj(attended.flatten(2)), weights
+        return self.o_proj(attended), weights
 
 
 class LladaMLP(nn.Module):
@@ -116,7 +104,7 @@ class LladaLayer(GradientCheckpointingLayer):
     def forward(
         self,
         hidden_states: torch.Tensor,
-        position_embeddings: tuple[torch.Tensor, torch.Tensor],
+        position_embeddings: PositionEmbeddings,
         attention_mask: torch.Tensor | None = None,
         **kwargs,
     ) -> torch.Tensor:
@@ -143,7 +131,14 @@ class LladaPreTrainedModel(WholeCheckpointMixin, PreTrainedModel):
 
 
 class LladaModel(LladaPreTrainedModel):
-    """The transformer, up to the last hidden state."""
+    """The transformer, up to the last hidden state.
+
+    Example:
+        ```python
+        model = LladaModel(LladaConfig(d_model=64, n_layers=2, n_heads=4, mlp_hidden_size=128, vocab_size=100))
+        hidden_states = model(torch.randint(100, (1, 16))).last_hidden_state  # (1, 16, 64)
+        ```
+    """
 
     _keys_to_ignore_on_load_unexpected = ["lm_head"]
 
@@ -168,16 +163,18 @@ class LladaModel(LladaPreTrainedModel):
         """Run the transformer.
 
         Args:
-            input_ids: (B, L) token ids, masks included.
-            attention_mask: (B, L), 1 where a token is real and 0 where it is padding, on either side; or (B, 1, L, L),
-                what each query sees of the keys, as the attention implementation takes it.
-            position_ids: (B, L); 0 to L - 1 if not given. Positions are relative, so padding on the left needs none.
-            inputs_embeds: (B, L, D), in place of `input_ids`.
-            cache: is filled, or says at which W positions of the canvas the tokens (B, W) stand; `attention_mask` is
-                that of the canvas in either case.
+            input_ids (`torch.LongTensor`): (B, L) token ids, masks included.
+            attention_mask (`torch.Tensor`, *optional*): (B, L), 1 where a token is real and 0 where it is padding, on
+                either side; or (B, 1, L, L), what each query sees of the keys, as the attention implementation takes
+                it.
+            position_ids (`torch.LongTensor`, *optional*): (B, L); 0 to L - 1 if not given. Positions are relative, so
+                padding on the left needs none.
+            inputs_embeds (`torch.FloatTensor`, *optional*): (B, L, D), in place of `input_ids`.
+            cache (`CanvasCache`, *optional*): It is filled, or says at which W positions of the canvas the tokens
+                (B, W) stand; `attention_mask` is that of the canvas in either case.
 
         Returns:
-            `last_hidden_state` (B, L, D), after the final norm.
+            `BaseModelOutput`: `last_hidden_state` (B, L, D), after the final norm.
 
         Raises:
             ValueError: unless exactly one of `input_ids` and `inputs_embeds` is given.
@@ -188,15 +185,33 @@ class LladaModel(LladaPreTrainedModel):
         if position_ids is None:
             position_ids = canvas_positions(hidden_states, cache)
         mask = padding_mask(self, hidden_states, attention_mask)
-        cos, sin = rotary_embedding(position_ids, self.config.head_dim, self.config.rope_theta)  # (B or 1, L, head_dim)
-        position_embeddings = (cos[:, None], sin[:, None])
+        position_embeddings = rotary_embedding(position_ids, self.config.head_dim, self.config.rope_theta)
         for layer in self.layers:
             hidden_states = layer(hidden_states, position_embeddings, mask, cache=cache, **kwargs)
         return BaseModelOutput(last_hidden_state=self.norm(hidden_states))
 
 
 class LladaForMaskedDiffusion(NativeGenerationMixin, LladaPreTrainedModel):
-    """LLaDA with its token logits, one row for each of the `embedding_size` embeddings."""
+    """LLaDA with its token logits, one for each of the `embedding_size` rows of the embedding.
+
+    It reads and writes the published checkpoints, without remote code.
+
+    Example:
+        ```python
+        from prism_hf import LladaForMaskedDiffusion
+        from transformers import AutoTokenizer
+
+        name = "GSAI-ML/LLaDA-8B-Instruct"
+        model = LladaForMaskedDiffusion.from_pretrained(name, dtype="bfloat16", device_map="auto")
+        tokenizer = AutoTokenizer.from_pretrained(name)
+        messages = [{"role": "user", "content": "Write a haiku about rivers."}]
+        inputs = tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
+        ).to(model.device)
+        output = model.generate(**inputs, max_new_tokens=64, block_length=32)
+        print(tokenizer.decode(output[0], skip_special_tokens=True))
+        ```
+    """
 
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
     _tp_plan = {"lm_head": "colwise_gather_output"}
@@ -221,11 +236,13 @@ class LladaForMaskedDiffusion(NativeGenerationMixin, LladaPreTrainedModel):
         """Predict the clean token at every position.
 
         Args:
-            input_ids, attention_mask, position_ids, inputs_embeds, cache: see `LladaModel.forward`.
-            logits_to_keep: where logits are wanted: a boolean mask (B, L) of N positions, or int64 columns (B, W).
+            input_ids, attention_mask, position_ids, inputs_embeds, cache: See `LladaModel.forward`.
+            logits_to_keep (`torch.Tensor`, *optional*): Where logits are wanted: a boolean mask (B, L) of N positions,
+                or columns (B, W) int64.
 
         Returns:
-            `logits`, (B, L, V), (N, V) or (B, W, V).
+            `MaskedLMOutput`: `logits` (B, L, V), (N, V) or (B, W, V); `hidden_states` and `attentions` where
+            `output_hidden_states` and `output_attentions` ask for them.
         """
         outputs = self.model(input_ids, attention_mask, position_ids, inputs_embeds, **kwargs)
         logits = self.lm_head(keep_positions(outputs.last_hidden_state, logits_to_keep))

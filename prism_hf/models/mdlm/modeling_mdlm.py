@@ -10,13 +10,12 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
 from prism_hf._deprecation import renamed_arguments
 from prism_hf.generation.denoising.caching import CanvasCache, canvas_positions
-from prism_hf.models.attention import inverse_frequencies, padding_mask, rotary_embedding, rotate
+from prism_hf.models.attention import PositionEmbeddings, attend, inverse_frequencies, padding_mask, rotary_embedding
 from prism_hf.models.checkpoint.loading import WholeCheckpointMixin
 from prism_hf.models.lm_head import LmHead
 from prism_hf.models.native import NativeGenerationMixin
@@ -75,28 +74,9 @@ class MdlmRotaryEmbedding(nn.Module):
         # The published checkpoints hold this buffer, so it is saved; forward does without.
         self.register_buffer("inv_freq", inverse_frequencies(self.head_dim, ROPE_THETA))
 
-    def forward(self, positions: torch.LongTensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return `cos` and `sin` of `positions` (B or 1, L), each (B or 1, 1, L, head_dim) in float32."""
-        return rotary_embedding(positions[:, None], self.head_dim, ROPE_THETA)
-
-
-def eager_attention_forward(
-    module: nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    scaling: float,
-    dropout: float = 0.0,
-    **kwargs,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Plain attention; `query`, `key`, `value` are (B, heads, L, head_dim), the output is (B, L, heads, head_dim)."""
-    scores = query @ key.transpose(2, 3) * scaling
-    if attention_mask is not None:
-        scores = scores + attention_mask
-    weights = F.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
-    weights = F.dropout(weights, p=dropout, training=module.training)
-    return (weights @ value).transpose(1, 2).contiguous(), weights
+    def forward(self, position_ids: torch.LongTensor) -> PositionEmbeddings:
+        """As `rotary_embedding`."""
+        return rotary_embedding(position_ids, self.head_dim, ROPE_THETA)
 
 
 class MdlmVocabEmbedding(nn.Module):
@@ -155,49 +135,25 @@ class MdlmBlock(GradientCheckpointingLayer):
         self,
         hidden_states: torch.Tensor,
         conditioning: torch.Tensor,
-        position_embeddings: tuple[torch.Tensor, torch.Tensor],
+        position_embeddings: PositionEmbeddings,
         attention_mask: torch.Tensor | None = None,
         cache: CanvasCache | None = None,
     ) -> torch.Tensor:
-        """Map `hidden_states` (B, L, D) to the same shape.
+        """(B, L, D) -> (B, L, D).
 
-        `conditioning` is (B, cond_dim); `position_embeddings` are the cosines and sines of `MdlmRotaryEmbedding`;
-        `attention_mask` is what `create_bidirectional_mask` returned.
+        `conditioning` is (B, cond_dim); `position_embeddings` are those of `MdlmRotaryEmbedding`, `attention_mask`
+        that of `padding_mask`.
         """
         modulation = self.adaLN_modulation(conditioning)[:, None].chunk(6, dim=-1)
         attn_shift, attn_scale, attn_gate, mlp_shift, mlp_scale, mlp_gate = modulation
 
-        attended = self.attend(
-            modulate(self.norm1(hidden_states), attn_shift, attn_scale), *position_embeddings, attention_mask, cache
-        )
-        hidden_states = hidden_states + attn_gate * self.drop(attended)
+        qkv = self.attn_qkv(modulate(self.norm1(hidden_states), attn_shift, attn_scale))
+        query, key, value = qkv.unflatten(-1, (3, self.config.n_heads, self.head_dim)).permute(2, 0, 3, 1, 4)
+        attended, _ = attend(self, query, key, value, position_embeddings, attention_mask, cache)
+        hidden_states = hidden_states + attn_gate * self.drop(self.attn_out(attended))
+
         transformed = self.mlp(modulate(self.norm2(hidden_states), mlp_shift, mlp_scale))
         return hidden_states + mlp_gate * self.drop(transformed)
-
-    def attend(
-        self,
-        hidden_states: torch.Tensor,
-        cos: torch.Tensor,
-        sin: torch.Tensor,
-        attention_mask: torch.Tensor | None,
-        cache: CanvasCache | None,
-    ) -> torch.Tensor:
-        qkv = self.attn_qkv(hidden_states).unflatten(-1, (3, self.config.n_heads, self.head_dim))
-        query, key, value = qkv.permute(2, 0, 3, 1, 4)
-        query, key = rotate(query, cos, sin), rotate(key, cos, sin)
-        if cache is not None:
-            key, value = cache.update(self, key, value)
-        attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
-        attended, _ = attention(
-            self,
-            query,
-            key,
-            value,
-            attention_mask,
-            scaling=self.scaling,
-            dropout=0.0,
-        )
-        return self.attn_out(attended.flatten(2))
 
     def drop(self, branch: torch.Tensor) -> torch.Tensor:
         return F.dropout(branch, p=self.config.dropout, training=self.training)

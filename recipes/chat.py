@@ -13,10 +13,9 @@ from accelerate import PartialState
 from transformers import AutoTokenizer, TextStreamer
 
 from prism_hf import RemaskGenerationConfig, load_model, remask_generate
-from prism_hf.data import encode_prompts
+from prism_hf.data import decode_completions, encode_prompts
 from prism_hf.fields import DTYPES, Seed, check_fields
 from prism_hf.generation import TerminalDraftStreamer, fitted_to_tokenizer, prepare_generation_config
-from prism_hf.generation.denoising.stopping import as_ids, until_end
 from prism_hf.training import parse_arguments
 
 
@@ -73,8 +72,7 @@ def main() -> None:
             streamer.end()
             messages.pop()
             continue
-        answer = until_end(sequences[0, prompt.shape[1] :].tolist(), as_ids(config.eos_token_id))
-        answer = tokenizer.decode(answer, skip_special_tokens=True)
+        (answer,) = decode_completions(sequences[:, prompt.shape[1] :].tolist(), tokenizer, config.eos_token_id)
         messages.append({"role": "assistant", "content": answer})
 
 

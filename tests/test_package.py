@@ -58,6 +58,12 @@ def test_import_loads_neither_torch_nor_transformers():
     assert not {"torch", "transformers"} & loaded_by("import prism_hf")
 
 
+def test_only_what_reads_datasets_loads_their_library():
+    names = "DataArguments, SourceFiles, SudokuGrids, code_prompt, encode_prompts, load_training_data"
+    assert "datasets" not in loaded_by(f"from prism_hf.data import {names}")
+    assert "datasets" in loaded_by("from prism_hf.data import load_code")
+
+
 def test_what_type_checkers_ask_for_ships():
     assert "prism_hf = py.typed" in (Path(__file__).parents[1] / "setup.cfg").read_text()
     assert (Path(prism_hf.__file__).parent / "py.typed").exists()

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
         load_code_datasets,
         split_code,
     )
-    from .prompts import encode_prompts, read_prompts, tokens_without_text
+    from .prompts import decode_completions, encode_prompts, read_prompts, tokens_without_text
     from .source_files import SourceFiles, python_files, train_byte_level_bpe
     from .sudoku import (
         Layout,
@@ -47,6 +47,7 @@ __all__ = [
     "code_prompt",
     "code_target",
     "count_solutions",
+    "decode_completions",
     "encode_code",
     "encode_prompts",
     "first_function_name",

@@ -1,4 +1,8 @@
-"""Prompts to token ids: the one way for generation, tasks, chat and training, so that all read the same."""
+"""Prompts: from a file or a pipe, to token ids, and from the tokens appended to them back to text.
+
+A prompt is encoded in this one place, for generation, tasks, chat and training alike, so that all read the same:
+without the token that closes a text for the tokenizer where a completion follows.
+"""
 
 import json
 import sys
@@ -10,19 +14,29 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from .files import read_bytes, read_object, text_lines
+from .tokenizers import check_chat_template
 
 
 def read_prompts(path: str | Path | None = None) -> list[dict[str, Any]]:
-    """Rows with a `prompt` and whatever else they hold, one from each line that is not blank.
+    """Prompts from a file or a pipe, one from each line that is not blank.
 
     Lines are JSON objects where the file ends in .jsonl or .json, or where its first line is one; else each line is the
     text of a prompt.
 
     Args:
-        path: of a UTF-8 file; standard input if None.
+        path (`str | Path`, *optional*): Of a UTF-8 file; standard input if not given.
+
+    Returns:
+        Dicts with a `prompt` and whatever else the line holds.
 
     Raises:
         ValueError: with the number of the line, where one is no such row or its prompt is empty; where there are none.
+
+    Example:
+        ```python
+        rows = read_prompts("prompts.jsonl")
+        generate_to_jsonl(model, tokenizer, rows, "completions.jsonl", max_new_tokens=256)
+        ```
     """
     if path is None:
         name, data = "standard input", sys.stdin.buffer.read()
@@ -31,20 +45,22 @@ def read_prompts(path: str | Path | None = None) -> list[dict[str, Any]]:
     lines = text_lines(data, name)
     if not lines:
         raise ValueError(f"{name} has no prompts: give one a line, as text or as JSON with a field 'prompt'.")
-    as_json = name.endswith((".jsonl", ".json")) or is_object(next(iter(lines.values())))
+    as_json = name.endswith((".jsonl", ".json")) or _is_object(next(iter(lines.values())))
     if not as_json:
         return [{"prompt": line} for line in lines.values()]
-    return [read_row(line, f"{name}, line {number}") for number, line in lines.items()]
+    return [_read_row(line, f"{name}, line {number}") for number, line in lines.items()]
 
 
-def is_object(line: str) -> bool:
+def _is_object(line: str) -> bool:
+    """Whether a line is a JSON object."""
     try:
         return isinstance(json.loads(line), dict)
     except ValueError:
         return False
 
 
-def read_row(line: str, where: str) -> dict[str, Any]:
+def _read_row(line: str, where: str) -> dict[str, Any]:
+    """The row of a line of JSON. Raises ValueError, which begins with `where`, if it has no prompt that is text."""
     row = read_object(line, where, ", as the file's name or first line promises", " with a field 'prompt'")
     if "prompt" not in row:
         near = get_close_matches("prompt", row, n=1)
@@ -63,25 +79,36 @@ def encode_prompts(
     mask_token_id: int | None = None,
     names: Sequence[str] | None = None,
 ) -> list[list[int]]:
-    """Token ids of each prompt, after which an answer can be appended.
+    """Token ids of each prompt, after which a completion can be appended.
 
     What a tokenizer puts before a text (`[CLS]`, `<s>`) stays. What it puts after one (`[SEP]`, an end of text) would
-    stand between prompt and answer, and is left out, unless nothing is appended and masks are filled in place.
+    stand between prompt and completion, and is left out, unless nothing is appended and masks are filled in place.
 
     Args:
-        prompts: texts, or conversations (lists of messages) for the template.
-        apply_chat_template: a text becomes a user's turn in the tokenizer's template, which has its own special tokens,
-            and a conversation is rendered, each with what precedes an answer.
-        appends: whether tokens are appended.
-        mask_token_id: the model's mask; is to be in no prompt if tokens are appended, and in each if not. None: not
-            looked at.
-        names: of the prompts, in messages; by default "Prompt 1" and so on.
+        prompts (`Sequence[str | list[dict]]`): Texts, or conversations (lists of messages) for the template.
+        tokenizer (`PreTrainedTokenizerBase`): The model's.
+        apply_chat_template (`bool`, *optional*, defaults to `False`): A text becomes a user's turn in the tokenizer's
+            template, which has its own special tokens, and a conversation is rendered, each with what precedes an
+            answer.
+        appends (`bool`, *optional*, defaults to `True`): Whether tokens are appended.
+        mask_token_id (`int`, *optional*): The model's mask, which is to be in no prompt if tokens are appended, and in
+            each if not; not looked at if not given.
+        names (`Sequence[str]`, *optional*): Of the prompts, in messages; "Prompt 1" and so on if not given.
+
+    Returns:
+        A list of ids for each prompt.
 
     Raises:
         ValueError: if there is no template, a prompt is no text, or a mask is where it should not be, or nowhere.
+
+    Example:
+        ```python
+        prompts = encode_prompts(["Write a haiku."], tokenizer, apply_chat_template=True)
+        output = model.generate(torch.tensor(prompts), max_new_tokens=64)
+        ```
     """
     names = names or [f"Prompt {number}" for number in range(1, len(prompts) + 1)]
-    check_prompts(prompts, tokenizer, apply_chat_template, names)
+    _check_prompts(prompts, tokenizer, apply_chat_template, names)
     if not prompts:
         return []
     texts = list(prompts)
@@ -107,24 +134,39 @@ def encode_texts(
 ) -> list[list[int]]:
     """Token ids of texts, which a template has `rendered` with its own special tokens or not; see `encode_prompts`."""
     encoded = tokenizer(texts, add_special_tokens=not rendered).input_ids
-    closing = num_closing_tokens(tokenizer, texts[0]) if appends and not rendered else 0
+    closing = _num_closing_tokens(tokenizer, texts[0]) if appends and not rendered else 0
     return [ids[: len(ids) - closing] for ids in encoded]
 
 
-def check_prompts(prompts, tokenizer, apply_chat_template: bool, names: Sequence[str]) -> None:
+def _check_prompts(prompts, tokenizer, apply_chat_template: bool, names: Sequence[str]) -> None:
     """Raise ValueError unless the prompts are texts, or conversations for the template that is to be applied."""
-    if apply_chat_template and tokenizer.chat_template is None:
-        raise ValueError(
-            f"The tokenizer {tokenizer.name_or_path!r} has no chat template: leave apply_chat_template off, or set "
-            "tokenizer.chat_template."
-        )
+    if apply_chat_template:
+        check_chat_template(tokenizer)
     for name, prompt in zip(names, prompts, strict=True):
         if not isinstance(prompt, str) and not (apply_chat_template and isinstance(prompt, list)):
             remedy = "set apply_chat_template" if isinstance(prompt, list) else "give a string"
             raise ValueError(f"{name} is no text but {prompt!r}: {remedy}.")
 
 
-def num_closing_tokens(tokenizer: PreTrainedTokenizerBase, text: str = "") -> int:
+def render_answer(prompt: str, answer: str, tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
+    """A user's turn and what follows it, the assistant's turn, in the tokenizer's chat template.
+
+    Raises:
+        ValueError: if the template gives a conversation that does not begin with its prompt.
+    """
+    messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
+    prompt = tokenizer.apply_chat_template(messages[:1], tokenize=False, add_generation_prompt=True)
+    conversation = tokenizer.apply_chat_template(messages, tokenize=False)
+    if not conversation.startswith(prompt):
+        raise ValueError(
+            f"The chat template of {tokenizer.name_or_path!r} gives a conversation that does not begin with its "
+            f"prompt: {conversation!r} and {prompt!r}. Leave apply_chat_template off, or correct "
+            "tokenizer.chat_template."
+        )
+    return prompt, conversation[len(prompt) :]
+
+
+def _num_closing_tokens(tokenizer: PreTrainedTokenizerBase, text: str = "") -> int:
     """How many tokens the tokenizer puts after a text, seen on the mask, `text` or a letter, whichever it knows."""
     for probe in (tokenizer.mask_token, text, "a"):
         if not probe:
@@ -137,6 +179,40 @@ def num_closing_tokens(tokenizer: PreTrainedTokenizerBase, text: str = "") -> in
     return 0
 
 
+def decode_completions(
+    completions: Sequence[Sequence[int]], tokenizer: PreTrainedTokenizerBase, eos_token_id: int | list[int] | None
+) -> list[str]:
+    """The texts of appended tokens, each up to the first token that ends it, without special tokens.
+
+    Args:
+        completions (`Sequence[Sequence[int]]`): The tokens that were appended to each prompt.
+        tokenizer (`PreTrainedTokenizerBase`): The model's.
+        eos_token_id (`int | list[int]`, *optional*): Ends a text; a list holds several that do.
+
+    Example:
+        ```python
+        output = model.generate(prompts, max_new_tokens=64)
+        texts = decode_completions(output[:, prompts.shape[1] :].tolist(), tokenizer, tokenizer.eos_token_id)
+        ```
+    """
+    ends = {eos_token_id} if isinstance(eos_token_id, int) else set(eos_token_id or ())
+    lengths = [next((i + 1 for i, token in enumerate(row) if token in ends), len(row)) for row in completions]
+    kept = [row[:length] for row, length in zip(completions, lengths, strict=True)]
+    return tokenizer.batch_decode(kept, skip_special_tokens=True)
+
+
 def tokens_without_text(tokenizer: PreTrainedTokenizerBase, vocab_size: int | None, mask_token_id: int) -> list[int]:
-    """The ids below `vocab_size`, the mask apart, that the tokenizer lacks: what fills a vocabulary up, and holes."""
+    """The ids that a model has and its tokenizer lacks: what fills a vocabulary up, and holes.
+
+    Args:
+        tokenizer (`PreTrainedTokenizerBase`): The model's.
+        vocab_size (`int`, *optional*): How many ids the model has; none is named if not given.
+        mask_token_id (`int`): The model's mask, which is not among them.
+
+    Example:
+        ```python
+        without_text = tokens_without_text(tokenizer, model.config.vocab_size, model.config.mask_token_id)
+        model.generate(input_ids, suppress_tokens=without_text)
+        ```
+    """
     return sorted(set(range(vocab_size or 0)) - set(tokenizer.get_vocab().values()) - {mask_token_id})

@@ -16,8 +16,8 @@ from transformers.utils import logging
 
 from prism_hf.fields import Allowed, Positive, Seed, Share, check_arguments, check_value
 
-from .code import check_tokenizer
 from .splits import is_held_out
+from .tokenizers import check_tokenizer
 
 logger = logging.get_logger(__name__)
 

@@ -7,7 +7,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from prism_hf.fields import Count, Positive, Share, check_fields
 
-from .code import load_code_datasets
+from . import code  # of which the parts that load `datasets` come with their first use
 from .source_files import SourceFiles, python_files, train_byte_level_bpe
 from .sudoku import Blanks, Layout, SolvedGrids, SudokuGrids, SudokuTokenizer
 
@@ -98,7 +98,7 @@ def load_training_data(
     if source is None:
         raise ValueError("dataset='code' needs tokenizer_name_or_path, or a model that has a tokenizer.")
     tokenizer = read_tokenizer(args, source)
-    train, held_out = load_code_datasets(
+    train, held_out = code.load_code_datasets(
         args.dataset_path,
         tokenizer,
         name=args.dataset_name,

@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from prism_hf.data.prompts import encode_prompts
+from prism_hf.data.prompts import decode_completions, encode_prompts
 from prism_hf.fields import Positive, Seed, check_arguments
 from prism_hf.generation.configuration_remask import (
     RemaskGenerationConfig,
@@ -21,7 +21,6 @@ from prism_hf.generation.configuration_remask import (
     prepare_generation_config,
 )
 from prism_hf.generation.denoising.canvas import check_lengths
-from prism_hf.generation.denoising.stopping import as_ids, until_end
 from prism_hf.generation.generation_remask import prepare_generation, remask_generate
 
 from .output_lock import output_lock
@@ -152,9 +151,7 @@ def complete(
     sequences = remask_generate(model, input_ids, attention_mask=real, generator=generator, **generation).sequences
     new = sequences[:, input_ids.shape[1] :].tolist()
     if new[0]:
-        ends = as_ids(prepare_generation_config(model, None, **generation).eos_token_id)
-        new = [until_end(row, ends) for row in new]
-        return tokenizer.batch_decode(new, skip_special_tokens=True)
+        return decode_completions(new, tokenizer, prepare_generation_config(model, None, **generation).eos_token_id)
     real = real.bool().repeat_interleave(len(sequences) // len(prompts), dim=0)
     whole = [row[kept].tolist() for row, kept in zip(sequences, real, strict=True)]
     return tokenizer.batch_decode(whole, skip_special_tokens=True)

@@ -1,4 +1,8 @@
-"""Processes that `accelerate launch` or `torchrun` has started: their end, and waiting for the slowest."""
+"""Processes that `accelerate launch` or `torchrun` has started: their end, and waiting for the slowest.
+
+A process ends with its launcher: the kernel kills it (PR_SET_PDEATHSIG), and before that it has asked the launcher's
+store whether there is one. Only the wait for the slowest process, where work has been shared, is long.
+"""
 
 import ctypes
 import os
@@ -17,6 +21,9 @@ def end_with_launcher(limit: timedelta = timedelta(minutes=1)) -> None:
     """Let this process be killed when its launcher dies, however that happens; for a recipe's first line (Linux).
 
     Otherwise a process whose launcher was killed waits, for others that will never come, until its time limit.
+
+    Args:
+        limit (`timedelta`, *optional*, defaults to a minute): How long the launcher may take to answer.
 
     Raises:
         torch.distributed.DistError: after `limit`, if the launcher is dead already.

@@ -1,4 +1,8 @@
-"""One run at a time on an output: a lock that says who holds it."""
+"""One run at a time on an output: a lock that says who holds it.
+
+The lock is the kernel's (flock), not a file that is there, so nothing is left to clean up after a kill. Locks are of
+the main process, and are taken again within one that is held.
+"""
 
 import errno
 import fcntl
@@ -26,8 +30,12 @@ BUSY = (errno.EAGAIN, errno.EACCES)
 def output_lock(path: str | Path, is_folder: bool = False) -> Iterator[None]:
     """Hold an output, a file or a folder, which is made if it is not there. A run's main process holds it for all.
 
-    The lock is the kernel's (flock), so it ends with the process that holds it, however that ends. The file that
-    carries it, `<path>.lock` or `_running.lock` in the folder, says who that is, and goes with it.
+    The lock ends with the process that holds it, however that ends. The file that carries it, `<path>.lock` or
+    `_running.lock` in the folder, says who that is, and goes with it.
+
+    Args:
+        path (`str | Path`): The output.
+        is_folder (`bool`, *optional*, defaults to `False`): Whether the output is a folder.
 
     Raises:
         ValueError: if another run holds the output, or it cannot be written to.
@@ -37,7 +45,7 @@ def output_lock(path: str | Path, is_folder: bool = False) -> Iterator[None]:
         yield
         return
     carrier = path / FOLDER_LOCK if is_folder else path.with_name(path.name + ".lock")
-    with acquire(carrier, path) as file:
+    with _acquire(carrier, path) as file:
         # A process that is forked, to load data say, is not to hold on to the output after this one's end.
         os.register_at_fork(after_in_child=file.close)
         file.truncate(0)
@@ -51,7 +59,7 @@ def output_lock(path: str | Path, is_folder: bool = False) -> Iterator[None]:
             carrier.unlink(missing_ok=True)  # while it is locked, so that it is nobody else's
 
 
-def acquire(carrier: Path, path: Path) -> IO[str]:
+def _acquire(carrier: Path, path: Path) -> IO[str]:
     """The open file that carries the lock of `path`, locked. Raises as `output_lock`."""
     while True:
         try:

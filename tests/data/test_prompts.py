@@ -4,8 +4,8 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from prism_hf.data import SudokuTokenizer, encode_prompts, tokens_without_text
-from prism_hf.data.code import encode_batch
+from prism_hf.data import SudokuTokenizer, decode_completions, encode_prompts, tokens_without_text
+from prism_hf.data.code.canvases import encode_batch
 
 WORDS = ["[MASK]", "[PAD]", "[CLS]", "[SEP]", "[UNK]", "<s>", "</s>", "<|user|>", "<|assistant|>", "a", "b", "c", "d"]
 ID = {word: index for index, word in enumerate(WORDS)}
@@ -110,6 +110,23 @@ def test_a_template_that_is_missing():
     tokenizer.chat_template = None
     with pytest.raises(ValueError, match="no chat template"):
         encode_prompts(["a"], tokenizer, apply_chat_template=True)
+
+
+@pytest.mark.parametrize(
+    ("ends", "texts"),
+    [
+        (None, ["a b c", "d"]),
+        ("</s>", ["a", "d"]),
+        (["</s>", "b"], ["a", "d"]),
+        (["b", "c"], ["a b", "d"]),
+        ([], ["a b c", "d"]),
+    ],
+)
+def test_a_completion_is_text_up_to_its_first_end(ends, texts):
+    tokenizer = build("llama")
+    eos = ID[ends] if isinstance(ends, str) else ends and [ID[word] for word in ends]
+    rows = [ids("a", "</s>", "b", "c"), ids("d", "</s>", "</s>", "[PAD]")]
+    assert decode_completions(rows, tokenizer, eos) == texts
 
 
 def test_ids_without_text():

@@ -19,14 +19,6 @@ def as_ids(value: int | list[int] | None) -> list[int]:
     return [value] if isinstance(value, int) else list(value or [])
 
 
-def until_end(tokens: list[int], eos_token_ids: list[int]) -> list[int]:
-    """A row's appended tokens up to the first that ends it, without what fills the row after that."""
-    for index, token in enumerate(tokens):
-        if token in eos_token_ids:
-            return tokens[: index + 1]
-    return tokens
-
-
 def padding_of(model, mask_token_id: int) -> int | None:
     """The pad token of the model's config, or of its backbone's; None if it is no token of the model, or its mask."""
     own, size = getattr(model, "config", None), vocabulary_size(model)

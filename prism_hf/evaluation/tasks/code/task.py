@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
-from prism_hf.data.prompts import encode_prompts, tokens_without_text
+from prism_hf.data.prompts import decode_completions, encode_prompts, tokens_without_text
 from prism_hf.evaluation.sandbox.sandbox import Isolation, Seconds, check_isolation
 from prism_hf.evaluation.tasks.task import PADDING, Task, load_tokenizer
 from prism_hf.fields import Count, Positive, check_arguments
@@ -116,7 +116,8 @@ def make_measures(
         tuned = len(tuning_problems) > 0 and torch.equal(asked_for, tuning_examples)
         asked, samples = (tuning_problems, 1) if tuned else (problems, num_samples)
         repeated = [problem for problem in asked for _ in range(samples)]
-        return repeated, samples, completions(sequences[:, -max_new_tokens:], tokenizer)
+        new = sequences[:, -max_new_tokens:].tolist()
+        return repeated, samples, decode_completions(new, tokenizer, tokenizer.eos_token_id)
 
     def judge(sequences: Tensor, asked_for: Tensor) -> tuple[Tensor, list[dict[str, Any]]]:
         asked, samples, texts = answers_to(sequences, asked_for)
@@ -179,11 +180,3 @@ def encode_problems(
     if not rows:
         return torch.empty(0, max_new_tokens, dtype=torch.long)
     return pad_sequence(rows, batch_first=True, padding_value=PADDING, padding_side="left")
-
-
-def completions(new: Tensor, tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """The texts of appended tokens (N, K), each up to its first end-of-sequence token."""
-    end = PADDING if tokenizer.eos_token_id is None else tokenizer.eos_token_id
-    kept = (new != end).cumprod(-1).sum(-1).tolist()
-    ids = [row[:length] for row, length in zip(new.tolist(), kept, strict=True)]
-    return tokenizer.batch_decode(ids, skip_special_tokens=True)

@@ -1,0 +1,31 @@
+"""What a tokenizer must have: refused, with the remedy, where it lacks that."""
+
+import re
+
+from transformers import PreTrainedTokenizerBase
+
+
+def check_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise ValueError for a tokenizer that cannot make canvases."""
+    if tokenizer.mask_token_id is None:
+        candidates = [token for token in tokenizer.get_vocab() if re.fullmatch(r"\W+(\w*_)?mask\W+", token, re.I)]
+        token = candidates[0] if candidates else "<|mdm_mask|>"
+        where = "which its vocabulary has" if candidates else "which is LLaDA's; the model must know it too"
+        raise ValueError(
+            f"The tokenizer {tokenizer.name_or_path!r} has no mask token: set tokenizer.mask_token = {token!r}, "
+            f"{where}."
+        )
+    if tokenizer.eos_token_id is None:
+        raise ValueError(
+            f"The tokenizer {tokenizer.name_or_path!r} has no EOS token to end and pad the code with: set "
+            "tokenizer.eos_token, for a BERT to its sep_token."
+        )
+
+
+def check_chat_template(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise ValueError for a tokenizer that has no chat template to apply."""
+    if tokenizer.chat_template is None:
+        raise ValueError(
+            f"The tokenizer {tokenizer.name_or_path!r} has no chat template: leave apply_chat_template off, or set "
+            "tokenizer.chat_template."
+        )

@@ -1,4 +1,10 @@
-"""Checkpoints that are written whole or not at all, the one that training goes on from, and those that go."""
+"""Checkpoints that are written whole or not at all, the one that training goes on from, and those that go.
+
+A checkpoint is whole or is not there. Model files are written aside and moved; `trainer_state.json` comes last, and
+`last_checkpoint` takes only what has one; on an error the folder goes. Rotation renames what it deletes, counts whole
+checkpoints only, and is ours, as transformers counts folders by time. A checkpoint without the states of optimizer,
+scheduler or random numbers is an error, unless `save_only_model` says that the weights alone are to do.
+"""
 
 import json
 import os
@@ -9,11 +15,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from transformers import TrainingArguments
+from transformers import TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.utils import logging
 
 from prism_hf.jobs.lines import write_whole
+
+logger = logging.get_logger(__name__)
 
 NAME = re.compile(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)")
 SAVING, DELETING = ".saving-", ".deleting-"
@@ -33,7 +42,16 @@ def checkpoints(output_dir: str | Path) -> list[Path]:
 
 
 def last_checkpoint(output_dir: str | Path) -> str | None:
-    """The checkpoint of the highest step that was written whole, or None. `Trainer` writes its state file last."""
+    """The checkpoint of the highest step that was written whole, or None. `Trainer` writes its state file last.
+
+    Args:
+        output_dir (`str` or `Path`): The folder of the run.
+
+    Example:
+        ```python
+        trainer.train(resume_from_checkpoint=last_checkpoint("runs/prism"))
+        ```
+    """
     written = [path for path in checkpoints(output_dir) if is_json(path / TRAINER_STATE_NAME)]
     return str(written[-1]) if written else None
 
@@ -51,9 +69,83 @@ def missing_parts(checkpoint: str | Path, expected: dict[str, tuple[str, ...]]) 
     return [name for name, files in expected.items() if not any(any(Path(checkpoint).glob(file)) for file in files)]
 
 
-def rng_state_file(args: TrainingArguments) -> str:
-    """Where `Trainer` keeps the states of a process' random number generators."""
-    return "rng_state.pth" if args.world_size <= 1 else f"rng_state_{args.process_index}.pth"
+def checkpoint_to_resume(given: str | bool | None, run_dir: str, args: TrainingArguments, scales: bool) -> str | None:
+    """The folder that a training goes on from, if it does.
+
+    Args:
+        given (`str` or `bool`, *optional*): A folder, or `True` for the last one that was written whole.
+        run_dir (`str`): The folder of the run.
+        args (`TrainingArguments`): Tell whether the weights alone are to do.
+        scales (`bool`): Whether there is a gradient scaler.
+
+    Raises:
+        ValueError: if there is no whole checkpoint, or it lacks what training goes on with.
+    """
+    if given is True:
+        given = last_checkpoint(run_dir)
+        if given is None:
+            raise ValueError(f"There is no whole checkpoint in {run_dir}: train without resuming.")
+    if given in (None, False):
+        return None
+    check_states(given, args, scales)
+    return given
+
+
+def check_states(checkpoint: str, args: TrainingArguments, scales: bool) -> None:
+    """Raise ValueError if training could not go on from a checkpoint as it was, which `Trainer` would do."""
+    if missing_parts(checkpoint, WEIGHTS):
+        raise ValueError(f"{str(checkpoint)!r} is no checkpoint: it holds no weights. Name another, or train anew.")
+    scaler = {"scaler.pt": ("scaler.pt",)} if scales else {}
+    missing = ", ".join(missing_parts(checkpoint, STATES | scaler))
+    if missing and not args.save_only_model:
+        raise ValueError(
+            f"{checkpoint} has no {missing}, so that training would not go on as it was. Restore it, delete "
+            "the folder to go on from an earlier one, or set save_only_model to go on from the weights alone."
+        )
+    # Where `Trainer` keeps the states of a process' random number generators.
+    rng_state = "rng_state.pth" if args.world_size <= 1 else f"rng_state_{args.process_index}.pth"
+    if missing:
+        logger.warning(f"{checkpoint} has no {missing}: training goes on from its weights alone.")
+    elif missing_parts(checkpoint, {"": (rng_state,)}):
+        logger.warning(f"{checkpoint} is of another number of processes: dropout will not be what it was to be.")
+
+
+@contextmanager
+def whole_or_gone(folder: str, is_writer: bool) -> Iterator[None]:
+    """Within, a checkpoint is written to `folder`; on an error nothing is left of it."""
+    try:
+        yield
+        if is_writer:
+            hide_best_path(os.path.join(folder, TRAINER_STATE_NAME))
+    except BaseException:
+        if is_writer:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+@contextmanager
+def without_rotation(args: TrainingArguments) -> Iterator[int | None]:
+    """Within, `Trainer` deletes no checkpoint; it would count them by time, whole or not. Yields the limit."""
+    limit, args.save_total_limit = args.save_total_limit, None
+    try:
+        yield limit
+    finally:
+        args.save_total_limit = limit
+
+
+def best_checkpoint(run_dir: str, state: TrainerState) -> str | None:
+    """Where the best checkpoint is, which follows from its step; what the state says if it is not there."""
+    folder = os.path.join(run_dir, f"{PREFIX_CHECKPOINT_DIR}-{state.best_global_step}")
+    return folder if os.path.isdir(folder) else state.best_model_checkpoint
+
+
+@contextmanager
+def naming_damage(checkpoint: str) -> Iterator[None]:
+    """Within, an error over a damaged file of a checkpoint names it: see `prism_hf.models.checkpoint.loading`."""
+    from prism_hf.models.checkpoint import loading  # which loads all models
+
+    with loading.naming_damage(checkpoint):
+        yield
 
 
 def rotate_checkpoints(output_dir: str | Path, limit: int, newest: str, best: str | None, only_model: bool) -> None:

@@ -1,7 +1,11 @@
-"""Moving average of the weights."""
+"""Moving average of the weights.
+
+It is swapped in for an evaluation by copying, so that optimiser, DDP and FSDP2 keep their tensors. The weights wait in
+the memory that gradients take in a step. Only what is trained is averaged.
+"""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
@@ -11,7 +15,7 @@ from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import TrainerCallback
 
-from prism_hf.models.checkpoint.loading import naming_damage
+from .checkpoints import naming_damage
 
 EMA_FILE = "ema.safetensors"
 # Names in the file are those of torch's AveragedModel.
@@ -108,6 +112,20 @@ class EMACallback(TrainerCallback):
             raise ValueError(f"{path} is missing: the checkpoint was written without ema_decay. Resume without it too.")
         with naming_damage(checkpoint):
             self.restored = load_file(path)
+
+
+@contextmanager
+def averaged(callbacks: list[TrainerCallback], model: nn.Module) -> Iterator[None]:
+    """Within, the model has the moving average of its weights, during a training that keeps one."""
+    with ExitStack() as stack:
+        for callback in averages_among(callbacks):
+            stack.enter_context(callback.applied(model))
+        yield
+
+
+def averages_among(callbacks: list[TrainerCallback]) -> list[EMACallback]:
+    """Those of the callbacks that keep a moving average."""
+    return [callback for callback in callbacks if isinstance(callback, EMACallback)]
 
 
 def trained(model: nn.Module) -> list[tuple[str, nn.Parameter]]:

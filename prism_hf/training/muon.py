@@ -5,6 +5,7 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 from torch.optim import AdamW, Muon, Optimizer
+from transformers import TrainingArguments
 
 
 class MuonWithAdamW(Optimizer):
@@ -54,3 +55,22 @@ def hidden_matrices(model: nn.Module) -> list[nn.Parameter]:
         and "quality_head" not in name
         and min(module.weight.shape) > 1
     ]
+
+
+def muon_with_adamw(model: nn.Module, decayed: Iterable[str], args: TrainingArguments) -> MuonWithAdamW:
+    """The optimizer of `use_muon`: the hidden layers' matrices go to Muon, the rest to AdamW.
+
+    Args:
+        model (`nn.Module`): What is trained.
+        decayed (`Iterable[str]`): Names of the parameters that weight decay is for.
+        args (`TrainingArguments`): Learning rate, weight decay, and AdamW's betas and epsilon.
+    """
+    matrices, decayed = hidden_matrices(model), set(decayed)
+    own = {id(parameter) for parameter in matrices}
+    rest = [(name, p) for name, p in model.named_parameters() if p.requires_grad and id(p) not in own]
+    groups = [
+        {"params": matrices, "muon": True, "weight_decay": args.weight_decay},
+        {"params": [p for name, p in rest if name in decayed], "weight_decay": args.weight_decay},
+        {"params": [p for name, p in rest if name not in decayed], "weight_decay": 0.0},
+    ]
+    return MuonWithAdamW(groups, args.learning_rate, betas=(args.adam_beta1, args.adam_beta2), eps=args.adam_epsilon)

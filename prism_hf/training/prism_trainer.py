@@ -1,4 +1,11 @@
-"""PRISM fine-tuning: a masked diffusion model learns which of its own tokens are right (arXiv 2510.01384)."""
+"""PRISM fine-tuning: a masked diffusion model learns which of its own tokens are right (arXiv 2510.01384).
+
+The two forwards of a step are backpropagated one after the other, the first within `compute_loss`, so that one graph
+lives at a time. Under DDP the first is not synchronised, and the second touches every parameter, as DDP waits there for
+the LM head too. The decoder is used outside of the model's forward, so `sharding` gathers it under FSDP2 and ZeRO-3.
+
+The quality is learned at filled positions only. Its value at a masked position means nothing, and nothing reads it.
+"""
 
 from collections.abc import Mapping
 from contextlib import contextmanager, nullcontext
@@ -14,7 +21,8 @@ from prism_hf.generation import RemaskGenerationConfig
 from prism_hf.hub import papers
 
 from .arguments import PrismTrainingArguments
-from .masked_diffusion_trainer import Noised, T
+from .masked_diffusion_trainer import T
+from .masking import Noised
 from .quality_trainer import JudgedDrafts, QualityTrainer, freeze_backbone, touching_all
 from .sharding import gathered
 

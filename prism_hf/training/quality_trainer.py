@@ -14,7 +14,9 @@ from prism_hf.models.prism import PrismForMaskedDiffusion
 from prism_hf.models.prism.peft_model import QUALITY_HEAD, PeftModelForPrism
 
 from .arguments import QualityTrainingArguments
-from .masked_diffusion_trainer import IGNORED, MaskedDiffusionTrainer, Noised
+from .data_preparation.rows import IGNORED
+from .masked_diffusion_trainer import MaskedDiffusionTrainer
+from .masking import Noised
 
 
 def adapt(model, peft_config: PeftConfig, args: QualityTrainingArguments) -> PeftModelForPrism:
@@ -141,7 +143,7 @@ class QualityTrainer(MaskedDiffusionTrainer):
 
     def add_judgements(self, training: bool, quality_logits: torch.Tensor, correct: torch.Tensor) -> None:
         """Add (N,) judged tokens, and whether they are right, to what is logged."""
-        self.add_mean(training, "draft_accuracy", correct.sum(), torch.ones_like(correct).sum())
+        self.means[training].add("draft_accuracy", correct.sum(), torch.ones_like(correct).sum())
         self.judged[training].append(torch.stack([quality_logits.detach().float().sigmoid(), correct.float()], dim=1))
 
     def predictions(self, noised: Noised, outputs: JudgedDrafts) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,4 +1,8 @@
-"""Random numbers that depend on seed, step and row only: not on the process, the batch or what was drawn before."""
+"""Random numbers that depend on seed, step and row only: not on the process, the batch or what was drawn before.
+
+That is why a resumed run continues bit for bit, why two processes give the curve of one, and why accumulation does not
+change it. `masking` says which row of the global batch is which.
+"""
 
 import numpy as np
 import torch

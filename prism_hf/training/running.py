@@ -1,4 +1,8 @@
-"""What the training recipes have in common: from the command line to a saved and evaluated model, once."""
+"""What the training recipes have in common: from the command line to a saved and evaluated model, once.
+
+A run's last file is `trainer_state.json` in its output folder, written when the model has been saved and then
+evaluated. Where it tells of as many steps as are asked for, a recipe that is started again does nothing.
+"""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,10 @@
-"""Token-Critic: a second network learns which tokens of a masked diffusion model's drafts are right (2209.04439)."""
+"""Token-Critic: a second network learns which tokens of a masked diffusion model's drafts are right (2209.04439).
+
+A token critic is a `PrismForMaskedDiffusion` of its own weights, called with `return_logits=False`, so it is saved,
+loaded and wrapped by PEFT like the rest. The denoiser is in no checkpoint and no optimizer; its LM head runs at masked
+positions, some at a time. The critic does not see which positions were masked, so it learns another probability than
+PRISM's head: see `quality_loss`.
+"""
 
 import os
 from collections.abc import Callable, Mapping
@@ -13,7 +19,8 @@ from prism_hf.hub import base_model_name, papers, unwrapped
 from prism_hf.models.auto import load_model
 
 from .arguments import TokenCriticTrainingArguments
-from .masked_diffusion_trainer import Noised, T
+from .masked_diffusion_trainer import T
+from .masking import Noised
 from .quality_trainer import JudgedDrafts, QualityTrainer, touching_all
 
 

@@ -34,7 +34,7 @@ from prism_hf import (
 )
 from prism_hf.backbones import REFUSED, adapter_of
 from prism_hf.models.prism import BACKBONE_ADAPTERS, BackboneAdapter, PrismConfig, PrismForMaskedDiffusion, through
-from prism_hf.training.masked_diffusion_trainer import NOISED
+from prism_hf.training.masking import NOISED
 
 VOCAB, MASK, PAD = 40, 4, 0
 TINY = {

@@ -101,7 +101,7 @@ def test_what_would_change_the_losses_is_refused(backbone, arguments):
 
 def test_two_mask_tokens_are_told(backbone, arguments, monkeypatch):
     told = []
-    monkeypatch.setattr("prism_hf.training.masked_diffusion_trainer.logger.warning", told.append)
+    monkeypatch.setattr("prism_hf.training.data_preparation.rows.logger.warning", told.append)
 
     class Tokenizer:
         mask_token_id = 5

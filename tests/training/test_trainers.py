@@ -151,13 +151,13 @@ def test_metrics_are_exact_over_accumulation(prism, sequences, arguments):
     args = arguments(PrismTrainingArguments, num_draft_tokens=2, gradient_accumulation_steps=3, max_steps=2)
     trainer = PrismTrainer(prism, args, train_dataset=sequences(48))
     seen = []
-    original = trainer.add_mean
+    original = trainer.means[True].add
 
-    def record(training, name, total, count):
+    def record(name, total, count):
         seen.append((name, total.item(), count.item()))
-        original(training, name, total, count)
+        original(name, total, count)
 
-    trainer.add_mean = record
+    trainer.means[True].add = record
     judged = []
 
     class Judged(TrainerCallback):

@@ -6,9 +6,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import IterableDataset
-from transformers.trainer_utils import has_length
 
+from .datasets import check_dataset, first_row
 from .rows import IGNORED, LEARNED, RowReader, place, read_row, tell_unread
 
 
@@ -71,27 +70,6 @@ class MaskedDiffusionCollator:
         return {name: torch.ones_like(input_ids) for name in columns} | says_nothing | row
 
 
-def check_dataset(dataset, name: str) -> None:
-    """Raise ValueError for a dataset without rows, and for what gives rows neither by number nor as a stream."""
-    if dataset is None or isinstance(dataset, IterableDataset):
-        return
-    if has_length(dataset) and len(dataset) == 0:
-        raise ValueError(f"{name} is empty: give it rows, or leave it out.")
-    try:
-        dataset[0]
-    except (KeyError, TypeError) as error:
-        raise ValueError(
-            f"{name} is a {type(dataset).__name__}, which gives no row by its number: {error}. Remedy: "
-            "datasets.Dataset.from_list, from_dict, from_pandas or from_generator; of a DatasetDict, one of its splits."
-        ) from error
-
-
-def first_row(dataset) -> Any | None:
-    """The first row of a dataset, where it has a length and looking at it consumes nothing."""
-    is_stream = dataset is None or isinstance(dataset, IterableDataset) or not has_length(dataset)
-    return None if is_stream or len(dataset) == 0 else dataset[0]
-
-
 def padded(rows: list[Tensor], length: int, value: int) -> Tensor:
     return torch.stack([torch.nn.functional.pad(row, (0, length - len(row)), value=value) for row in rows])
 
@@ -110,3 +88,24 @@ class ReadCollator:
     def tokenizer(self):
         """The collator's tokenizer, which `Trainer` saves where there is no processing_class."""
         return getattr(self.collator, "tokenizer", None)
+
+
+def checked_collator(
+    given: Callable | None, reader: RowReader, pad_token_id: int | None, datasets: dict[str, Any]
+) -> MaskedDiffusionCollator | ReadCollator:
+    """The collator of a trainer, `given` or ours. Raises ValueError for datasets that it could not read.
+
+    Args:
+        given (`Callable`, *optional*): A collator of the user's own, which alone knows its rows.
+        reader (`RowReader`): What reads the batches.
+        pad_token_id (`int`, *optional*): What our collator pads with.
+        datasets (`dict[str, Any]`): By what they are called to the user.
+    """
+    for name, dataset in datasets.items():
+        check_dataset(dataset, name)
+    if given is not None:
+        return ReadCollator(given, reader)
+    collator = MaskedDiffusionCollator(pad_token_id, reader)
+    for name, dataset in datasets.items():
+        collator.check(dataset, name)
+    return collator

@@ -1,7 +1,9 @@
 """Which rows of a distributed loader's batches are new.
 
 Accelerate gives every process batches of one size, so it fills the last round of batches up with rows of the first one.
-Those stand at the end of a batch here, and are to count nowhere.
+Those come last in a batch and are masked nowhere, so that they are in no loss, count or metric. Where each process
+reads a stream by itself nobody knows how many there are, so the stream is filled up by us, with rows that are marked.
+Where a stream ends within an accumulation window, `Trainer` would take no step: batches of doubled rows complete it.
 """
 
 from collections.abc import Callable, Iterator, MutableMapping

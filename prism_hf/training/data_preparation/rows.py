@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
@@ -26,11 +27,35 @@ COLUMNS = ("input_ids", *MASKS, "labels")
 UNLEARNED = ("bos", "cls", "sep", "pad", "unk")
 
 
-def unlearned_ids(processing_class) -> tuple[int, ...]:
-    """Ids of the tokens `UNLEARNED` of a tokenizer, or of a processor around one, without its eos."""
-    tokenizer = getattr(processing_class, "tokenizer", processing_class)
-    ids = {getattr(tokenizer, f"{name}_token_id", None) for name in UNLEARNED}
-    return tuple(sorted(ids - {None, getattr(tokenizer, "eos_token_id", None)}))
+def token_id(processing_class: Any, name: str) -> int | None:
+    """The id of a special token, such as `"mask"`, of a tokenizer or of a processor around one; None without it."""
+    return getattr(getattr(processing_class, "tokenizer", processing_class), f"{name}_token_id", None)
+
+
+def mask_token_id_of(model: PreTrainedModel, processing_class: Any) -> int:
+    """The mask token of a model, or else of its tokenizer.
+
+    Raises ValueError if neither names one; where the two differ, a warning tells it.
+    """
+    own = getattr(model.config, "mask_token_id", None)
+    named = token_id(processing_class, "mask")
+    if own is None and named is None:
+        raise ValueError(
+            "The mask token is unknown: set model.config.mask_token_id, or pass a processing_class with a mask token "
+            "(tokenizer.add_special_tokens({'mask_token': ...}))."
+        )
+    if None not in (own, named) and own != named:
+        logger.warning(
+            f"The mask token is {own} for the model (config.mask_token_id), and {named} for the tokenizer: {own} is "
+            f"taken. If the tokenizer is right, set model.config.mask_token_id = {named}."
+        )
+    return named if own is None else own
+
+
+def unlearned_ids(processing_class: Any) -> tuple[int, ...]:
+    """Ids of the tokens `UNLEARNED`, without the eos."""
+    ids = {token_id(processing_class, name) for name in UNLEARNED}
+    return tuple(sorted(ids - {None, token_id(processing_class, "eos")}))
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,8 @@ Loader.add_implicit_resolver(
 def parse_arguments(dataclass_types: Sequence[type], arguments: list[str] | None = None) -> tuple[Any, ...]:
     """One instance of each dataclass, from `--config file.yaml` and from `--name value`, which wins.
 
-    What is text in the file is read as on the command line. `null` stands, in both, where None is allowed only.
+    The file may hold what differs from another one beside it: `extends: other.yaml`. What is text in it is read as on
+    the command line. `null` stands, in both, where None is allowed only.
 
     Raises:
         ValueError: for a file that is missing or cannot be read, with the line; for a name that no dataclass has, with
@@ -80,19 +81,44 @@ def parse_arguments(dataclass_types: Sequence[type], arguments: list[str] | None
 
 def read_file(path: str, kinds: dict[str, Any], readers: dict[str, Callable[[str], Any]]) -> dict[str, Any]:
     """The arguments of a YAML file, each of its kind; text that is none is read by its reader."""
-    values = read_yaml(path)
-    for name, value in values.items():
-        if name not in kinds:
-            raise ValueError(f"{path}: {name!r} is no argument of this recipe.{did_you_mean(name, kinds)}")
-        if isinstance(value, str) and not fits(value, kinds[name]):
-            with contextlib.suppress(ValueError, argparse.ArgumentTypeError):  # what it must be is said below
-                value = readers[name](value)
-        values[name] = check_value(name, value, kinds[name], path)
-    return values
+    read = {}
+    for file, values in files_of(path):
+        for name, value in values.items():
+            if name not in kinds:
+                raise ValueError(f"{file}: {name!r} is no argument of this recipe.{did_you_mean(name, kinds)}")
+            if isinstance(value, str) and not fits(value, kinds[name]):
+                with contextlib.suppress(ValueError, argparse.ArgumentTypeError):  # what it must be is said below
+                    value = readers[name](value)
+            read[name] = check_value(name, value, kinds[name], str(file))
+    return read
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
-    """The mapping that a YAML file holds. Raises ValueError with file and line where it holds none."""
+    """The mapping that a YAML file holds, over that of the file beside it which it `extends`.
+
+    A key of the file replaces that of the other, be it a mapping too.
+
+    Raises:
+        ValueError: with file and line, where one of them holds no mapping, or the file extends itself.
+    """
+    return {name: value for _, values in files_of(path) for name, value in values.items()}
+
+
+def files_of(path: str | Path) -> list[tuple[Path, dict[str, Any]]]:
+    """A YAML file and those that it extends, the first of all first, each with what it holds itself."""
+    found: dict[Path, dict[str, Any]] = {}
+    file: Path | None = Path(path)
+    while file is not None:
+        if file in found:
+            raise ValueError(f"{path} extends itself: take `extends` out of {list(found)[-1]}.")
+        found[file] = read_mapping(file)
+        base = check_value("extends", found[file].pop("extends", None), str | None, str(file))
+        file = file.parent / base if base else None
+    return list(found.items())[::-1]
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """The mapping that one YAML file holds. Raises ValueError with file and line where it holds none."""
     try:
         values = yaml.load(existing_file(path).read_bytes(), Loader)
     except (yaml.YAMLError, RecursionError) as error:

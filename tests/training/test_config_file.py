@@ -113,6 +113,24 @@ def test_a_file_that_is_not_there_is_named_with_the_nearest(tmp_path):
         parse_arguments((Nested,), ["--config", str(tmp_path / "labtop.yaml")])
 
 
+def test_a_file_holds_what_differs_from_another(tmp_path):
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "laptop.yaml").write_text(
+        "seed: 1\npeft: {r: 4, lora_dropout: 0.1}\nbudgets: [5]\nwarm: no"
+    )
+    (tmp_path / "configs" / "again.yaml").write_text("extends: laptop.yaml\nseed: 2\nwarm: yes")
+    nested, _, args = parse(tmp_path, "extends: configs/again.yaml\npeft: {r: 8}", "--budgets", "6")
+    assert (nested.peft, nested.budgets, nested.warm, args.seed) == ({"r": 8}, [6], True, 2)
+    with pytest.raises(ValueError, match=r"There is no file .*configs/lapdog.yaml. Did you mean .*laptop.yaml"):
+        parse(tmp_path, "extends: configs/lapdog.yaml")
+    with pytest.raises(ValueError, match=r"config.yaml extends itself: take `extends` out of .*round.yaml"):
+        (tmp_path / "round.yaml").write_text("extends: config.yaml")
+        parse(tmp_path, "extends: round.yaml")
+    with pytest.raises(ValueError, match=r"again.yaml: 'sead' is no argument of this recipe. Did you mean 'seed'"):
+        (tmp_path / "configs" / "again.yaml").write_text("sead: 1")
+        parse(tmp_path, "extends: configs/again.yaml")
+
+
 @pytest.mark.parametrize(
     "rest, message",
     [

@@ -52,9 +52,7 @@ def renamed_arguments(**names: str) -> Callable[[Callable[P, R]], Callable[P, R]
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         @wraps(function)
         def renaming(*args: P.args, **kwargs: P.kwargs) -> R:
-            if names.keys() & kwargs:
-                kwargs = with_new_names(kwargs, names, function.__qualname__)
-            return function(*args, **kwargs)
+            return function(*args, **with_new_names(kwargs, names, function.__qualname__))
 
         return renaming
 

@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import inspect
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -49,7 +50,7 @@ def lazy_names(package: str, **renamed: str) -> tuple[Callable[[str], Any], Call
 
 def _imports_for_type_checkers(package: str) -> dict[str, str]:
     """What `if TYPE_CHECKING:` imports from modules of the package: each name with its module."""
-    source = sys.modules[package].__spec__.loader.get_source(package)
+    source = inspect.getsource(sys.modules[package])
     blocks = [node for node in ast.parse(source).body if isinstance(node, ast.If)]
     return {
         alias.name: f"{'.' * node.level}{node.module}"

@@ -17,6 +17,8 @@ from numbers import Integral, Real
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
+import numpy as np
+
 
 @dataclass(frozen=True, eq=False)  # unions of annotations hash them, and choices may be a dict
 class Allowed:
@@ -69,7 +71,7 @@ def check_value(name: str, value: Any, kind: Any, owner: str = "") -> Any:
 
     Raises ValueError with the name, the value, what is expected and, where one can be told, the remedy.
     """
-    if type(value).__module__ == "numpy" and getattr(value, "ndim", None) == 0:
+    if isinstance(value, np.generic | np.ndarray) and value.ndim == 0:
         value = value.item()
     if not fits(value, kind):
         of = owner and f" of {owner}"
@@ -85,7 +87,7 @@ def check_fields(instance: Any, kinds: Mapping[str, Any] | None = None) -> None:
 
     Raises ValueError for the first that does not fit.
     """
-    kinds = kinds_of(type(instance)) | (kinds or {})
+    kinds = {**kinds_of(type(instance)), **(kinds or {})}
     for field in fields(instance):
         value = getattr(instance, field.name)
         if field.default is not MISSING and type(value) is type(field.default) and value == field.default:
@@ -128,7 +130,7 @@ def build_config(kind: Callable, settings: Any, name: str, kinds: Mapping[str, A
     check_value(name, settings, dict)
     known = [each.name for each in inspect.signature(kind).parameters.values() if each.kind is not each.VAR_KEYWORD]
     check_names(f"field of {name}", settings, known)
-    hints = annotations_of(kind if is_dataclass(kind) else kind.__init__) | (kinds or {})
+    hints = {**annotations_of(kind if is_dataclass(kind) else kind.__init__), **(kinds or {})}
     for key, value in settings.items():
         check_value(f"{name}.{key}", value, hints.get(key, Any))
     try:
@@ -208,7 +210,7 @@ def describe_part(kind: Any, allowed: Allowed) -> str:
         return str(allowed)
     if origin in (list, Sequence):
         return f"a list, each {describe(members[0])}" if members else "a list"
-    name = NAMES.get(origin) or getattr(origin, "__name__", str(origin))
+    name = NAMES.get(origin) or (origin.__name__ if isinstance(origin, type) else str(origin))
     return f"{name} {allowed}".rstrip() if origin in (int, float) else name
 
 

@@ -1,7 +1,10 @@
 """Training losses and their published normalisers."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
+from torch import Tensor as T
 
 from .drafting import exclude_token
 
@@ -79,7 +82,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
     """Weighted sum of cross-entropies; its gradients are made in the forward, while a chunk's logits exist."""
 
     @staticmethod
-    def forward(ctx, states, weight, bias, targets, weights, mask_token_id):
+    def forward(
+        ctx: Any, states: T, weight: T, bias: T | None, targets: T, weights: T, mask_token_id: int
+    ) -> tuple[T, T]:
         needs_states, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         grad_states = torch.empty_like(states) if needs_states else None
         grad_weight = torch.zeros_like(weight) if needs_weight else None
@@ -114,7 +119,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return total, confidence
 
     @staticmethod
-    def backward(ctx, grad_total, _):
+    def backward(ctx: Any, grad_total: T, _: T) -> tuple[T | None, ...]:
         # In place and once only: the decoder's gradient is as large as the decoder.
         grads, ctx.grads = ctx.grads, None
         return (*(None if grad is None else grad.mul_(grad_total) for grad in grads), None, None, None)

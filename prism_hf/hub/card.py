@@ -156,4 +156,4 @@ def describe_adapter(config: "PeftConfig") -> str:
     targets = told.get("target_modules") or []
     targets = f"`{targets}`" if isinstance(targets, str) else ", ".join(f"`{name}`" for name in sorted(targets))
     rank = f", r = {told['r']}" if "r" in told else ""
-    return f"{config.peft_type.value}{rank}" + (f", on {targets}" if targets else "")
+    return f"{told['peft_type'].value}{rank}" + (f", on {targets}" if targets else "")

@@ -5,6 +5,7 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import CommitInfo, create_branch, create_repo, file_exists, upload_folder
 
@@ -42,11 +43,12 @@ class HubMixin:
 
         A model card that the repository has already is kept. The arguments are those of transformers.
         """
+        model: Any = self  # of the class that this one extends
         repo_id = create_repo(repo_id, private=private, token=token, exist_ok=True).repo_id
         with tempfile.TemporaryDirectory() as folder:
-            self.save_pretrained(folder, max_shard_size=max_shard_size)
-            write_files(self, folder, public=True)
-            write_card(self, folder, repo_id, tags=tags)
+            model.save_pretrained(folder, max_shard_size=max_shard_size)
+            write_files(model, folder, public=True)
+            write_card(model, folder, repo_id, tags=tags)
             if file_exists(repo_id, CARD, revision=revision, token=token):
                 (Path(folder) / CARD).unlink()
             if revision is not None and not revision.startswith("refs/pr"):
@@ -74,7 +76,7 @@ def write_files(
         public (`bool`, *optional*, defaults to `False`): Whether others will read it, to whom a folder of this machine
             as the base model says nothing.
     """
-    folder, inner, location = Path(folder), unwrapped(model), Path(location or folder)
+    folder, location, inner = Path(folder), Path(location or folder), unwrapped(model)
     (folder / "custom_generate").mkdir(parents=True, exist_ok=True)
     shutil.copyfile(resource_path("custom_generate/generate.py"), folder / "custom_generate" / "generate.py")
     if inner.can_generate():

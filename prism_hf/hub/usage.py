@@ -1,13 +1,13 @@
 """Code that loads a model and lets it generate, as its card shows it.
 
-A model of ours gives its own, `usage_snippet(repo_id)`, made by `generation_snippet`; a foreign one gets that of
-`remask_generate`.
+A model of ours gives its own, `usage_snippet(repo_id, is_adapter)`, made by `generation_snippet`; a foreign one gets
+that of `remask_generate`.
 """
 
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
-from prism_hf._compat import unwrapped
+from prism_hf._compat import AnyModel, is_adapter, unwrapped
 from prism_hf.generation.denoising.canvas import longest_canvas
 
 from .record import record_of
@@ -30,15 +30,14 @@ LENGTH = 64  # of a text of which nothing else is known
 class ShowsItsUse(Protocol):
     """A model that shows how it is used."""
 
-    def usage_snippet(self, repo_id: str) -> str: ...
+    def usage_snippet(self, repo_id: str, is_adapter: bool = False) -> str: ...
 
 
-def usage(model: Any, repo_id: str) -> str:
+def usage(model: AnyModel, repo_id: str) -> str:
     """Python code that loads `repo_id` and generates with it, by the model's own account where it gives one."""
     inner = unwrapped(model)
-    for each in (model, inner):
-        if isinstance(each, ShowsItsUse):
-            return each.usage_snippet(repo_id)
+    if isinstance(inner, ShowsItsUse):
+        return inner.usage_snippet(repo_id, is_adapter(model))
     imports = [*AUTO_IMPORTS, "from prism_hf import remask_generate"]
     call = f"remask_generate(model, input_ids, mask_token_id={mask_of(inner)}"
     return generation_snippet(inner, repo_id, imports, [AUTO_LOAD.format(repo_id)], call)
@@ -63,9 +62,9 @@ def generation_snippet(model: Any, repo_id: str, imports: Sequence[str], load: S
     tokenizer = record.tokenizer if record else None
     imports, lines = list(imports), list(load)
     if tokenizer is not None:
-        module, name = type(tokenizer).__module__, type(tokenizer).__name__
-        if not module.startswith("prism_hf."):
-            module, name = "transformers", "AutoTokenizer"
+        module, name = "transformers", "AutoTokenizer"
+        if type(tokenizer).__module__.startswith("prism_hf."):
+            module, name = "prism_hf.data", type(tokenizer).__name__
         imports.append(f"from {module} import {name}")
         lines.append(f'tokenizer = {name}.from_pretrained("{repo_id}")')
     if tokenizer is not None and tokenizer.chat_template:

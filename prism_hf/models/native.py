@@ -24,7 +24,7 @@ class NativeGenerationMixin(RemaskGenerationMixin):
         own = BACKBONE_ADAPTERS[self.config.model_type], self.config.mask_token_id
         return resize_vocabulary(self, *own, new_num_tokens, pad_to_multiple_of, mean_resizing)
 
-    def usage_snippet(self, repo_id: str) -> str:
+    def usage_snippet(self, repo_id: str, is_adapter: bool = False) -> str:
         """Python code that loads `repo_id` and generates, for a model card."""
         mask = mask_of(self)
         given = "" if mask == self.config.mask_token_id else f", mask_token_id={mask}"

@@ -177,8 +177,9 @@ class PrismForMaskedDiffusion(RemaskGenerationMixin, HubMixin, WholeCheckpointMi
             config.distributed_config = backbone.config.distributed_config
         return model.eval()
 
-    def usage_snippet(self, repo_id: str, loader: str = "PrismForMaskedDiffusion") -> str:
-        """Python code that loads `repo_id` by a class of ours and generates, for a model card."""
+    def usage_snippet(self, repo_id: str, is_adapter: bool = False) -> str:
+        """Python code that loads `repo_id`, the model or an adapter of it, and generates, for a model card."""
+        loader = "AutoPeftModelForPrism" if is_adapter else "PrismForMaskedDiffusion"
         denoiser = portable(self.training_record.denoiser) if self.training_record else None
         if denoiser is not None:
             imports = f"from prism_hf import {loader}, load_model, remask_generate"

@@ -70,10 +70,6 @@ class PeftModelForPrism(HubMixin, PeftModel):
                 "the base model that it was trained on (base_model_name_or_path in its adapter_config.json)."
             ) from error
 
-    def usage_snippet(self, repo_id: str) -> str:
-        """Python code that loads the adapter `repo_id` on its base model and generates, for a model card."""
-        return self.get_base_model().usage_snippet(repo_id, loader="AutoPeftModelForPrism")
-
     def add_adapter(self, adapter_name: str, peft_config: PeftConfig, *args, **kwargs) -> None:
         """As the parent's. Raises ValueError for an adapter of another quality head."""
         check_head(self.get_base_model(), peft_config)

@@ -26,3 +26,36 @@ def unwrapped(model: Any) -> Any:
 def attention_of(config: Any) -> str | None:
     """The attention implementation of a model, by its config. transformers gives it no public name."""
     return getattr(config, "_attn_implementation", None)
+
+
+def use_attention(config: Any, implementation: str | None) -> None:
+    """Note in a config the attention implementation of a model, without handing it to nested configs."""
+    config._attn_implementation_internal = implementation
+
+
+def mask_token_of(config: Any) -> int | None:
+    """The mask token by a config, a field that only some families have."""
+    return getattr(config, "mask_token_id", None)
+
+
+# What transformers sets on a model that it has loaded quantised, or shared between processes. Trainer, PEFT and
+# `save_pretrained` look for it on the outermost model.
+_LOADED = (
+    *("hf_quantizer", "quantization_method", "is_quantized", "is_loaded_in_4bit", "is_loaded_in_8bit"),
+    *("_device_mesh", "_mesh_manager", "_tp_size", "_fsdp_size", "_is_distributed_loading_by_transformers"),
+)
+
+
+def take_over_loading(model: Any, loaded: Any) -> None:
+    """Let `model`, which was built around a model that transformers has `loaded`, say how that was loaded."""
+    for name in _LOADED:
+        if hasattr(loaded, name):
+            setattr(model, name, getattr(loaded, name))
+    if hasattr(loaded.config, "distributed_config"):
+        model.config.distributed_config = loaded.config.distributed_config
+
+
+def keep_weights(model: Any) -> None:
+    """Let no `post_init` of a model around this one draw its weights afresh."""
+    for module in model.modules():
+        module._is_hf_initialized = True

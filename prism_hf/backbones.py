@@ -14,6 +14,8 @@ from prism_hf._compat import unwrapped
 
 logger = logging.get_logger(__name__)
 
+LOGIT_POSITIONS = "_supports_logit_positions"
+
 
 @dataclass(frozen=True)
 class Steps:
@@ -259,10 +261,10 @@ def takes_positions(model: nn.Module) -> bool:
     Where a forward that could take them has been wrapped in one that does not, a warning says so.
     """
     model = unwrapped(model)
-    if _says_positions(model) and "logits_to_keep" in forward_parameters(model):
+    if _says(model, LOGIT_POSITIONS) and "logits_to_keep" in forward_parameters(model):
         return True
     parts = model.modules() if isinstance(model, nn.Module) else ()
-    if inner := next((type(part).__name__ for part in parts if _says_positions(part)), None):
+    if inner := next((type(part).__name__ for part in parts if _says(part, LOGIT_POSITIONS)), None):
         logger.warning_once(
             f"The forward of {type(model).__name__} hides logits_to_keep, which that of {inner} takes: all positions "
             "are mapped to the vocabulary, not only those that are read. Name logits_to_keep among its arguments and "
@@ -271,5 +273,10 @@ def takes_positions(model: nn.Module) -> bool:
     return False
 
 
-def _says_positions(module: nn.Module) -> bool:
-    return getattr(module, "_supports_logit_positions", False)
+def takes_cache(model: nn.Module) -> bool:
+    """Whether `forward` takes a `CanvasCache` as `cache`. A class says so by `_supports_canvas_cache = True`."""
+    return _says(unwrapped(model), "_supports_canvas_cache")
+
+
+def _says(module: nn.Module, support: str) -> bool:
+    return getattr(module, support, False)

@@ -17,7 +17,7 @@ from transformers import BitsAndBytesConfig
 from prism_hf import PrismForMaskedDiffusion, PrismTrainer, PrismTrainingArguments, RemaskGenerationConfig
 from prism_hf.data import DataArguments, load_training_data
 from prism_hf.fields import DTYPES, Allowed, Count, Positive, Share, build_config, check_fields
-from prism_hf.models.prism.configuration_prism import HEAD_TYPES
+from prism_hf.models.prism import QUALITY_HEADS
 from prism_hf.resources import resource_path
 from prism_hf.training.running import run_training, solve_at_evaluations
 
@@ -37,7 +37,9 @@ class ModelArguments:
     model_name_or_path: str | None = field(
         default=None, metadata={"help": "Any masked diffusion model; the Sudoku model that ships if not given."}
     )
-    head_type: str = field(default="mlp", metadata={"help": "Quality head; dit: MDLM only.", "choices": HEAD_TYPES})
+    head_type: str = field(
+        default="mlp", metadata={"help": "Quality head; dit: MDLM only.", "choices": tuple(QUALITY_HEADS)}
+    )
     head_num_blocks: Count = field(default=0, metadata={"help": "Extra blocks of a dit head."})
     dtype: str = field(default="float32", metadata={"help": "Of the backbone's weights.", "choices": DTYPES})
     attn_implementation: str | None = field(default=None, metadata={"help": "eager, sdpa, flash_attention_2, ..."})

@@ -18,7 +18,7 @@ from prism_hf import (
 from prism_hf.data import DataArguments, load_training_data
 from prism_hf.fields import check_fields
 from prism_hf.models.auto import new_config
-from prism_hf.models.prism.configuration_prism import HEAD_TYPES
+from prism_hf.models.prism import QUALITY_HEADS
 from prism_hf.resources import resource_path
 from prism_hf.training.running import run_training
 
@@ -34,7 +34,7 @@ class ModelArguments:
     model_type: str = field(default="mdlm", metadata={"help": "Of a new critic: mdlm, llada, bert, ..."})
     model_config: dict | None = field(default=None, metadata={"help": "Fields of the config of a new critic."})
     head_type: str = field(
-        default="linear", metadata={"help": "Output of a new critic; dit: MDLM only.", "choices": HEAD_TYPES}
+        default="linear", metadata={"help": "Output of a new critic; dit: MDLM only.", "choices": tuple(QUALITY_HEADS)}
     )
     attn_implementation: str | None = field(default=None, metadata={"help": "eager, sdpa, flash_attention_2, ..."})
 

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from prism_hf._compat import attention_of
+from prism_hf.backbones import takes_cache
 
 from .canvas import Canvas
 
@@ -49,7 +50,7 @@ def canvas_positions(hidden_states: torch.Tensor, cache: CanvasCache | None) -> 
 
 def check_cache(model, canvas: Canvas, config: RemaskGenerationConfig) -> None:
     """Raise ValueError where the model cannot compute some positions alone."""
-    if not getattr(model, "_supports_canvas_cache", False):
+    if not takes_cache(model):
         raise ValueError(
             f"cache={config.cache!r} needs a model that takes a CanvasCache, such as LLaDA or MDLM, alone or under a "
             f"quality head; {type(model).__name__} does not: set cache=None."

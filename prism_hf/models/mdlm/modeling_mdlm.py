@@ -34,8 +34,8 @@ class MdlmModelOutput(BaseModelOutput):
     """Hidden state of an MDLM transformer, and what it was conditioned on.
 
     Args:
-        last_hidden_state: (B, L, D), before the output layer.
-        conditioning: (B, cond_dim), the vector that drives every adaLN; a quality head takes it too.
+        last_hidden_state (`torch.FloatTensor`): (B, L, D), before the output layer.
+        conditioning (`torch.FloatTensor`): (B, cond_dim), what drives every adaLN; a quality head takes it too.
     """
 
     conditioning: torch.FloatTensor | None = None
@@ -184,6 +184,24 @@ class MdlmOutputLayer(nn.Module):
         return modulate(self.norm_final(hidden_states), shift, scale)
 
 
+def run_blocks(
+    module: nn.Module,
+    hidden_states: torch.Tensor,
+    conditioning: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    cache: CanvasCache | None,
+    position_ids: torch.LongTensor | None,
+) -> torch.Tensor:
+    """(B, L, D) -> (B, L, D) through the `blocks` of a module that has a `rotary_emb` and a `config` beside them."""
+    mask = padding_mask(module, hidden_states, attention_mask)
+    if position_ids is None:
+        position_ids = canvas_positions(hidden_states, cache)
+    position_embeddings = module.rotary_emb(position_ids)
+    for block in module.blocks:
+        hidden_states = block(hidden_states, conditioning, position_embeddings, mask, cache)
+    return hidden_states
+
+
 def init_mdlm_module(module: nn.Module, std: float) -> None:
     """Initialise one MDLM module as published: every adaLN and output linear at zero, so that blocks start as identity.
 
@@ -225,6 +243,12 @@ class MdlmModel(MdlmPreTrainedModel):
     """The diffusion transformer, up to the last hidden state.
 
     The output layer sits here because the published layout keeps it here; `MdlmForMaskedDiffusion` applies it.
+
+    Example:
+        ```python
+        model = MdlmModel(MdlmConfig(vocab_size=100, hidden_dim=64, cond_dim=32, n_blocks=2, n_heads=4))
+        hidden_states = model(torch.randint(100, (1, 16))).last_hidden_state  # (1, 16, 64)
+        ```
     """
 
     def __init__(self, config: MdlmConfig):
@@ -256,26 +280,24 @@ class MdlmModel(MdlmPreTrainedModel):
         """Run the transformer.
 
         Args:
-            input_ids: (B, L) token ids, masks included.
-            attention_mask: (B, L), 1 where a token is real and 0 where it is padding; or (B, 1, L, L), what each query
-                sees of the keys, as the attention implementation takes it.
-            sigma: (B,) total noise, `-log(1 - t)` for the linear schedule. Ignored, as 0, unless
-                `config.time_conditioning`.
-            cache: is filled, or says at which W positions of the canvas the tokens (B, W) stand; `attention_mask` is
-                that of the canvas in either case.
-            position_ids: (B, L); 0 to L - 1 if not given.
+            input_ids (`torch.LongTensor`): (B, L) token ids, masks included.
+            attention_mask (`torch.Tensor`, *optional*): (B, L), 1 where a token is real and 0 where it is padding; or
+                (B, 1, L, L), what each query sees of the keys, as the attention implementation takes it.
+            sigma (`torch.Tensor`, *optional*): (B,) total noise, `-log(1 - t)` for the linear schedule. Ignored, as 0,
+                unless `config.time_conditioning`.
+            cache (`CanvasCache`, *optional*): It is filled, or says at which W positions of the canvas the tokens
+                (B, W) stand; `attention_mask` is that of the canvas in either case.
+            position_ids (`torch.LongTensor`, *optional*): (B, L); 0 to L - 1 if not given.
+
+        Returns:
+            `MdlmModelOutput`
 
         Raises:
             ValueError: if the model is time-conditioned and `sigma` is missing or not of shape (B,).
         """
         conditioning = self.condition(input_ids, sigma)
         hidden_states = self.vocab_embed(input_ids)
-        mask = padding_mask(self, hidden_states, attention_mask)
-        if position_ids is None:
-            position_ids = canvas_positions(hidden_states, cache)
-        position_embeddings = self.rotary_emb(position_ids)
-        for block in self.blocks:
-            hidden_states = block(hidden_states, conditioning, position_embeddings, mask, cache)
+        hidden_states = run_blocks(self, hidden_states, conditioning, attention_mask, cache, position_ids)
         return MdlmModelOutput(last_hidden_state=hidden_states, conditioning=conditioning)
 
     def condition(self, input_ids: torch.Tensor, sigma: torch.Tensor | None) -> torch.Tensor:
@@ -298,6 +320,17 @@ class MdlmForMaskedDiffusion(NativeGenerationMixin, MdlmPreTrainedModel):
     The logits are the network's own. Of the SUBS parametrisation, the zero probability of the mask token and the
     carrying over of clean tokens belong to whoever draws from them: a draft never considers the mask token and only
     fills masked positions.
+
+    Example:
+        ```python
+        from prism_hf import MdlmForMaskedDiffusion
+        from transformers import AutoTokenizer
+
+        model = MdlmForMaskedDiffusion.from_pretrained("kuleshov-group/mdlm-owt")
+        tokenizer = AutoTokenizer.from_pretrained("gpt2")
+        output = model.generate(tokenizer("The river", return_tensors="pt").input_ids, max_new_tokens=64, steps=32)
+        print(tokenizer.decode(output[0]))
+        ```
     """
 
     def __init__(self, config: MdlmConfig):
@@ -321,13 +354,13 @@ class MdlmForMaskedDiffusion(NativeGenerationMixin, MdlmPreTrainedModel):
         """Predict the clean token at every position.
 
         Args:
-            input_ids: (B, L) token ids, masks included.
-            attention_mask: (B, L), 1 where a token is real and 0 where it is padding.
-            sigma, cache, position_ids: see `MdlmModel.forward`.
-            logits_to_keep: where logits are wanted: a boolean mask (B, L) of N positions, or int64 columns (B, W).
+            input_ids, attention_mask, sigma, cache, position_ids: See `MdlmModel.forward`.
+            logits_to_keep (`torch.Tensor`, *optional*): Where logits are wanted: a boolean mask (B, L) of N positions,
+                or columns (B, W) int64.
 
         Returns:
-            `logits`, (B, L, V), (N, V) or (B, W, V), unnormalised; `hidden_states` with `output_hidden_states=True`.
+            `MaskedLMOutput`: `logits` (B, L, V), (N, V) or (B, W, V), unnormalised; `hidden_states` with
+            `output_hidden_states=True`.
         """
         outputs = self.backbone(input_ids, attention_mask=attention_mask, sigma=sigma, **kwargs)
         logits = self.backbone.output_layer(outputs.last_hidden_state, outputs.conditioning, logits_to_keep)

@@ -4,12 +4,14 @@ from typing import Annotated
 
 from transformers import AutoConfig, PreTrainedConfig
 
+from prism_hf._compat import attention_of, mask_token_of
 from prism_hf.fields import Allowed, Count, NotNegative, check_attributes
 from prism_hf.models import llada, mdlm  # noqa: F401  (registers them, so that AutoConfig knows them)
 
-HEAD_TYPES = ("linear", "mlp", "dit")
+from .quality_heads import QUALITY_HEADS
+
 HEAD = {
-    "head_type": Annotated[str, Allowed(choices=HEAD_TYPES)],
+    "head_type": Annotated[str, Allowed(choices=QUALITY_HEADS)],
     "head_num_blocks": Count,
     "mask_token_id": Count | None,
     "initializer_range": NotNegative,
@@ -20,15 +22,24 @@ class PrismConfig(PreTrainedConfig):
     """A backbone's config and the settings of its quality head.
 
     Args:
-        backbone_config (`PreTrainedConfig` or `dict`): any model that `AutoModelForMaskedLM` builds.
-        head_type (`str`, defaults to `"mlp"`): `linear` (LayerNorm, Linear), `mlp` (LayerNorm, Linear, GELU, Linear;
-            published for LLaDA) or `dit` (DiT blocks and an adaLN output layer; published for MDLM, MDLM only).
-        head_num_blocks (`int`, defaults to 0): extra blocks of a `dit` head (OpenWebText 1, Sudoku 0).
-        mask_token_id (`int`, *optional*): taken from the backbone's config where that has one.
-        initializer_range (`float`, defaults to 0.02): standard deviation of the head's fresh weights.
+        backbone_config (`PreTrainedConfig` or `dict`): That of any model that `AutoModelForMaskedLM` builds.
+        head_type (`str`, *optional*, defaults to `"mlp"`): `"linear"` (LayerNorm, Linear), `"mlp"` (LayerNorm, Linear,
+            GELU, Linear; published for LLaDA), `"dit"` (DiT blocks and an adaLN output layer; published for MDLM, MDLM
+            only), or another name in `QUALITY_HEADS`.
+        head_num_blocks (`int`, *optional*, defaults to 0): Extra blocks of a `dit` head (OpenWebText 1, Sudoku 0).
+        mask_token_id (`int`, *optional*): Taken from the backbone's config where that has one.
+        initializer_range (`float`, *optional*, defaults to 0.02): Standard deviation of the head's fresh weights.
 
     Raises:
         ValueError: for an unknown head type or backbone.
+
+    Example:
+        ```python
+        from transformers import BertConfig
+
+        config = PrismConfig(backbone_config=BertConfig(), head_type="linear", mask_token_id=103)
+        model = PrismForMaskedDiffusion(config)
+        ```
     """
 
     model_type = "prism"
@@ -45,13 +56,14 @@ class PrismConfig(PreTrainedConfig):
             self.backbone_config = AutoConfig.for_model(**self.backbone_config)
         if self.backbone_config is not None:
             if self.mask_token_id is None:
-                self.mask_token_id = getattr(self.backbone_config, "mask_token_id", None)
+                self.mask_token_id = mask_token_of(self.backbone_config)
             self.check()
             # Set on a config, the attention reaches the nested one: None would overwrite that of a live backbone.
-            kwargs.setdefault("attn_implementation", self.backbone_config._attn_implementation)
+            kwargs.setdefault("attn_implementation", attention_of(self.backbone_config))
         super().__post_init__(**kwargs)
 
     def check(self) -> None:
+        """Raise ValueError where a setting of the head does not fit."""
         backbone = self.backbone_config.model_type
         check_attributes(self, HEAD)
         if self.head_type == "dit" and backbone != "mdlm":

@@ -2,14 +2,16 @@
 
 import os
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput, logging
 
+from prism_hf._compat import attention_of, keep_weights, mask_token_of, take_over_loading, use_attention
 from prism_hf._deprecation import renamed_arguments
-from prism_hf.backbones import adapter_of, find_adapter
+from prism_hf.backbones import adapter_of, find_adapter, takes_cache
 from prism_hf.generation import RemaskGenerationMixin
 from prism_hf.generation.denoising.caching import CanvasCache
 from prism_hf.hub import HEAD_SETTINGS, HubMixin
@@ -31,27 +33,22 @@ from .quality_heads import QUALITY_HEADS
 
 logger = logging.get_logger(__name__)
 
-# What transformers sets on a model that it has loaded quantised, or shared between processes.
-LOADED = (
-    *("hf_quantizer", "quantization_method", "is_quantized", "is_loaded_in_4bit", "is_loaded_in_8bit"),
-    *("_device_mesh", "_mesh_manager", "_tp_size", "_fsdp_size", "_is_distributed_loading_by_transformers"),
-)
-
 
 @dataclass
 class PrismOutput(ModelOutput):
     """Posteriors and qualities of one forward pass.
 
     Args:
-        logits: (B, L, V), or (N, V) or (B, W, V) at the positions of `logits_to_keep`; None with
-            `return_logits=False`.
-        quality_logits: (B, L); their sigmoid is the probability that the token is right given all others. Meaningless
-            at masked positions. None with `return_quality=False`.
-        prediction_states: (N, E) or (B, W, E) at the positions of `logits_to_keep`, where it was given: what the
-            model's `decoder` maps to logits. With `return_logits=False` a trainer gets the states alone and never
-            holds the whole vocabulary.
-        hidden_states: with `output_hidden_states=True`, a tuple of (B, L, D).
-        attentions: with `output_attentions=True`, a tuple of (B, heads, L, L), where the backbone gives them.
+        logits (`torch.FloatTensor`, *optional*): (B, L, V), or (N, V) or (B, W, V) at the positions of
+            `logits_to_keep`; None with `return_logits=False`.
+        quality_logits (`torch.FloatTensor`, *optional*): (B, L); their sigmoid is the probability that the token is
+            right given all others. Meaningless at masked positions. None with `return_quality=False`.
+        prediction_states (`torch.FloatTensor`, *optional*): (N, E) or (B, W, E) at the positions of `logits_to_keep`,
+            where it was given: what the model's `decoder` maps to logits. With `return_logits=False` a trainer gets the
+            states alone and never holds the whole vocabulary.
+        hidden_states (`tuple[torch.FloatTensor]`, *optional*): With `output_hidden_states=True`, each (B, L, D).
+        attentions (`tuple[torch.FloatTensor]`, *optional*): With `output_attentions=True`, each (B, heads, L, L), where
+            the backbone gives them.
     """
 
     logits: torch.FloatTensor | None = None
@@ -61,8 +58,56 @@ class PrismOutput(ModelOutput):
     attentions: tuple[torch.FloatTensor, ...] | None = None
 
 
+def check_mask_token(config: PrismConfig) -> None:
+    """Raise ValueError unless a config has a backbone and names a mask token of its vocabulary."""
+    if config.backbone_config is None:
+        raise ValueError("The config has no backbone_config: give PrismConfig that of the backbone.")
+    family = config.backbone_config.model_type
+    if config.mask_token_id is None:
+        raise ValueError(f"The {family!r} config names no mask token; pass mask_token_id=tokenizer.mask_token_id.")
+    if not 0 <= config.mask_token_id < config.vocab_size:
+        raise ValueError(
+            f"mask_token_id={config.mask_token_id} is outside the {config.vocab_size} tokens of the {family!r} config; "
+            "pass mask_token_id=tokenizer.mask_token_id, and resize the backbone's embeddings first where that is a "
+            "new token."
+        )
+
+
+def mask_of_tokenizer(name_or_path: str | os.PathLike, hub_kwargs: dict[str, Any]) -> int | None:
+    """The mask token by a checkpoint's tokenizer, None where it has neither."""
+    try:
+        return AutoTokenizer.from_pretrained(name_or_path, **hub_kwargs).mask_token_id
+    except (OSError, ValueError):
+        logger.info(f"{name_or_path} has no tokenizer to tell the mask token.")
+        return None
+
+
 class PrismForMaskedDiffusion(RemaskGenerationMixin, HubMixin, WholeCheckpointMixin, PreTrainedModel):
-    """A masked diffusion model that says, beside the token posteriors, how likely each clean token is to be right."""
+    """A masked diffusion model that says, beside the token posteriors, how likely each clean token is to be right.
+
+    The quality is learned at filled positions only. Its value at a masked position means nothing, and nothing reads it.
+
+    Args:
+        config (`PrismConfig`): The backbone's config and the settings of the quality head.
+        backbone (`PreTrainedModel`, *optional*): A model that has its weights already; built from the config if None.
+
+    Raises:
+        ValueError: where the config knows no mask token of the vocabulary, or the backbone is of an unknown family or
+            causal.
+
+    Example:
+        ```python
+        from prism_hf import PrismForMaskedDiffusion
+        from prism_hf.data import SudokuTokenizer
+        from prism_hf.resources import resource_path
+
+        model = PrismForMaskedDiffusion.from_pretrained(resource_path("sudoku_prism"))
+        tokenizer = SudokuTokenizer()
+        canvas = torch.zeros(1, 81, dtype=torch.long)  # all masks: a grid of its own
+        print(tokenizer.decode(model.generate(canvas)[0]))
+        quality = model(canvas).quality_logits.sigmoid()
+        ```
+    """
 
     config_class = PrismConfig
     config: PrismConfig
@@ -75,36 +120,17 @@ class PrismForMaskedDiffusion(RemaskGenerationMixin, HubMixin, WholeCheckpointMi
     _supports_logit_positions = True
 
     def __init__(self, config: PrismConfig, backbone: PreTrainedModel | None = None):
-        """Build from a config, or around a `backbone` that has its weights already.
-
-        Raises:
-            ValueError: where the config knows no mask token of the vocabulary, or the backbone is of an unknown family
-                or causal.
-        """
-        if config.backbone_config is None:
-            raise ValueError("The config has no backbone_config: give PrismConfig that of the backbone.")
+        check_mask_token(config)
+        adapter_of(config.backbone_config, type(self).__name__)
         super().__init__(config)
-        if config.mask_token_id is None:
-            raise ValueError(
-                f"The {config.backbone_config.model_type!r} config names no mask token; pass "
-                "mask_token_id=tokenizer.mask_token_id."
-            )
-        if not 0 <= config.mask_token_id < config.vocab_size:
-            raise ValueError(
-                f"mask_token_id={config.mask_token_id} is outside the {config.vocab_size} tokens of the "
-                f"{config.backbone_config.model_type!r} config; pass mask_token_id=tokenizer.mask_token_id, and resize "
-                "the backbone's embeddings first where that is a new token."
-            )
-        adapter_of(config.backbone_config, type(self).__name__)  # before a backbone is built
         if backbone is None:
             backbone = AutoModelForMaskedLM.from_config(config.backbone_config)
         else:
-            for module in backbone.modules():
-                module._is_hf_initialized = True  # post_init must not draw its weights afresh
+            keep_weights(backbone)
         self.backbone = backbone
         # Live, so that what is switched on the model (its attention) is what the head's own blocks see.
         config.backbone_config = backbone.config
-        config._attn_implementation_internal = backbone.config._attn_implementation
+        use_attention(config, attention_of(backbone.config))
         self.adapter = find_adapter(backbone)
         self.quality_head = QUALITY_HEADS[config.head_type](config)
         self._no_split_modules = list(backbone._no_split_modules or [])
@@ -116,35 +142,39 @@ class PrismForMaskedDiffusion(RemaskGenerationMixin, HubMixin, WholeCheckpointMi
         init_mdlm_module(module, self.config.initializer_range)
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, *model_args, config=None, **kwargs):
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike,
+        *model_args,
+        config: PreTrainedConfig | None = None,
+        **kwargs,
+    ) -> "PrismForMaskedDiffusion":
         """Load a saved PRISM model, or any backbone checkpoint, which then gets a new quality head.
 
         Args:
-            pretrained_model_name_or_path: a PRISM model, or what `AutoModelForMaskedLM` loads.
-            head_type, head_num_blocks, mask_token_id: of a new head, see `PrismConfig`. Where neither the call nor the
-                backbone's config names the mask token, the checkpoint's tokenizer is asked.
+            pretrained_model_name_or_path (`str` or `os.PathLike`): A PRISM model, or what `AutoModelForMaskedLM` loads.
+            config (`PreTrainedConfig`, *optional*): In place of the checkpoint's own.
+            head_type, head_num_blocks, mask_token_id (*optional*): Of a new head, see `PrismConfig`. Where neither the
+                call nor the backbone's config names the mask token, the checkpoint's tokenizer is asked.
+            **kwargs: To the `from_pretrained` of transformers.
 
         Raises:
             ValueError: if the mask token stays unknown, a head argument is given for a model that has its head, or the
                 checkpoint does not hold the whole model (a new head apart).
         """
-        hub = (*HUB_ARGUMENTS, "revision", "subfolder", "trust_remote_code")
-        hub_kwargs = {name: kwargs[name] for name in hub if name in kwargs}
+        asked = (*HUB_ARGUMENTS, "revision", "subfolder", "trust_remote_code")
+        hub_kwargs = {name: kwargs[name] for name in asked if name in kwargs}
         if config is None:
             config = AutoConfig.from_pretrained(pretrained_model_name_or_path, **hub_kwargs)
-        head_kwargs = {name: kwargs.pop(name) for name in HEAD_SETTINGS if name in kwargs}
+        head = {name: kwargs.pop(name) for name in HEAD_SETTINGS if name in kwargs}
         if isinstance(config, PrismConfig):
-            if head_kwargs:
-                raise ValueError(f"{pretrained_model_name_or_path} has its quality head already; drop {head_kwargs}.")
+            if head:
+                raise ValueError(f"{pretrained_model_name_or_path} has its quality head already; drop {head}.")
             return super().from_pretrained(pretrained_model_name_or_path, *model_args, config=config, **kwargs)
 
-        if head_kwargs.get("mask_token_id") is None and getattr(config, "mask_token_id", None) is None:
-            try:
-                tokenizer = AutoTokenizer.from_pretrained(pretrained_model_name_or_path, **hub_kwargs)
-                head_kwargs["mask_token_id"] = tokenizer.mask_token_id
-            except (OSError, ValueError):
-                logger.info(f"{pretrained_model_name_or_path} has no tokenizer to tell the mask token.")
-        prism_config = PrismConfig(backbone_config=config, **head_kwargs)
+        if head.get("mask_token_id") is None and mask_token_of(config) is None:
+            head["mask_token_id"] = mask_of_tokenizer(pretrained_model_name_or_path, hub_kwargs)
+        prism_config = PrismConfig(backbone_config=config, **head)
         model = cls.from_backbone(pretrained_model_name_or_path, prism_config, *model_args, **kwargs)
         logger.warning(
             f"{pretrained_model_name_or_path} has no quality head: a new one of type {prism_config.head_type!r} was "
@@ -153,7 +183,9 @@ class PrismForMaskedDiffusion(RemaskGenerationMixin, HubMixin, WholeCheckpointMi
         return model
 
     @classmethod
-    def from_backbone(cls, pretrained_model_name_or_path, config: PrismConfig, *model_args, **kwargs):
+    def from_backbone(
+        cls, pretrained_model_name_or_path: str | os.PathLike, config: PrismConfig, *model_args, **kwargs
+    ) -> "PrismForMaskedDiffusion":
         """Load what `AutoModelForMaskedLM` loads, under a new quality head with the settings of `config`."""
         refuse_two_models(pretrained_model_name_or_path, kwargs)
         with naming_damage(pretrained_model_name_or_path, kwargs):
@@ -170,11 +202,7 @@ class PrismForMaskedDiffusion(RemaskGenerationMixin, HubMixin, WholeCheckpointMi
         config.name_or_path = str(pretrained_model_name_or_path)
         model = cls(config, backbone)
         model.quality_head.to(backbone.device)
-        for name in LOADED:  # Trainer, PEFT and save_pretrained look for them on the outermost model
-            if hasattr(backbone, name):
-                setattr(model, name, getattr(backbone, name))
-        if hasattr(backbone.config, "distributed_config"):
-            config.distributed_config = backbone.config.distributed_config
+        take_over_loading(model, backbone)
         return model.eval()
 
     def usage_snippet(self, repo_id: str, is_adapter: bool = False) -> str:
@@ -194,7 +222,7 @@ class PrismForMaskedDiffusion(RemaskGenerationMixin, HubMixin, WholeCheckpointMi
     @property
     def _supports_canvas_cache(self) -> bool:
         # A shifted logit comes from the position before, which a cached forward need not read.
-        return getattr(self.backbone, "_supports_canvas_cache", False) and not self.adapter.shifted_logits
+        return takes_cache(self.backbone) and not self.adapter.shifted_logits
 
     def get_input_embeddings(self) -> nn.Module:
         return self.backbone.get_input_embeddings()
@@ -239,18 +267,24 @@ class PrismForMaskedDiffusion(RemaskGenerationMixin, HubMixin, WholeCheckpointMi
         """One pass of the backbone for posteriors and qualities.
 
         Args:
-            input_ids: (B, L), masks included.
-            attention_mask: (B, L), 0 at padding; or what else the backbone takes.
-            logits_to_keep: where the LM head runs: a boolean mask (B, L) of N positions, in row-major order, or int64
-                columns (B, W) of `input_ids`. Unlike a mask, these tell their number without asking the device.
-            return_logits: False never maps to the vocabulary; without `logits_to_keep` it runs no LM head at all.
-            return_quality: False runs no quality head.
-            cache: of keys and values, for a backbone that takes one. Where it says at which W positions of the canvas
-                the tokens (B, W) stand, quality is (B, W); `attention_mask` is always that of the canvas.
-            position_ids: (B, L), for a backbone that takes them.
+            input_ids (`torch.LongTensor`): (B, L), masks included.
+            attention_mask (`torch.Tensor`, *optional*): (B, L), 0 at padding; or what else the backbone takes.
+            logits_to_keep (`torch.Tensor`, *optional*): Where the LM head runs: a boolean mask (B, L) of N positions,
+                in row-major order, or columns (B, W) int64. Unlike a mask, these tell their number without asking the
+                device.
+            return_logits (`bool`, *optional*, defaults to `True`): False never maps to the vocabulary; without
+                `logits_to_keep` it runs no LM head at all.
+            return_quality (`bool`, *optional*, defaults to `True`): False runs no quality head.
+            cache (`CanvasCache`, *optional*): Of keys and values, for a backbone that takes one. Where it says at which
+                W positions of the canvas the tokens (B, W) stand, quality is (B, W); `attention_mask` is always that of
+                the canvas.
+            position_ids (`torch.LongTensor`, *optional*): (B, L), for a backbone that takes them.
+
+        Returns:
+            `PrismOutput`
 
         Raises:
-            ValueError: if `logits_to_keep` is neither.
+            ValueError: if `logits_to_keep` is neither a mask of the canvas nor columns.
         """
         kwargs["return_dict"] = True
         placed = {"cache": cache, "position_ids": position_ids}

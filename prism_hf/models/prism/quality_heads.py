@@ -1,14 +1,24 @@
-"""The heads that say how likely each token is to be right, by the name that `PrismConfig.head_type` gives them."""
+"""The heads that say how likely each token is to be right, by the name that `PrismConfig.head_type` gives them.
+
+A head maps `hidden_states` (B, L, D) of the backbone to quality logits (B, L). It is also given the backbone's
+`conditioning` where that has one, and what the backbone was given: `attention_mask`, and `cache` and `position_ids` if
+any.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
-from prism_hf.generation.denoising.caching import CanvasCache, canvas_positions
-from prism_hf.models.attention import padding_mask
-from prism_hf.models.mdlm import MdlmBlock, MdlmConfig, MdlmOutputLayer
-from prism_hf.models.mdlm.modeling_mdlm import MdlmRotaryEmbedding
+from prism_hf.generation.denoising.caching import CanvasCache
+from prism_hf.models.mdlm.configuration_mdlm import MdlmConfig
+from prism_hf.models.mdlm.modeling_mdlm import MdlmBlock, MdlmOutputLayer, MdlmRotaryEmbedding, run_blocks
 
-from .configuration_prism import PrismConfig
+if TYPE_CHECKING:
+    from .configuration_prism import PrismConfig
 
 
 class PrismLinearHead(nn.Module):
@@ -63,25 +73,16 @@ class MdlmQualityHead(nn.Module):
         cache: CanvasCache | None = None,
         position_ids: torch.LongTensor | None = None,
     ) -> torch.Tensor:
-        """Return quality logits (B, L).
-
-        `hidden_states` (B, L, D) and `conditioning` (B, cond_dim) are those of `MdlmModelOutput`; `attention_mask`
-        and `position_ids` are those that the backbone was given, `cache` its cache, which keeps the head's blocks too.
-        """
+        """(B, L, D) and (B, cond_dim) -> (B, L). The backbone's `cache` keeps the head's blocks too."""
         # The backbone may be in half precision, while a head on top of it stays in float32.
         dtype = self.output_layer.linear.weight.dtype
         hidden_states, conditioning = hidden_states.to(dtype), conditioning.to(dtype)
         if self.blocks:
-            mask = padding_mask(self, hidden_states, attention_mask)
-            if position_ids is None:
-                position_ids = canvas_positions(hidden_states, cache)
-            position_embeddings = self.rotary_emb(position_ids)
-            for block in self.blocks:
-                hidden_states = block(hidden_states, conditioning, position_embeddings, mask, cache)
+            hidden_states = run_blocks(self, hidden_states, conditioning, attention_mask, cache, position_ids)
         return self.output_layer(hidden_states, conditioning).squeeze(-1)
 
 
-QUALITY_HEADS = {
+QUALITY_HEADS: dict[str, Callable[[PrismConfig], nn.Module]] = {
     "linear": PrismLinearHead,
     "mlp": PrismMlpHead,
     "dit": lambda config: MdlmQualityHead(config.backbone_config, config.head_num_blocks),

@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from prism_hf.models.mdlm import MdlmConfig, MdlmForMaskedDiffusion
-from prism_hf.models.prism import PrismConfig, PrismForMaskedDiffusion
+from prism_hf.models.prism import QUALITY_HEADS, PrismConfig, PrismForMaskedDiffusion
 from prism_hf.models.prism.convert_lightning_checkpoint import convert_lightning_checkpoint
 
 FIXTURE = Path(__file__).parents[2] / "fixtures" / "mdlm_tiny"
@@ -244,3 +244,19 @@ def test_a_bare_backbone_lacks_nothing_but_the_head(tmp_path):
 def test_a_config_without_a_backbone_makes_no_model():
     with pytest.raises(ValueError, match="no backbone_config: give PrismConfig"):
         PrismForMaskedDiffusion(PrismConfig(mask_token_id=0))
+
+
+def test_a_head_of_ones_own_serves_by_its_name(monkeypatch, tmp_path):
+    class CountingHead(torch.nn.Module):
+        def __init__(self, config):
+            super().__init__()
+            self.scale = torch.nn.Parameter(torch.ones(config.hidden_size))
+
+        def forward(self, hidden_states, conditioning=None, attention_mask=None, **kwargs):
+            return (hidden_states * self.scale).sum(-1)
+
+    monkeypatch.setitem(QUALITY_HEADS, "own", CountingHead)
+    model = PrismForMaskedDiffusion(PrismConfig(BertConfig(**SMALL), head_type="own", mask_token_id=4)).eval()
+    model.save_pretrained(tmp_path)
+    loaded = PrismForMaskedDiffusion.from_pretrained(tmp_path)
+    torch.testing.assert_close(loaded(IDS).quality_logits, model(IDS).quality_logits)

@@ -1,11 +1,17 @@
-"""Names that the libraries below us keep to themselves, and wrappers that tell no type: in one place, each with why.
+"""Names that the libraries below us keep to themselves, and objects of theirs that tell no type, each with why.
 
-Where a library moves one of them, this module breaks, and what to do about it is seen here.
+Where a library moves one of them, this module and tests/test_compat.py break, and what to do about it is seen here. The
+methods of `Trainer` that ours override have an underscore as well; why stands in each.
 """
 
+import argparse
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
 
 if TYPE_CHECKING:
+    import torch
+    from accelerate import Accelerator
     from peft import PeftModel
     from transformers import PreTrainedModel
 
@@ -23,9 +29,19 @@ def unwrapped(model: Any) -> Any:
     return model.get_base_model() if is_adapter(model) else model
 
 
+def config_of(model: Any) -> Any:
+    """The config of a model, or None: a model that is no `PreTrainedModel` may do without."""
+    return getattr(model, "config", None)
+
+
+def setting(config: Any, name: str, default: Any = None) -> Any:
+    """What a config tells under a name that not every family has: only attributes know `attribute_map`."""
+    return getattr(config, name, default)
+
+
 def attention_of(config: Any) -> str | None:
     """The attention implementation of a model, by its config. transformers gives it no public name."""
-    return getattr(config, "_attn_implementation", None)
+    return setting(config, "_attn_implementation")
 
 
 def use_attention(config: Any, implementation: str | None) -> None:
@@ -35,7 +51,7 @@ def use_attention(config: Any, implementation: str | None) -> None:
 
 def mask_token_of(config: Any) -> int | None:
     """The mask token by a config, a field that only some families have."""
-    return getattr(config, "mask_token_id", None)
+    return setting(config, "mask_token_id")
 
 
 # What transformers sets on a model that it has loaded quantised, or shared between processes. Trainer, PEFT and
@@ -59,3 +75,27 @@ def keep_weights(model: Any) -> None:
     """Let no `post_init` of a model around this one draw its weights afresh."""
     for module in model.modules():
         module._is_hf_initialized = True
+
+
+def is_partitioned(parameters: "Iterable[torch.Tensor]") -> bool:
+    """Whether DeepSpeed's ZeRO-3 has shared the parameters out. It marks them so, and gives them no type."""
+    return any(hasattr(parameter, "ds_id") for parameter in parameters)
+
+
+def version_of(tensor: "torch.Tensor") -> int:
+    """How often a tensor has been written into, as autograd counts it."""
+    return tensor._version
+
+
+@contextmanager
+def without_gradient_sync(accelerator: "Accelerator") -> Iterator[None]:
+    """Within, DeepSpeed takes a backward for one of a window that goes on, which no public name tells it."""
+    state, synchronises = accelerator.gradient_state, accelerator.sync_gradients
+    state._set_sync_gradients(False)
+    yield
+    state._set_sync_gradients(synchronises)
+
+
+def actions_of(parser: argparse.ArgumentParser) -> list[argparse.Action]:
+    """The arguments that a parser knows, which argparse lets nobody list."""
+    return parser._actions

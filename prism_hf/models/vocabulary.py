@@ -71,8 +71,9 @@ def vocabulary_tensors(model: PreTrainedModel, adapter: BackboneAdapter) -> list
     else:
         tensors += [(parameter, 0) for parameter in decoder.parameters()]
     for module in model.modules():  # many heads have the bias twice, the decoder's and their own
-        if any(child is parts[0] for child in module.children()) and "bias" in module._parameters:
-            tensors.append((module.bias, 0))
+        if any(child is parts[0] for child in module.children()):
+            own = dict(module.named_parameters(recurse=False, remove_duplicate=False))
+            tensors += [(own["bias"], 0)] if "bias" in own else []
     for part in (embedding, *parts):
         extra = [*part.children(), *part.buffers()]
         if extra or not all(parameter.is_floating_point() for parameter in part.parameters()):

@@ -12,6 +12,7 @@ from typing import Any, get_args, get_origin
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
+from prism_hf._compat import actions_of
 from prism_hf.data.files import existing_file
 from prism_hf.fields import check_value, did_you_mean, fits, kinds_of, parts_of
 
@@ -61,7 +62,7 @@ def parse_arguments(dataclass_types: Sequence[type], arguments: list[str] | None
     for cls in dataclass_types:
         kinds |= kinds_of(cls) | (INHERITED if issubclass(cls, TrainingArguments) else {})
     # The first of each name: of a switch, a second one may turn it off.
-    actions = {action.dest: action for action in reversed(parser._actions) if action.dest in kinds}
+    actions = {action.dest: action for action in reversed(actions_of(parser)) if action.dest in kinds}
     for name, action in actions.items():
         if holds_mappings(kinds[name]):
             action.type = mapping_or_text if fits("", kinds[name]) else mapping

@@ -15,6 +15,8 @@ from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import TrainerCallback
 
+from prism_hf._compat import is_partitioned
+
 from .checkpoints import naming_damage
 
 EMA_FILE = "ema.safetensors"
@@ -139,7 +141,7 @@ def trained(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
 def check_averageable(model: nn.Module) -> None:
     """Raise ValueError where a process does not see the weights in tensors of their own."""
     sharding = None
-    if any(hasattr(weight, "ds_id") for weight in model.parameters()):
+    if is_partitioned(model.parameters()):
         sharding = "DeepSpeed's ZeRO-3"
     elif any(isinstance(module, FullyShardedDataParallel) for module in model.modules()):
         sharding = "FSDP1"

@@ -15,6 +15,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch.nn.parallel import DistributedDataParallel
 
+from prism_hf._compat import without_gradient_sync
 from prism_hf.diffusion.drafting import draft
 from prism_hf.diffusion.losses import linear_unmasking_loss, mapped_unmasking_loss, quality_loss
 from prism_hf.generation import RemaskGenerationConfig
@@ -165,8 +166,6 @@ class PrismTrainer(QualityTrainer):
     @contextmanager
     def first_backward(self, model):
         """A backward that another one follows: DDP keeps its gradients local, DeepSpeed takes no step."""
-        gradient_state, synchronises = self.accelerator.gradient_state, self.accelerator.sync_gradients
-        gradient_state._set_sync_gradients(False)
-        with model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext():
+        local = model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
+        with without_gradient_sync(self.accelerator), local:
             yield
-        gradient_state._set_sync_gradients(synchronises)

@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
 
+from prism_hf._compat import is_partitioned
+
 
 @contextmanager
 def gathered(model: nn.Module, module: nn.Module) -> Iterator[None]:
@@ -18,7 +20,7 @@ def gathered(model: nn.Module, module: nn.Module) -> Iterator[None]:
         owners[-1].unshard()
         yield
         owners[-1].reshard()
-    elif any(hasattr(parameter, "ds_id") for parameter in parameters):
+    elif is_partitioned(parameters):
         import deepspeed
 
         with deepspeed.zero.GatheredParameters(parameters):

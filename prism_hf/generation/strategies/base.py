@@ -28,6 +28,7 @@ from typing import Any
 
 import torch
 
+from prism_hf._compat import version_of
 from prism_hf.fields import did_you_mean
 
 SELECTIONS = ("lowest", "probability", "ranking")
@@ -161,9 +162,9 @@ def ask(strategy: RemaskStrategy, state: StepState) -> torch.Tensor:
     Raises ValueError, with its name, where that is no float tensor like the canvas, or where it has changed the state.
     """
     given = [each for each in vars(state).values() if isinstance(each, torch.Tensor) and not each.is_inference()]
-    versions = [each._version for each in given]
+    versions = [version_of(each) for each in given]
     result = strategy(state)
-    if [each._version for each in given] != versions:
+    if [version_of(each) for each in given] != versions:
         raise ValueError(
             f"The remask strategy {name_of(strategy)} has written into the state of the step, which is the sampler's "
             "own: work on a copy (clone), and return a score."

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from prism_hf._lazy import lazy_names
 
 if TYPE_CHECKING:
+    from ..jobs.completions import generate_to_jsonl
     from .configuration_remask import Order, RemaskGenerationConfig, fitted_to_tokenizer, prepare_generation_config
     from .denoising.orders import ORDERS
     from .generation_remask import RemaskGenerationMixin, RemaskGenerationOutput, remask_generate
@@ -52,6 +53,7 @@ __all__ = [
     "Trajectory",
     "WinoRemasking",
     "fitted_to_tokenizer",
+    "generate_to_jsonl",
     "generate_with_retries",
     "prepare_generation_config",
     "register_strategy",

@@ -1,7 +1,13 @@
-"""Completions of many prompts, by many processes, to one JSONL file that survives a kill."""
+"""Completions of many prompts, by many processes, to one JSONL file that survives a kill.
 
+Prompts are completed in batches that never change, each with a seed of its own and a line of a shard. What a kill
+leaves is whole batches, so the output is that of an unbroken run.
+"""
+
+import contextlib
 import hashlib
 import json
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -43,7 +49,7 @@ def generate_to_jsonl(
     settings: dict[str, Any] | None = None,
     **kwargs,
 ) -> None:
-    """Write each of `rows` with a `completion` of its `prompt`, in order, to the JSONL file `path`.
+    """Write each row with a `completion` of its `prompt`, in order, to a JSONL file.
 
     The completion is the text of the appended tokens, up to the row's end; with no `max_new_tokens`, where only masks
     within the prompt are filled, the whole text. With `num_return_sequences` a row is written as many times, next to
@@ -59,51 +65,71 @@ def generate_to_jsonl(
     `batch_size=1` a row depends on nothing but seed and index.
 
     Args:
-        model: see `remask_generate`.
-        rows: dicts with a `prompt`; other fields are carried through. The same in all processes.
-        path: the output. `<path>.settings.json` tells what it was made with.
-        batch_size: prompts in a batch.
-        apply_chat_template: the prompt becomes a user's turn in the tokenizer's template, or is a list of messages.
-        settings: what else the output depends on, such as the name of the model: a run with others does not go on.
-        kwargs: fields of `RemaskGenerationConfig`, completed by what the tokenizer tells, see `fitted_to_tokenizer`.
+        model (`PreTrainedModel`): See `remask_generate`.
+        tokenizer (`PreTrainedTokenizerBase`): The model's.
+        rows (`Sequence[dict]`): Dicts with a `prompt`; other fields are carried through. The same in all processes.
+        path (`str | Path`): The output. `<path>.settings.json` tells what it was made with.
+        batch_size (`int`, *optional*, defaults to 8): Prompts in a batch.
+        seed (`int`, *optional*, defaults to 0): Of the random numbers.
+        apply_chat_template (`bool`, *optional*, defaults to `False`): The prompt becomes a user's turn in the
+            tokenizer's template, or is a list of messages.
+        settings (`dict[str, Any]`, *optional*): What else the output depends on, such as the name of the model: a run
+            with others does not go on.
+        kwargs: Fields of `RemaskGenerationConfig`, completed by what the tokenizer tells, see `fitted_to_tokenizer`.
 
     Raises:
         ValueError: on wrong rows or settings, or an output that was begun with others, that another run writes, or that
             cannot be written to; before the first forward.
+
+    Example:
+        ```python
+        rows = [{"prompt": "Write a haiku."}, {"prompt": "Write a limerick."}]
+        generate_to_jsonl(model, tokenizer, rows, "poems.jsonl", max_new_tokens=64, apply_chat_template=True)
+        ```
     """
     check_arguments(generate_to_jsonl, {name: value for name, value in locals().items() if name in CHECKED})
-    path = Path(path)
     generation = fitted_to_tokenizer(model, tokenizer, kwargs) | {"return_dict_in_generate": True}
     config = prepare_generation_config(model, None, **generation)
     if config.max_new_tokens is None:
         raise ValueError(f"max_length={config.max_length} counts a prompt of any length: set max_new_tokens instead.")
     prompts = prepare_prompts(model, rows, tokenizer, config, apply_chat_template)
-    begun = {
+    depends_on = {
         "num_prompts": len(rows),
         "prompts": hashlib.sha256(json.dumps(rows).encode()).hexdigest(),
         "batch_size": batch_size,
         "seed": seed,
         "apply_chat_template": apply_chat_template,
-        "generation": {name: value for name, value in config.to_dict().items() if name in config.fields},
+        "generation": _settings_of(config),
     } | (settings or {})
-    output, starts = ResumableJsonl(path), range(0, len(rows), batch_size)
+    starts = range(0, len(rows), batch_size)
 
     def complete_batch(part: int) -> list[dict[str, Any]]:
         batch = slice(starts[part], starts[part] + batch_size)
         generator = torch.Generator().manual_seed(batch_seed(seed, starts[part]))
-        texts = complete(model, tokenizer, prompts[batch], generation, generator)
+        texts = complete(model, tokenizer, prompts[batch], generation, config.eos_token_id, generator)
         repeats = len(texts) // len(prompts[batch])
         repeated = [row for row in rows[batch] for _ in range(repeats)]
         return [row | {"completion": text} for row, text in zip(repeated, texts, strict=True)]
 
+    output = ResumableJsonl(Path(path))
     with output_lock(path):
-        if by_main_process(lambda: output.begin(begun)):
+        if by_main_process(lambda: output.begin(depends_on, _as_written_now)):
             logger.warning(f"{path} is finished: nothing to do.")
-            by_main_process(output.drop_shards)
-            return
-        parts = range(len(starts))
-        share_parts(output, parts, complete_batch)
-        by_main_process(lambda: output.merge(parts))
+        else:
+            share_parts(output, range(len(starts)), complete_batch)
+        by_main_process(lambda: output.finish(range(len(starts))))
+
+
+def _settings_of(config: RemaskGenerationConfig) -> dict[str, Any]:
+    return {name: value for name, value in config.to_dict().items() if name in config.fields}
+
+
+def _as_written_now(earlier: dict[str, Any]) -> dict[str, Any]:
+    """What an earlier version wrote that an output depends on, with the names and the new fields of this one."""
+    with warnings.catch_warnings(), contextlib.suppress(ValueError, KeyError):  # such as a strategy without a name
+        warnings.simplefilter("ignore", FutureWarning)
+        return earlier | {"generation": _settings_of(RemaskGenerationConfig.from_dict(earlier["generation"]))}
+    return earlier
 
 
 def prepare_prompts(
@@ -140,6 +166,7 @@ def complete(
     tokenizer: PreTrainedTokenizerBase,
     prompts: list[list[int]],
     generation: dict[str, Any],
+    eos_token_id: int | list[int] | None,
     generator: torch.Generator,
 ) -> list[str]:
     """The texts of a batch of prompts, one or several for each: what was appended, or else the whole."""
@@ -151,7 +178,7 @@ def complete(
     sequences = remask_generate(model, input_ids, attention_mask=real, generator=generator, **generation).sequences
     new = sequences[:, input_ids.shape[1] :].tolist()
     if new[0]:
-        return decode_completions(new, tokenizer, prepare_generation_config(model, None, **generation).eos_token_id)
+        return decode_completions(new, tokenizer, eos_token_id)
     real = real.bool().repeat_interleave(len(sequences) // len(prompts), dim=0)
     whole = [row[kept].tolist() for row, kept in zip(sequences, real, strict=True)]
     return tokenizer.batch_decode(whole, skip_special_tokens=True)

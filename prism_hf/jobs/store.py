@@ -7,7 +7,7 @@ The shards go only after what was made of them is safe on the disk.
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,14 +29,18 @@ class ResumableJsonl:
         output = ResumableJsonl(Path("rows.jsonl"))
         if not output.begin({"seed": 0}):
             output.append(0, [{"n": 0}], process_index=0)
-            output.merge([0])
+            output.finish([0])
         ```
     """
 
     path: Path
 
-    def begin(self, settings: dict[str, Any]) -> bool:
+    def begin(self, settings: dict[str, Any], read: Callable[[dict], dict] = lambda earlier: earlier) -> bool:
         """Keep what the output depends on in `<path>.settings.json`; whether the output is finished already.
+
+        Args:
+            settings (`dict[str, Any]`): What the output depends on.
+            read (`Callable`, *optional*): Given what an earlier version may have kept, returns what this one keeps.
 
         Raises:
             ValueError: if an output, finished or not, of other settings is there, or one that is not known to be ours.
@@ -46,7 +50,7 @@ class ResumableJsonl:
             raise ValueError(f"{path} is a folder; name a file for the output.")
         settings = json.loads(json.dumps(settings, default=repr))
         if record.exists():
-            earlier = read_written(record.read_bytes(), str(record))
+            earlier = read(read_written(record.read_bytes(), str(record)))
             changed = sorted(name for name in {*earlier, *settings} if earlier.get(name) != settings.get(name))
             if changed:
                 shown = ", ".join(f"{name}={earlier.get(name)!r}, now {settings.get(name)!r}" for name in changed)
@@ -81,10 +85,11 @@ class ResumableJsonl:
             )
         return [row for part in parts for row in done[part]]
 
-    def merge(self, parts: Sequence[int]) -> None:
-        """Write the output whole from the shards, which go then. Raises as `rows`."""
-        rows = self.rows(parts)
-        write_whole(self.path, (to_json(row, ensure_ascii=False) for row in rows))
+    def finish(self, parts: Sequence[int]) -> None:
+        """Write the output whole from the shards, which go then, unless it is written already. Raises as `rows`."""
+        if not self.path.exists():
+            rows = self.rows(parts)
+            write_whole(self.path, (to_json(row, ensure_ascii=False) for row in rows))
         self.drop_shards()
 
     def drop_shards(self) -> None:

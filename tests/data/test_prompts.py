@@ -1,10 +1,13 @@
-"""Prompts of every kind of tokenizer, each as it is before an answer."""
+"""Prompts from files and pipes, and of every kind of tokenizer, each as it is before a completion."""
+
+import io
+import sys
 
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from prism_hf.data import SudokuTokenizer, decode_completions, encode_prompts, tokens_without_text
+from prism_hf.data import SudokuTokenizer, decode_completions, encode_prompts, read_prompts, tokens_without_text
 from prism_hf.data.code.canvases import encode_batch
 
 WORDS = ["[MASK]", "[PAD]", "[CLS]", "[SEP]", "[UNK]", "<s>", "</s>", "<|user|>", "<|assistant|>", "a", "b", "c", "d"]
@@ -44,6 +47,40 @@ def build(kind, words=WORDS):
 
 def ids(*words):
     return [ID[word] for word in words]
+
+
+def test_prompts_are_lines_of_text_or_of_json(tmp_path, monkeypatch):
+    text = tmp_path / "prompts.txt"
+    text.write_bytes("\ufeffone\r\n\n  two\u2028still\n".encode())
+    assert read_prompts(text) == [{"prompt": "one"}, {"prompt": "  two\u2028still"}]
+    rows = b'{"prompt": "one", "id": 1}\n\n{"id": [2], "prompt": "two\xe2\x80\xa8still"}'
+    (tmp_path / "prompts.jsonl").write_bytes(rows)
+    expected = [{"prompt": "one", "id": 1}, {"prompt": "two\u2028still", "id": [2]}]
+    assert read_prompts(tmp_path / "prompts.jsonl") == expected
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(rows)))
+    assert read_prompts() == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.txt", b"\n \n", "no prompts"),
+        ("a.txt", b"\xff", "no UTF-8"),
+        ("a.jsonl", b'{"prompt": "a"}\n\n{"prompt', "line 3 is no JSON"),
+        ("a.jsonl", b"text", "line 1 is no JSON"),
+        ("a.txt", b'{"prompt": "a"}\n[1]', "line 2 must be a JSON object"),
+        ("a.txt", b'{"promt": "a"}', "Rename 'promt'"),
+        ("a.txt", b'{"prompt": " "}', "line 1: the prompt must be text"),
+        ("a.txt", b'{"prompt": 3}', "got 3"),
+        ("other.txt", b"x", r"no file .*a\.txt"),
+        ("a.tx", b"x", r"Did you mean .*a\.tx\?"),
+    ],
+)
+def test_what_is_no_prompt_is_named_with_its_line(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    path = tmp_path / ("a.jsonl" if name == "a.jsonl" else "a.txt")
+    with pytest.raises(ValueError, match=message):
+        read_prompts(path)
 
 
 @pytest.mark.parametrize("kind", TEMPLATES)

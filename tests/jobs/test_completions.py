@@ -86,6 +86,14 @@ def test_a_killed_run_goes_on_to_the_file_of_an_unbroken_one(model, tokenizer, t
             generate_to_jsonl(model, tokenizer, ROWS, path, **SETTINGS | change)
 
 
+def test_an_output_of_the_version_before_goes_on(model, tokenizer, begun_before):
+    path = begun_before / "completions.jsonl"
+    generate_to_jsonl(model, tokenizer, ROWS, path, settings={"model": "m"}, **SETTINGS)
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [row["completion"] for row in rows[:4]] == [f"kept {n}" for n in range(4)]
+    assert [row["id"] for row in rows] == list(range(7))
+
+
 def test_a_row_is_what_it_is_alone(model, tokenizer, tmp_path):
     path = tmp_path / "out.jsonl"
     settings = {"max_new_tokens": 5, "do_sample": True, "num_return_sequences": 2}

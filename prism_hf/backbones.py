@@ -1,4 +1,20 @@
-"""How each family of masked language models is read: a table by `model_type`, which a user may add to."""
+"""How each family of masked language models is read: a table by `model_type`, which a user may add to.
+
+Families are known, not guessed. The table says where a family's body is, what its decoder reads, and whether its logits
+are shifted by one. What is not in it is refused, by `PrismForMaskedDiffusion`, the trainers and `remask_generate`:
+nothing in a causal or a shifted model tells that it is one, and read as a masked model it gives numbers, not errors.
+
+The decoder is what transformers calls `get_output_embeddings()`, but for a few families whose map to the vocabulary is
+in pieces (`SplitDecoder`). With body and decoder apart, a training loss works on the decoder's input, so that the
+logits of all masked positions never exist at once.
+
+In some families padding reaches real tokens, by convolutions, segment means or Fourier transforms (`reads_padding`).
+Generation reads these a row length at a time, so that there too a row gets what it gets alone; training reads them as
+transformers does.
+
+The table stands below `prism_hf.generation`, not in `prism_hf.models.prism`, which gives its names to users: generation
+takes models of classes that are not ours, which carry no adapter of their own.
+"""
 
 import inspect
 from collections.abc import Callable

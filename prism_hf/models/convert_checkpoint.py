@@ -3,7 +3,8 @@
     python -m prism_hf.models.convert_checkpoint in.ckpt out_dir
 
 takes Lightning checkpoints (`.ckpt`) of MDLM, PRISM and Token-Critic, and the `pytorch_model.bin` of the PRISM authors'
-LLaDA trainer; which one it is, the file tells. Nothing in the file is run, and only the tensors that are kept are read.
+LLaDA trainer; which one it is, the file's content tells, not its name. Nothing in the file is run, and only the tensors
+that are kept are read. Models take them over without a copy, so converting takes less memory than the file is large.
 
 | file | folder |
 |---|---|

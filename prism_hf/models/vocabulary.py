@@ -1,4 +1,8 @@
-"""Another number of tokens for a model that has its weights."""
+"""Another number of tokens for a model that has its weights.
+
+A vocabulary is resized in place: each parameter keeps its identity, so that what is tied stays tied and what is not
+stays apart. transformers' own way does not achieve that for every family.
+"""
 
 import torch
 from torch import nn

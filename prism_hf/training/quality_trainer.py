@@ -11,7 +11,8 @@ from transformers.utils import ModelOutput
 
 from prism_hf.evaluation.metrics.calibration import auroc, expected_calibration_error
 from prism_hf.models.prism import PrismForMaskedDiffusion
-from prism_hf.models.prism.peft_model import QUALITY_HEAD, PeftModelForPrism
+from prism_hf.models.prism.adapter_checks import QUALITY_HEAD
+from prism_hf.models.prism.peft_model import PeftModelForPrism
 
 from .arguments import QualityTrainingArguments
 from .data_preparation.rows import IGNORED

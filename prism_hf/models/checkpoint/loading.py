@@ -1,4 +1,10 @@
-"""Loading that refuses a checkpoint which does not hold the whole model, and names a file that is damaged."""
+"""Loading that refuses a checkpoint which does not hold the whole model, and names a file that is damaged.
+
+- transformers would warn of weights that are missing or left over, and go on.
+- What a loader says of a damaged file is said again with the file's name (`naming_damage`). The files of the folder, or
+  of the Hub's cache, are looked at only after an error.
+- An adapter and a whole model under one name are refused: transformers would load both, PEFT the adapter alone.
+"""
 
 import json
 import os

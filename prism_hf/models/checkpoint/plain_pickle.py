@@ -3,6 +3,10 @@
 `Unpickler` interprets the instructions itself. Numbers, texts, lists, tuples and dictionaries become themselves, a
 tensor a `StoredTensor`, which says where it lies, and every other object an `Inert`. An instruction costs no more than
 the few bytes that it stands on: nothing of a size that the pickle claims is set aside, copied or hashed.
+
+A foreign pickle is interpreted, not unpickled. Genuine Lightning files hold objects of modules that nobody else has, so
+`weights_only=True` refuses them, and a restricted `find_class` still lets Python's unpickler set aside memory, call
+`__setstate__` and hash what the file says.
 """
 
 import math

@@ -256,7 +256,9 @@ def test_a_head_of_ones_own_serves_by_its_name(monkeypatch, tmp_path):
             return (hidden_states * self.scale).sum(-1)
 
     monkeypatch.setitem(QUALITY_HEADS, "own", CountingHead)
-    model = PrismForMaskedDiffusion(PrismConfig(BertConfig(**SMALL), head_type="own", mask_token_id=4)).eval()
+    model = PrismForMaskedDiffusion(
+        PrismConfig(backbone_config=BertConfig(**SMALL), head_type="own", mask_token_id=4)
+    ).eval()
     model.save_pretrained(tmp_path)
     loaded = PrismForMaskedDiffusion.from_pretrained(tmp_path)
     torch.testing.assert_close(loaded(IDS).quality_logits, model(IDS).quality_logits)

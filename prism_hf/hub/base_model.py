@@ -1,4 +1,9 @@
-"""How a model names the one that it was trained from: by its id on the Hub, or by the way to a folder."""
+"""How a model names the one that it was trained from: by its id on the Hub, or by the way to a folder.
+
+An adapter names a base model that is a folder by the way to it, `../base`, so that it loads from anywhere while the two
+keep their places to each other; one that is pushed names the last part only. `base_model_name_or_path` of
+`AutoPeftModelForPrism.from_pretrained` tells another place.
+"""
 
 import os
 from pathlib import Path

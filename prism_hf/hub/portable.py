@@ -1,4 +1,9 @@
-"""What may leave this machine: no token of the Hub, no folder's place."""
+"""What may leave this machine: no token of the Hub, no folder's place.
+
+This holds for all that is saved or pushed. No trainer writes `training_args.bin`, a pickle with `hub_token` in it which
+nothing reads; `training_args.json` has folders by their last part. A saved state of training has the step of the best
+checkpoint in place of its path.
+"""
 
 import json
 import os

@@ -97,9 +97,13 @@ GROWTH = {
 
 def build_model(shape: Shape) -> PrismForMaskedDiffusion:
     backbone = LladaConfig(
-        d_model=shape.width, n_layers=shape.layers, n_heads=shape.width // 64, mlp_hidden_size=3 * shape.width,
-        vocab_size=shape.vocabulary, mask_token_id=shape.vocabulary - 1,
-    )  # fmt: skip
+        d_model=shape.width,
+        n_layers=shape.layers,
+        n_heads=shape.width // 64,
+        mlp_hidden_size=3 * shape.width,
+        vocab_size=shape.vocabulary,
+        mask_token_id=shape.vocabulary - 1,
+    )
     model = PrismForMaskedDiffusion(PrismConfig(backbone_config=backbone))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():  # tokens should depend on the canvas, as those of small initial weights hardly do
@@ -170,9 +174,8 @@ def generate(
     if side in PEERS:
         return peer(model, prompts, shape, PEERS[side])
     return model.generate(
-        prompts, max_new_tokens=shape.new, block_length=shape.block, steps=shape.steps,
-        **SETTINGS[side], **settings,
-    )  # fmt: skip
+        prompts, max_new_tokens=shape.new, block_length=shape.block, steps=shape.steps, **SETTINGS[side], **settings
+    )
 
 
 def strategies(name: str, rounds: int) -> None:
@@ -180,9 +183,11 @@ def strategies(name: str, rounds: int) -> None:
     shape = SHAPES[name]
     # The last block alone, in as many steps as it has when all are generated.
     shape = replace(
-        shape, prompt=shape.prompt + shape.new - shape.block, new=shape.block,
+        shape,
+        prompt=shape.prompt + shape.new - shape.block,
+        new=shape.block,
         steps=shape.steps * shape.block // shape.new,
-    )  # fmt: skip
+    )
     model, seconds = build_model(shape), {name: [] for name in STRATEGIES}
     prompts = torch.randint(shape.vocabulary - 1, (shape.batch, shape.prompt))
     print(f"{name}, every strategy: {describe(shape)}, float32, {torch.get_num_threads()} threads\n", flush=True)
@@ -192,9 +197,14 @@ def strategies(name: str, rounds: int) -> None:
         critic = {"critic": model} if strategy == "token_critic" else {}
         began = time.perf_counter()
         output = model.generate(
-            prompts, max_new_tokens=shape.new, block_length=shape.block, steps=steps,
-            return_dict_in_generate=True, **STRATEGIES[strategy], **critic,
-        )  # fmt: skip
+            prompts,
+            max_new_tokens=shape.new,
+            block_length=shape.block,
+            steps=steps,
+            return_dict_in_generate=True,
+            **STRATEGIES[strategy],
+            **critic,
+        )
         seconds[strategy].append((time.perf_counter() - began) / output.num_forwards)
     best = {strategy: min(values[1:]) for strategy, values in seconds.items()}
     print("| strategy | seconds a forward (best) | to none |\n|---|---|---|")
@@ -234,9 +244,13 @@ def run(shape: Shape, side: str, environment: dict | None = None) -> dict:
     """What `measure` prints, in a process of its own."""
     command = [sys.executable, __file__, "--measure", json.dumps({"side": side} | asdict(shape))]
     output = subprocess.run(
-        command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        command,
+        check=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
         env=os.environ | (environment or {}),
-    )  # fmt: skip
+    )
     return json.loads(output.stdout.splitlines()[-1])
 
 

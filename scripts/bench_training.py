@@ -58,9 +58,15 @@ class Shape:
 MDLM = MdlmConfig(vocab_size=VOCAB, hidden_dim=512, n_blocks=4, n_heads=8, cond_dim=128, model_length=256, dropout=0.0)
 LLADA = LladaConfig(d_model=512, n_layers=8, n_heads=8, mlp_hidden_size=1536, vocab_size=VOCAB)
 TINY = LladaConfig(
-    d_model=32, n_layers=2, n_heads=2, mlp_hidden_size=64, vocab_size=512, mask_token_id=511, eos_token_id=510,
+    d_model=32,
+    n_layers=2,
+    n_heads=2,
+    mlp_hidden_size=64,
+    vocab_size=512,
+    mask_token_id=511,
+    eos_token_id=510,
     pad_token_id=510,
-)  # fmt: skip
+)
 SHAPES = {
     "mdlm": Shape(MDLM, length=256, batch=4),
     "llada": Shape(LLADA, length=512, batch=2),
@@ -78,9 +84,14 @@ def build_trainer(shape: Shape, folder: str, dataset=({"input_ids": [0]},), **ar
     model = PrismForMaskedDiffusion(PrismConfig(backbone_config=copy.deepcopy(shape.backbone)))
     lora = LoraConfig(r=64, lora_alpha=64, target_modules=["q_proj", "k_proj", "v_proj"])
     args = PrismTrainingArguments(
-        folder, num_draft_tokens=NUM_DRAFT_TOKENS, draft_do_sample=False, unmasking_weight=UNMASKING_WEIGHT,
-        use_cpu=True, report_to="none", **{"per_device_train_batch_size": shape.batch} | arguments,
-    )  # fmt: skip
+        folder,
+        num_draft_tokens=NUM_DRAFT_TOKENS,
+        draft_do_sample=False,
+        unmasking_weight=UNMASKING_WEIGHT,
+        use_cpu=True,
+        report_to="none",
+        **{"per_device_train_batch_size": shape.batch} | arguments,
+    )
     trainer = PrismTrainer(model, args, train_dataset=list(dataset), peft_config=lora if shape.lora else None)
     with torch.no_grad():  # away from initial zeros, so that every gradient counts
         for parameter in trainer.model.parameters():
@@ -226,9 +237,16 @@ def train(shape: Shape, processes: int, checkpointing: bool) -> dict:
     rows = [{"input_ids": row} for row in random_rows(shape, NUM_STEPS * shape.batch)]
     with tempfile.TemporaryDirectory() as folder:
         trainer = build_trainer(
-            shape, folder, rows, per_device_train_batch_size=shape.batch // processes, max_steps=NUM_STEPS,
-            activation_checkpointing=checkpointing, logging_steps=1, save_strategy="no", disable_tqdm=True,
-        )  # fmt: skip
+            shape,
+            folder,
+            rows,
+            per_device_train_batch_size=shape.batch // processes,
+            max_steps=NUM_STEPS,
+            activation_checkpointing=checkpointing,
+            logging_steps=1,
+            save_strategy="no",
+            disable_tqdm=True,
+        )
         trainer.add_callback(times)
         trainer.train()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]

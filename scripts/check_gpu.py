@@ -82,9 +82,23 @@ class Shape:
 
 
 TINY = Shape(
-    layers=2, width=64, heads=4, mlp=96, vocabulary=512, prompt=8, new=32, block=8, written=16, batches=(1, 2),
-    train_batches=(1, 2), length=32, rank=4, matmul=64, puzzles=4, train_steps=2,
-)  # fmt: skip
+    layers=2,
+    width=64,
+    heads=4,
+    mlp=96,
+    vocabulary=512,
+    prompt=8,
+    new=32,
+    block=8,
+    written=16,
+    batches=(1, 2),
+    train_batches=(1, 2),
+    length=32,
+    rank=4,
+    matmul=64,
+    puzzles=4,
+    train_steps=2,
+)
 
 
 @dataclass(frozen=True)
@@ -141,10 +155,16 @@ def build_model(machine: Machine, **fields) -> PrismForMaskedDiffusion:
     shape = machine.shape
     last = shape.vocabulary - 1
     config = LladaConfig(
-        d_model=shape.width, n_layers=shape.layers, n_heads=shape.heads, mlp_hidden_size=shape.mlp,
-        vocab_size=shape.vocabulary, mask_token_id=min(126336, last), eos_token_id=min(126081, last - 1),
-        pad_token_id=min(126081, last - 1), **fields,
-    )  # fmt: skip
+        d_model=shape.width,
+        n_layers=shape.layers,
+        n_heads=shape.heads,
+        mlp_hidden_size=shape.mlp,
+        vocab_size=shape.vocabulary,
+        mask_token_id=min(126336, last),
+        eos_token_id=min(126081, last - 1),
+        pad_token_id=min(126081, last - 1),
+        **fields,
+    )
     with torch.device("meta"):
         backbone = LladaForMaskedDiffusion._from_config(config, dtype=torch.bfloat16, attn_implementation="sdpa")
     backbone.to_empty(device=machine.device)
@@ -179,8 +199,10 @@ PRECISIONS = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 6e-2}
 # With the package that each needs. On a CPU, flex attention would compile for minutes.
 ATTENTIONS = {"eager": None, "sdpa": None}
 ATTENTIONS_ON_GPU = {
-    "flex_attention": "torch", "flash_attention_2": "flash_attn", "flash_attention_3": "flash_attn_interface",
-}  # fmt: skip
+    "flex_attention": "torch",
+    "flash_attention_2": "flash_attn",
+    "flash_attention_3": "flash_attn_interface",
+}
 HALF_ONLY = ("flash_attention_2", "flash_attention_3")
 
 
@@ -286,9 +308,7 @@ def check_generation(machine: Machine) -> Iterator[Row]:
                 tokens[name] = literal_loop(model, canvas, shape)
                 forwards = shape.written
             else:
-                output = model.generate(
-                    canvas, block_length=shape.block, return_dict_in_generate=True, **settings,
-                )  # fmt: skip
+                output = model.generate(canvas, block_length=shape.block, return_dict_in_generate=True, **settings)
                 tokens[name], forwards = output.sequences, output.num_forwards
             machine.synchronise()
             seconds = time.perf_counter() - began
@@ -338,19 +358,31 @@ def lora(machine: Machine) -> LoraConfig:
 def training_arguments(machine: Machine, folder: str, **given) -> PrismTrainingArguments:
     """Those published for LLaDA-8B, for a few steps."""
     return PrismTrainingArguments(
-        folder, max_steps=machine.shape.train_steps, num_draft_tokens=8, draft_do_sample=False, unmasking_weight=0.5,
-        learning_rate=1e-4, bf16=True, logging_steps=1, save_strategy="no", report_to="none", disable_tqdm=True,
-        use_cpu=not machine.on_gpu, seed=0, **given,
-    )  # fmt: skip
+        folder,
+        max_steps=machine.shape.train_steps,
+        num_draft_tokens=8,
+        draft_do_sample=False,
+        unmasking_weight=0.5,
+        learning_rate=1e-4,
+        bf16=True,
+        logging_steps=1,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        use_cpu=not machine.on_gpu,
+        seed=0,
+        **given,
+    )
 
 
 def train(machine: Machine, model, batch: int, folder: str, peft_config=None, **given) -> tuple[float, float, int]:
     """Seconds of the best step after the first, the operations of a step, and the loss of the last."""
     shape = machine.shape
     rows = torch.randint(
-        min(126000, shape.vocabulary - 8), (shape.train_steps * batch, shape.length),
+        min(126000, shape.vocabulary - 8),
+        (shape.train_steps * batch, shape.length),
         generator=torch.Generator().manual_seed(1),
-    )  # fmt: skip
+    )
     args = training_arguments(machine, folder, per_device_train_batch_size=batch, **given)
     dataset = [{"input_ids": row} for row in rows]
     trainer = PrismTrainer(model, args, train_dataset=dataset, peft_config=peft_config)
@@ -381,9 +413,13 @@ def check_training(machine: Machine) -> Iterator[Row]:
                 model = build_model(machine)
                 args = training_arguments(machine, folder, per_device_train_batch_size=batch, **given)
                 planned = estimate_memory(
-                    model.config.backbone_config, args, shape.length, dtype="bfloat16", peft_config=lora(machine),
+                    model.config.backbone_config,
+                    args,
+                    shape.length,
+                    dtype="bfloat16",
+                    peft_config=lora(machine),
                     attn_implementation="sdpa",
-                ).total  # fmt: skip
+                ).total
                 try:
                     seconds, operations, loss = train(machine, model, batch, folder, lora(machine), **given)
                 except torch.cuda.OutOfMemoryError:
@@ -394,9 +430,11 @@ def check_training(machine: Machine) -> Iterator[Row]:
             if machine.on_gpu:
                 error = planned / machine.peak() - 1
                 yield Row(
-                    f"{case}, memory", f"{machine.peak() / GIB:.1f} GiB, estimated {planned / GIB:.1f} ({error:+.1%})",
-                    "within 15%", abs(error) <= 0.15,
-                )  # fmt: skip
+                    f"{case}, memory",
+                    f"{machine.peak() / GIB:.1f} GiB, estimated {planned / GIB:.1f} ({error:+.1%})",
+                    "within 15%",
+                    abs(error) <= 0.15,
+                )
             del model
 
 
@@ -411,9 +449,14 @@ def check_sudoku(machine: Machine) -> Iterator[Row]:
     model = PrismForMaskedDiffusion.from_pretrained(resource_path("sudoku_prism"))
     with tempfile.TemporaryDirectory() as folder:
         args = PrismTrainingArguments(
-            folder, max_steps=10 if machine.on_gpu else 2, report_to="none", save_strategy="no", disable_tqdm=True,
-            use_cpu=not machine.on_gpu, **given,
-        )  # fmt: skip
+            folder,
+            max_steps=10 if machine.on_gpu else 2,
+            report_to="none",
+            save_strategy="no",
+            disable_tqdm=True,
+            use_cpu=not machine.on_gpu,
+            **given,
+        )
         trainer = PrismTrainer(model, args, train_dataset=[{"input_ids": row} for row in solved])
         clock = StepClock(machine)
         trainer.add_callback(clock)
@@ -430,9 +473,11 @@ def check_sudoku(machine: Machine) -> Iterator[Row]:
         machine.synchronise()
     seconds, share = time.perf_counter() - began, (found == solutions).all(-1).float().mean().item()
     yield Row(
-        f"{len(puzzles)} puzzles, margin order, 51 passes", f"{share:.1%} in {seconds:.1f} s", ">= 95%",
+        f"{len(puzzles)} puzzles, margin order, 51 passes",
+        f"{share:.1%} in {seconds:.1f} s",
+        ">= 95%",
         share >= 0.95 if machine.on_gpu else None,
-    )  # fmt: skip
+    )
 
 
 def check_compile(machine: Machine) -> Iterator[Row]:
@@ -620,10 +665,12 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     on_gpu = "no GPU" not in card()
     about = {
-        "machine": card(), "date": date.today().isoformat(), "torch": torch.__version__,
+        "machine": card(),
+        "date": date.today().isoformat(),
+        "torch": torch.__version__,
         "transformers": transformers.__version__,
         "command": " ".join(["python", "scripts/check_gpu.py", *sys.argv[1:]]),
-    }  # fmt: skip
+    }
     lines = [", ".join(f"{key}: {value}" for key, value in about.items()), ""]
     lines += ["| check | case | figure | bound | held |", "|---|---|---|---|---|"]
     print("\n".join(lines), flush=True)

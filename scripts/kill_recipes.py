@@ -42,15 +42,29 @@ TIMES = ("runtime", "per_second", "seconds")
 BERT = {
     "model_type": "bert",
     "model_config": {
-        "vocab_size": 11, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32,
-        "max_position_embeddings": 81, "hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1,
+        "vocab_size": 11,
+        "hidden_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+        "max_position_embeddings": 81,
+        "hidden_dropout_prob": 0.1,
+        "attention_probs_dropout_prob": 0.1,
     },
-}  # fmt: skip
+}
 TRAINING = {
-    "max_steps": 8, "save_steps": 2, "save_total_limit": 2, "logging_steps": 1, "eval_strategy": "steps",
-    "eval_steps": 4, "learning_rate": 3e-3, "per_device_train_batch_size": 8, "use_cpu": True, "report_to": "none",
+    "max_steps": 8,
+    "save_steps": 2,
+    "save_total_limit": 2,
+    "logging_steps": 1,
+    "eval_strategy": "steps",
+    "eval_steps": 4,
+    "learning_rate": 3e-3,
+    "per_device_train_batch_size": 8,
+    "use_cpu": True,
+    "report_to": "none",
     "disable_tqdm": True,
-}  # fmt: skip
+}
 SUDOKU = {"layout": 81, "num_train_samples": 64, "num_eval_samples": 32}
 SETTINGS = [
     {"order": "margin", "steps": 6},
@@ -62,13 +76,19 @@ CODE = {"dataset": "source_files", "dataset_path": str(SOURCES), "length": 32, "
 RUNS: dict[str, tuple[str, dict[str, Any]]] = {
     "train_mdm, EMA": ("train_mdm.py", BERT | TRAINING | SUDOKU | {"ema_decay": 0.9, "num_eval_puzzles": 2}),
     "train_mdm, epochs, Muon": (
-        "train_mdm.py", BERT | TRAINING | SUDOKU | {"max_steps": -1, "num_train_epochs": 1.5, "use_muon": True},
+        "train_mdm.py",
+        BERT | TRAINING | SUDOKU | {"max_steps": -1, "num_train_epochs": 1.5, "use_muon": True},
     ),
     "train_prism, EMA, best checkpoint": (
         "train_prism.py",
-        TRAINING | SUDOKU | {
-            "ema_decay": 0.9, "load_best_model_at_end": True, "metric_for_best_model": "quality_loss",
-            "num_draft_tokens": 4, "eval_steps": 2,
+        TRAINING
+        | SUDOKU
+        | {
+            "ema_decay": 0.9,
+            "load_best_model_at_end": True,
+            "metric_for_best_model": "quality_loss",
+            "num_draft_tokens": 4,
+            "eval_steps": 2,
         },
     ),
     "train_prism, LoRA, nothing held out": (
@@ -85,17 +105,22 @@ RUNS: dict[str, tuple[str, dict[str, Any]]] = {
         {
             "task": {"name": "sudoku", "layout": 81, "num_puzzles": 6, "num_tuning_puzzles": 3},
             "strategies": [{"name": "none"}, {"name": "prism", "num_remask": [1, 2]}],
-            "budgets": [4, 6], "batch_size": 2, "use_cpu": True,
+            "budgets": [4, 6],
+            "batch_size": 2,
+            "use_cpu": True,
         },
     ),
     "generate": (
         "generate.py",
         {
-            "model_name_or_path": "TEXT_MODEL", "prompts_file": "PROMPTS", "batch_size": 2, "use_cpu": True,
+            "model_name_or_path": "TEXT_MODEL",
+            "prompts_file": "PROMPTS",
+            "batch_size": 2,
+            "use_cpu": True,
             "generation": {"max_new_tokens": 12, "steps": 12, "do_sample": True},
         },
     ),
-}  # fmt: skip
+}
 
 
 def prepare(work: Path) -> dict[str, str]:

@@ -79,19 +79,36 @@ def main() -> None:
     options = parser.parse_args()
     last = options.vocabulary - 1
     config = LladaConfig(
-        d_model=options.width, n_layers=options.layers, n_heads=options.heads, mlp_hidden_size=options.mlp_width,
-        vocab_size=options.vocabulary, mask_token_id=min(126336, last), eos_token_id=min(126081, last - 1),
+        d_model=options.width,
+        n_layers=options.layers,
+        n_heads=options.heads,
+        mlp_hidden_size=options.mlp_width,
+        vocab_size=options.vocabulary,
+        mask_token_id=min(126336, last),
+        eos_token_id=min(126081, last - 1),
         pad_token_id=min(126081, last - 1),
-    )  # fmt: skip
+    )
     lora = LoraConfig(
         r=options.rank, lora_alpha=options.rank, lora_dropout=0.1, target_modules=["q_proj", "k_proj", "v_proj"]
     )
     with tempfile.TemporaryDirectory() as folder:
         args = PrismTrainingArguments(
-            folder, per_device_train_batch_size=1, max_steps=1, logging_steps=1, num_draft_tokens=8,
-            draft_do_sample=False, unmasking_weight=0.5, min_timestep=0.5, learning_rate=1e-4, bf16=True,
-            activation_checkpointing=True, save_strategy="no", use_cpu=True, report_to="none", disable_tqdm=True,
-        )  # fmt: skip
+            folder,
+            per_device_train_batch_size=1,
+            max_steps=1,
+            logging_steps=1,
+            num_draft_tokens=8,
+            draft_do_sample=False,
+            unmasking_weight=0.5,
+            min_timestep=0.5,
+            learning_rate=1e-4,
+            bf16=True,
+            activation_checkpointing=True,
+            save_strategy="no",
+            use_cpu=True,
+            report_to="none",
+            disable_tqdm=True,
+        )
         plan = estimate_memory(config, args, options.length, dtype="bfloat16", peft_config=lora)
         print("GiB planned at the peak, all tokens masked:")
         for name, size in plan.peak.items():

@@ -91,9 +91,13 @@ def sample(model: ExactModel, samples: int, steps: int, seed: int, **settings) -
     if settings.get("remask_strategy") == "token_critic":
         settings["critic"] = model
     return remask_generate(
-        model, torch.full((samples, POSITIONS), MASK), steps=steps, do_sample=True,
-        generator=torch.Generator().manual_seed(seed), **settings,
-    )  # fmt: skip
+        model,
+        torch.full((samples, POSITIONS), MASK),
+        steps=steps,
+        do_sample=True,
+        generator=torch.Generator().manual_seed(seed),
+        **settings,
+    )
 
 
 def main() -> None:

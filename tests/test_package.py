@@ -64,6 +64,19 @@ def test_only_what_reads_datasets_loads_their_library():
     assert "datasets" in loaded_by("from prism_hf.data import load_code")
 
 
+def test_training_loads_neither_data_nor_evaluation():
+    loaded = loaded_by("import prism_hf.training")
+    unwanted = {"torch", "datasets", "prism_hf.data", "prism_hf.evaluation", "prism_hf.generation", "prism_hf.models"}
+    assert not unwanted & loaded
+
+
+def test_a_trainer_loads_few_modules_of_ours():
+    loaded = {name for name in loaded_by("from prism_hf import PrismTrainer") if name.startswith("prism_hf")}
+    assert len(loaded) < 35, sorted(loaded)
+    unwanted = ("data.", "evaluation", "generation", "models", "jobs")
+    assert not [name for name in loaded if name.startswith(tuple(f"prism_hf.{room}" for room in unwanted))]
+
+
 def test_what_type_checkers_ask_for_ships():
     assert "prism_hf = py.typed" in (Path(__file__).parents[1] / "setup.cfg").read_text()
     assert (Path(prism_hf.__file__).parent / "py.typed").exists()

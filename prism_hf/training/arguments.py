@@ -214,4 +214,4 @@ def arguments_of(cls: type[MaskedDiffusionTrainingArguments], args: TrainingArgu
         return args
     if not (isinstance(args, TrainingArguments) and issubclass(cls, type(args))):
         raise TypeError(f"args must be {cls.__name__} or plain TrainingArguments, got {type(args).__name__}.")
-    return cls(**{field.name: getattr(args, field.name) for field in fields(args) if field.init})
+    return cls(**{field.name: vars(args)[field.name] for field in fields(args) if field.init})

@@ -11,9 +11,6 @@ from transformers import Trainer
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from prism_hf.hub import write_card
-from prism_hf.jobs.output_lock import output_lock
-
 from .checkpoints import (
     best_checkpoint,
     checkpoint_to_resume,
@@ -26,7 +23,6 @@ from .checkpoints import (
     without_rotation,
 )
 from .ema import EMACallback, averaged, averages_among
-from .publishing import describe, push_checkpoint
 
 
 class BaseTrainer(Trainer):
@@ -65,6 +61,8 @@ class BaseTrainer(Trainer):
             ValueError: if another run works on the folder or it cannot be written to; if there is no whole checkpoint,
                 or it lacks what training goes on with.
         """
+        from prism_hf.jobs.output_lock import output_lock
+
         run_dir = self._get_output_dir(trial)
         with output_lock(run_dir, is_folder=True):
             if self.args.should_save:
@@ -85,6 +83,8 @@ class BaseTrainer(Trainer):
 
         On an error, a full disk say, what `output_dir` held stays as it was.
         """
+        from .publishing import describe
+
         output_dir = self.args.output_dir if output_dir is None else output_dir
         if not self.args.should_save:
             super()._save(output_dir, state_dict)
@@ -124,10 +124,14 @@ class BaseTrainer(Trainer):
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """As the parent's, which would write and push its arguments with `hub_token` in them."""
+        from .publishing import push_checkpoint
+
         push_checkpoint(self, checkpoint_folder)
 
     def create_model_card(self, language: str | None = None, license: str | None = None, **details) -> None:
         """Write README.md into `output_dir`; `details` are those of `prism_hf.hub.model_card`."""
+        from prism_hf.hub import write_card
+
         if self.is_world_process_zero():
             details |= {"language": language, "license": license}
             write_card(self.model, self.args.output_dir, self.hub_model_id, **details)

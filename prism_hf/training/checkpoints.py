@@ -20,8 +20,6 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
 
-from prism_hf.jobs.lines import write_whole
-
 logger = logging.get_logger(__name__)
 
 NAME = re.compile(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)")
@@ -182,6 +180,8 @@ def remove_leftovers(output_dir: str | Path) -> None:
 
 def hide_best_path(state_file: str | Path) -> None:
     """Take the best checkpoint's place on this machine out of a saved state, which goes on telling its step."""
+    from prism_hf.jobs.lines import write_whole
+
     path = Path(state_file)
     state = json.loads(path.read_text(encoding="utf-8"))
     if state["best_model_checkpoint"] is not None:

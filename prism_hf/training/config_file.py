@@ -131,9 +131,9 @@ def read_mapping(path: Path) -> dict[str, Any]:
 
 def complaint(error: Exception) -> str:
     """The line and the problem of an error of YAML."""
-    mark = getattr(error, "problem_mark", None)
-    where = f", line {mark.line + 1}" if mark else ""
-    return f"{where} is no YAML: {getattr(error, 'problem', None) or error}."
+    if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
+        return f" is no YAML: {error}."
+    return f", line {error.problem_mark.line + 1} is no YAML: {error.problem or error}."
 
 
 def holds_mappings(kind: Any) -> bool:

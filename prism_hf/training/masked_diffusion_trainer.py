@@ -20,28 +20,24 @@ from typing import Any, TypeVar
 
 import torch
 from torch.utils.data import DataLoader, IterableDataset, Sampler, SequentialSampler
-from transformers import AutoModelForMaskedLM
+from transformers import AutoModelForMaskedLM, PreTrainedModel
 from transformers.trainer_utils import has_length
 from transformers.utils import logging
 
-from prism_hf.backbones import takes_positions
+from prism_hf._compat import unwrapped
 from prism_hf.diffusion.drafting import exclude_token
 from prism_hf.diffusion.losses import unmasking_loss
-from prism_hf.generation.denoising.canvas import longest_canvas, vocabulary_size
-from prism_hf.generation.denoising.reading import family_of, logits_of
-from prism_hf.hub import papers, unwrapped
+from prism_hf.hub import papers
 
 from .arguments import MaskedDiffusionTrainingArguments, arguments_of
 from .base_trainer import BaseTrainer
 from .data_preparation.collator import checked_collator
 from .data_preparation.datasets import named_datasets
 from .data_preparation.loader_rows import num_new_rows, tell_fillers
-from .data_preparation.rows import COLUMNS, IGNORED, RowReader, mask_token_id_of, token_id, unlearned_ids
+from .data_preparation.rows import COLUMNS, IGNORED, row_reader_of, token_id
 from .ema import EMACallback
 from .finiteness import check_finite_step
 from .masking import NOISED, Noised, Place, as_one_batch, mask_batch, number_rows
-from .muon import muon_with_adamw
-from .publishing import record_training
 from .randomness import EVALUATION, TRAIN
 from .running_means import RunningMeans
 
@@ -137,13 +133,8 @@ class MaskedDiffusionTrainer(BaseTrainer):
                 "compute_loss_func would not be called, as the losses are those of the method: leave it out, or "
                 f"override compute_loss in a subclass of {type(self).__name__}."
             )
-        self.mask_token_id = mask_token_id_of(self.model, processing_class)
-        self.row_reader = RowReader(
-            self.mask_token_id,
-            vocabulary_size(self.model),
-            unlearned_ids(processing_class),
-            longest_canvas(unwrapped(self.model)),
-        )
+        self.row_reader = row_reader_of(self.model, processing_class)
+        self.mask_token_id = self.row_reader.mask_token_id
         self.data_collator = checked_collator(
             data_collator,
             self.row_reader,
@@ -164,7 +155,11 @@ class MaskedDiffusionTrainer(BaseTrainer):
 
     def prepared(self, model):
         """What is trained of a model that was given, or that `model_init` made, before it is placed on a device."""
-        return AutoModelForMaskedLM.from_pretrained(model) if isinstance(model, str | os.PathLike) else model
+        if not isinstance(model, str | os.PathLike):
+            return model
+        import prism_hf.models  # noqa: F401  (tells transformers of them)
+
+        return AutoModelForMaskedLM.from_pretrained(model)
 
     def call_model_init(self, trial=None):
         """As the parent's, with the model prepared as one that was given."""
@@ -172,11 +167,16 @@ class MaskedDiffusionTrainer(BaseTrainer):
 
     def take_model(self) -> None:
         """Set `self.model` up as the arguments say, and leave the record of the training with it."""
+        from prism_hf.backbones import takes_positions
+        from prism_hf.generation.denoising.reading import family_of
+
+        from .publishing import record_training
+
         inner = unwrapped(self.model)
         self.shifted_logits = family_of(inner).shifted_logits
         self.keeps_logits = takes_positions(inner) and not self.shifted_logits
-        if hasattr(self.model, "add_model_tags"):
-            self.model.add_model_tags(list(self._tag_names))
+        if isinstance(inner, PreTrainedModel):
+            inner.add_model_tags(list(self._tag_names))
         inner.training_record = record_training(self)
 
     def _hp_search_setup(self, trial) -> None:
@@ -308,6 +308,8 @@ class MaskedDiffusionTrainer(BaseTrainer):
         """The logits (N, V) of the masked positions."""
         if self.keeps_logits:
             return outputs.logits
+        from prism_hf.generation.denoising.reading import logits_of
+
         return logits_of(outputs.logits, noised.masked, self.shifted_logits)
 
     def total_loss(self, losses: Mapping[str, T]) -> T:
@@ -317,6 +319,8 @@ class MaskedDiffusionTrainer(BaseTrainer):
     def create_optimizer(self, model=None):
         """As the parent's; with `use_muon`, the hidden layers' matrices go to Muon."""
         if self.optimizer is None and self.args.use_muon:
+            from .muon import muon_with_adamw
+
             trained = self.model if model is None else model
             self.optimizer = muon_with_adamw(trained, self.get_decay_parameter_names(trained), self.args)
         return super().create_optimizer(model)

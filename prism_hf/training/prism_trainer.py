@@ -18,7 +18,6 @@ from torch.nn.parallel import DistributedDataParallel
 from prism_hf._compat import without_gradient_sync
 from prism_hf.diffusion.drafting import draft
 from prism_hf.diffusion.losses import linear_unmasking_loss, mapped_unmasking_loss, quality_loss
-from prism_hf.generation import RemaskGenerationConfig
 from prism_hf.hub import papers
 
 from .arguments import PrismTrainingArguments
@@ -42,11 +41,36 @@ class PrismTrainer(QualityTrainer):
     those of `QualityTrainer`.
 
     Args:
-        model: a model with a quality head, or what `PrismForMaskedDiffusion.from_pretrained` loads.
-        peft_config: wraps the model with PEFT. The quality head joins its `modules_to_save`.
+        model (`PrismForMaskedDiffusion` or `str`, *optional*): A model with a quality head, or what
+            `PrismForMaskedDiffusion.from_pretrained` loads.
+        args (`PrismTrainingArguments`, *optional*): The arguments.
+        *trainer_args, **kwargs: As for [`MaskedDiffusionTrainer`].
+        peft_config (`PeftConfig`, *optional*): Wraps the model with PEFT. The quality head joins its
+            `modules_to_save`.
 
     Raises:
         ValueError: if the model has no quality head, or is a `PeftModel` and a `peft_config` is given.
+
+    Example:
+        ```python
+        from datasets import load_dataset
+        from peft import LoraConfig
+        from transformers import AutoTokenizer
+
+        from prism_hf import PrismForMaskedDiffusion, PrismTrainer, PrismTrainingArguments
+
+        name = "GSAI-ML/LLaDA-8B-Base"
+        tokenizer = AutoTokenizer.from_pretrained(name)
+        dataset = load_dataset("roneneldan/TinyStories", split="train[:1%]")
+        trainer = PrismTrainer(
+            PrismForMaskedDiffusion.from_pretrained(name, dtype="bfloat16"),
+            PrismTrainingArguments("runs/prism", bf16=True, max_steps=1000),
+            train_dataset=dataset.map(lambda row: tokenizer(row["text"]), remove_columns="text"),
+            processing_class=tokenizer,
+            peft_config=LoraConfig(r=64, target_modules=["q_proj", "k_proj", "v_proj"]),
+        )
+        trainer.train()
+        ```
     """
 
     _tag_names = ("masked-diffusion", "prism")
@@ -57,6 +81,8 @@ class PrismTrainer(QualityTrainer):
 
     def take_model(self) -> None:
         """As the parent's; the backbone is frozen if the arguments say so, and the model will correct itself."""
+        from prism_hf.generation import RemaskGenerationConfig
+
         super().take_model()
         generation_config = self.model.generation_config
         if isinstance(generation_config, RemaskGenerationConfig) and generation_config.remask_strategy is None:
@@ -109,9 +135,7 @@ class PrismTrainer(QualityTrainer):
 
     def unmask_and_draft(self, model, noised: Noised) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The first forward: the unmasking loss, and the drafts `y` and `filled`, (num_drafts * B, L)."""
-        args = self.args
-        has_gradient = torch.is_grad_enabled() and args.trains_posterior
-        backpropagates = has_gradient and model.training
+        has_gradient = torch.is_grad_enabled() and self.args.trains_posterior
         decoder = self.accelerator.unwrap_model(model).decoder
         with torch.set_grad_enabled(has_gradient), self.first_backward(model), self.accelerator.autocast():
             states = model(
@@ -125,43 +149,44 @@ class PrismTrainer(QualityTrainer):
                 states = states.to(decoder.weight.dtype)
                 # With an adapter on the decoder, its weight alone is not the map that the model computes.
                 adapted = isinstance(decoder, BaseTunerLayer | AuxiliaryTrainingWrapper)
-                unmasking, confidence = (mapped_unmasking_loss if adapted else linear_unmasking_loss)(
-                    states,
-                    decoder,
-                    noised.targets,
-                    noised.weights,
-                    noised.denominators["unmasking_loss"],
-                    self.mask_token_id,
+                loss_of = mapped_unmasking_loss if adapted else linear_unmasking_loss
+                denominator = noised.denominators["unmasking_loss"]
+                unmasking, confidence = loss_of(
+                    states, decoder, noised.targets, noised.weights, denominator, self.mask_token_id
                 )
-                if backpropagates:
+                if has_gradient and model.training:
                     # As Trainer.training_step does with the loss that compute_loss returns.
                     kwargs = {"scale_wrt_gas": False} if self.is_deepspeed_enabled else {}
-                    self.accelerator.backward(args.unmasking_weight * unmasking, **kwargs)
+                    self.accelerator.backward(self.args.unmasking_weight * unmasking, **kwargs)
                     unmasking = unmasking.detach()
-                kept = states.detach()
-                y, filled = draft(
-                    noised.z,
-                    noised.masked,
-                    lambda index: decoder(kept[index]),
-                    self.mask_token_id,
-                    args.num_draft_tokens,
-                    noised.uniform.unflatten(1, (args.num_drafts, 2)).permute(1, 2, 0, 3),
-                    confidence=confidence,
-                    selection=args.draft_selection,
-                    sample=args.draft_do_sample,
-                    top_p=args.draft_top_p,
-                    window=args.draft_window,
-                    num_steps=args.draft_steps,
-                    reread=lambda y, positions: (
-                        model(
-                            input_ids=y,
-                            attention_mask=noised.attention_mask,
-                            logits_to_keep=positions,
-                            return_quality=False,
-                        ).logits
-                    ),
-                )
+                y, filled = self.draft(model, noised, decoder, states.detach(), confidence)
         return unmasking, y, filled
+
+    def draft(
+        self, model, noised: Noised, decoder, states: torch.Tensor, confidence: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The drafts `y` and `filled`, (num_drafts * B, L), from the decoder's input (N, D) at masked positions."""
+        args = self.args
+
+        def reread(y: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+            mask = noised.attention_mask
+            return model(input_ids=y, attention_mask=mask, logits_to_keep=positions, return_quality=False).logits
+
+        return draft(
+            noised.z,
+            noised.masked,
+            lambda index: decoder(states[index]),
+            self.mask_token_id,
+            args.num_draft_tokens,
+            noised.uniform.unflatten(1, (args.num_drafts, 2)).permute(1, 2, 0, 3),
+            confidence=confidence,
+            selection=args.draft_selection,
+            sample=args.draft_do_sample,
+            top_p=args.draft_top_p,
+            window=args.draft_window,
+            num_steps=args.draft_steps,
+            reread=reread,
+        )
 
     @contextmanager
     def first_backward(self, model):

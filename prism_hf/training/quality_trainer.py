@@ -6,26 +6,27 @@ from dataclasses import dataclass
 
 import torch
 from peft import PeftConfig, PeftModel
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
 from transformers.utils import ModelOutput
-
-from prism_hf.evaluation.metrics.calibration import auroc, expected_calibration_error
-from prism_hf.models.prism import PrismForMaskedDiffusion
-from prism_hf.models.prism.adapter_checks import QUALITY_HEAD
-from prism_hf.models.prism.peft_model import PeftModelForPrism
 
 from .arguments import QualityTrainingArguments
 from .data_preparation.rows import IGNORED
 from .masked_diffusion_trainer import MaskedDiffusionTrainer
 from .masking import Noised
 
+QUALITY_HEAD = "quality_head"  # as a `PrismForMaskedDiffusion` calls it
 
-def adapt(model, peft_config: PeftConfig, args: QualityTrainingArguments) -> PeftModelForPrism:
-    """Wrap `model` with PEFT; the quality head is trained whole and saved with the adapter.
+
+def adapt(model: nn.Module, peft_config: PeftConfig, args: QualityTrainingArguments) -> PeftModel:
+    """A `PeftModelForPrism` around `model`; the quality head is trained whole and saved with the adapter.
 
     Raises ValueError for a model that has adapters already or a method that cannot train the head with them, TypeError
     for what is no `PeftConfig`.
     """
+    from prism_hf.models.prism.peft_model import PeftModelForPrism
+
     if not isinstance(peft_config, PeftConfig):
         raise TypeError(f"peft_config must be a PeftConfig such as peft.LoraConfig, got {type(peft_config).__name__}.")
     if isinstance(model, PeftModel):
@@ -33,13 +34,13 @@ def adapt(model, peft_config: PeftConfig, args: QualityTrainingArguments) -> Pef
             "The model is a PeftModel already: pass it without peft_config to train its adapter on, or "
             "model.merge_and_unload() for a new one."
         )
-    if not hasattr(peft_config, "modules_to_save"):
+    if "modules_to_save" not in vars(peft_config):
         raise ValueError(
             f"{type(peft_config).__name__} trains no whole module, so no quality head: use LoraConfig, whose "
             "trainable_token_indices trains single tokens."
         )
     peft_config = copy(peft_config)
-    saved = list(getattr(peft_config, "modules_to_save", None) or [])
+    saved = peft_config.modules_to_save or []
     if QUALITY_HEAD not in saved:
         peft_config.modules_to_save = [*saved, QUALITY_HEAD]
     peft_config.base_model_name_or_path = model.name_or_path or None
@@ -52,13 +53,23 @@ def adapt(model, peft_config: PeftConfig, args: QualityTrainingArguments) -> Pef
     return model
 
 
-def freeze_backbone(model) -> None:
+def freeze_backbone(model: nn.Module) -> None:
     """Of what is trained, leave the quality head alone."""
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(parameter.requires_grad and QUALITY_HEAD in name)
 
 
-def touching_all(loss: torch.Tensor, model) -> torch.Tensor:
+def split_head(optimizer: Optimizer, model: nn.Module, learning_rate: float) -> None:
+    """Move the quality head's parameters of an optimizer to groups of their own, at their own learning rate."""
+    head = {id(parameter) for name, parameter in model.named_parameters() if QUALITY_HEAD in name}
+    for group in list(optimizer.param_groups):
+        heads = [parameter for parameter in group["params"] if id(parameter) in head]
+        if heads and group["lr"] != learning_rate:
+            group["params"] = [parameter for parameter in group["params"] if id(parameter) not in head]
+            optimizer.add_param_group({**group, "params": heads, "lr": learning_rate})
+
+
+def touching_all(loss: torch.Tensor, model: nn.Module) -> torch.Tensor:
     """The loss, with a gradient of 0 for the parameters that it does not depend on.
 
     DDP reduces gradients in the last backward of a step and waits for every parameter there, also for those of the LM
@@ -73,8 +84,10 @@ def touching_all(loss: torch.Tensor, model) -> torch.Tensor:
 class JudgedDrafts(ModelOutput):
     """Drafts of a batch, D of each row; draft d of row b is row `d * B + b`.
 
-    quality_logits (D * B, L). filled (D * B, L) bool: positions that the draft filled, where its quality is learned.
-    correct (D * B, L) bool: whether the draft holds the clean token.
+    Args:
+        quality_logits (`torch.Tensor`): (D * B, L).
+        filled (`torch.Tensor`): (D * B, L) bool, positions that the draft filled, where its quality is learned.
+        correct (`torch.Tensor`): (D * B, L) bool, whether the draft holds the clean token.
     """
 
     quality_logits: torch.Tensor | None = None
@@ -96,8 +109,12 @@ class QualityTrainer(MaskedDiffusionTrainer):
     whether they are right; both are -100 where a draft filled nothing. With D > 1 drafts of each row, (rows, L, D).
 
     Args:
-        model: a model with a quality head, or what `PrismForMaskedDiffusion.from_pretrained` loads.
-        peft_config: wraps the model with PEFT. The quality head joins its `modules_to_save`.
+        model (`PrismForMaskedDiffusion` or `str`, *optional*): A model with a quality head, or what
+            `PrismForMaskedDiffusion.from_pretrained` loads.
+        args (`QualityTrainingArguments`, *optional*): The arguments.
+        *trainer_args, **kwargs: As for [`MaskedDiffusionTrainer`].
+        peft_config (`PeftConfig`, *optional*): Wraps the model with PEFT. The quality head joins its
+            `modules_to_save`.
 
     Raises:
         ValueError: if the model has no quality head, or is a `PeftModel` and a `peft_config` is given.
@@ -120,6 +137,8 @@ class QualityTrainer(MaskedDiffusionTrainer):
     def prepared(self, model):
         """The model with a quality head, wrapped with PEFT if so asked for."""
         if isinstance(model, str | os.PathLike):
+            from prism_hf.models.prism import PrismForMaskedDiffusion
+
             model = PrismForMaskedDiffusion.from_pretrained(model)
         if not any(QUALITY_HEAD in name for name, _ in model.named_parameters()):
             raise ValueError(
@@ -131,15 +150,8 @@ class QualityTrainer(MaskedDiffusionTrainer):
     def create_optimizer(self, model=None):
         """As the parent's, with the head's parameters in groups of their own at `head_learning_rate`."""
         optimizer = super().create_optimizer(model)
-        if self.args.head_learning_rate is None:
-            return optimizer
-        named = (self.model if model is None else model).named_parameters()
-        head = {id(parameter) for name, parameter in named if QUALITY_HEAD in name}
-        for group in list(optimizer.param_groups):
-            heads = [parameter for parameter in group["params"] if id(parameter) in head]
-            if heads and group["lr"] != self.args.head_learning_rate:
-                group["params"] = [parameter for parameter in group["params"] if id(parameter) not in head]
-                optimizer.add_param_group({**group, "params": heads, "lr": self.args.head_learning_rate})
+        if self.args.head_learning_rate is not None:
+            split_head(optimizer, self.model if model is None else model, self.args.head_learning_rate)
         return optimizer
 
     def add_judgements(self, training: bool, quality_logits: torch.Tensor, correct: torch.Tensor) -> None:
@@ -159,8 +171,11 @@ class QualityTrainer(MaskedDiffusionTrainer):
         return tuple(value.unflatten(0, (-1, len(noised.z))).movedim(0, -1).squeeze(-1) for value in (quality, labels))
 
     def pop_metrics(self, training: bool) -> dict[str, float]:
+        """As the parent's, with how well the head knows right tokens from wrong ones."""
         metrics = super().pop_metrics(training)
         if self.judged[training]:
+            from prism_hf.evaluation.metrics.calibration import auroc, expected_calibration_error
+
             judged = self.accelerator.pad_across_processes(torch.cat(self.judged[training]), dim=0, pad_index=-1)
             judged = self.accelerator.gather(judged).cpu()
             quality, correct = judged[judged[:, 1] >= 0].unbind(dim=1)

@@ -11,12 +11,10 @@ from collections.abc import Callable, Mapping
 
 import torch
 
-from prism_hf.backbones import forward_parameters, takes_positions
+from prism_hf._compat import setting, unwrapped
 from prism_hf.diffusion.drafting import fill
 from prism_hf.diffusion.losses import CHUNK_ELEMENTS, quality_loss
-from prism_hf.generation.denoising.reading import family_of, logits_of
-from prism_hf.hub import base_model_name, papers, unwrapped
-from prism_hf.models.auto import load_model
+from prism_hf.hub import base_model_name, papers
 
 from .arguments import TokenCriticTrainingArguments
 from .masked_diffusion_trainer import T
@@ -26,8 +24,10 @@ from .quality_trainer import JudgedDrafts, QualityTrainer, touching_all
 
 def check_pair(critic, denoiser) -> None:
     """Raise ValueError unless `critic` can read what `denoiser`, of a known family, writes, with weights of its own."""
+    from prism_hf.generation.denoising.reading import family_of
+
     for name in ("vocab_size", "mask_token_id"):
-        values = [getattr(unwrapped(model).config, name, None) for model in (critic, denoiser)]
+        values = [setting(unwrapped(model).config, name) for model in (critic, denoiser)]
         if None not in values and values[0] != values[1]:
             raise ValueError(
                 f"The critic has {name}={values[0]}, the denoiser {name}={values[1]}: they must read the same tokens. "
@@ -59,15 +59,27 @@ class TokenCriticTrainer(QualityTrainer):
     position counted once: where the loss is weighted, the best critic has a small `quality_ece` left.
 
     Args:
-        model: the critic, a `PrismForMaskedDiffusion` of which only body and quality head are used: a small one of its
-            own, `head_type="linear"` as published, or one on a pretrained backbone; or what
+        model (`PrismForMaskedDiffusion` or `str`, *optional*): The critic, of which only body and quality head are
+            used: a small one of its own, `head_type="linear"` as published, or one on a pretrained backbone; or what
             `PrismForMaskedDiffusion.from_pretrained` loads.
-        denoiser: the model that drafts, or what `prism_hf.load_model` loads. Put into evaluation mode.
-        peft_config: wraps the critic with PEFT.
+        args (`TokenCriticTrainingArguments`, *optional*): The arguments.
+        *trainer_args, **kwargs: As for [`PrismTrainer`], `peft_config` among them.
+        denoiser (`PreTrainedModel` or `str`): The model that drafts, or what `prism_hf.load_model` loads. Put into
+            evaluation mode.
 
     Raises:
         ValueError: if there is no denoiser, if the two differ in vocabulary or mask token or share weights, and as
             `QualityTrainer`.
+
+    Example:
+        ```python
+        from prism_hf import PrismConfig, PrismForMaskedDiffusion, TokenCriticTrainer, load_model
+
+        denoiser = load_model("runs/mdm")
+        critic = PrismForMaskedDiffusion(PrismConfig(backbone_config=denoiser.config, head_type="linear"))
+        trainer = TokenCriticTrainer(critic, denoiser=denoiser, train_dataset=rows)
+        trainer.train()
+        ```
     """
 
     _tag_names = ("masked-diffusion", "token-critic")
@@ -87,6 +99,8 @@ class TokenCriticTrainer(QualityTrainer):
         if denoiser is None:
             raise ValueError("TokenCriticTrainer needs denoiser=, the model whose drafts the critic is to judge.")
         if isinstance(denoiser, str | os.PathLike):
+            from prism_hf.models.auto import load_model
+
             denoiser = load_model(denoiser)
         self.denoiser = denoiser.eval()
         super().__init__(model, args, *trainer_args, **kwargs)
@@ -137,6 +151,9 @@ class TokenCriticTrainer(QualityTrainer):
 
     def read_denoiser(self, noised: Noised) -> Callable[[torch.Tensor], torch.Tensor]:
         """The denoiser's logits at given ones of the masked positions: (M,) -> (M, V)."""
+        from prism_hf.backbones import forward_parameters, takes_positions
+        from prism_hf.generation.denoising.reading import family_of, logits_of
+
         parameters = forward_parameters(self.denoiser)
         shifted = family_of(self.denoiser).shifted_logits
         kwargs = {"logits_to_keep": noised.masked} if takes_positions(self.denoiser) and not shifted else {}

@@ -9,7 +9,7 @@ Where a stream ends within an accumulation window, `Trainer` would take no step:
 from collections.abc import Callable, Iterator, MutableMapping
 from typing import Any
 
-from accelerate.data_loader import BatchSamplerShard, DataLoaderDispatcher, IterableDatasetShard
+from accelerate.data_loader import BatchSamplerShard, DataLoaderDispatcher, IterableDatasetShard, SkipBatchSampler
 from torch.utils.data import DataLoader, IterableDataset
 
 NUM_FILLERS = "num_fillers"
@@ -30,9 +30,9 @@ def num_rows_of_last_round(loader: DataLoader) -> int | None:
     if isinstance(loader, DataLoaderDispatcher):
         return loader.remainder
     shard = loader.batch_sampler
-    while shard is not None and not isinstance(shard, BatchSamplerShard):
-        shard = getattr(shard, "batch_sampler", None)  # of accelerate's SkipBatchSampler, when training is resumed
-    if shard is None or shard.drop_last or shard.batch_size is None:
+    while isinstance(shard, SkipBatchSampler):  # when training is resumed
+        shard = shard.batch_sampler
+    if not isinstance(shard, BatchSamplerShard) or shard.drop_last or shard.batch_size is None:
         return None
     size = shard.batch_size * (1 if shard.split_batches else shard.num_processes)
     return (len(shard.batch_sampler.sampler) - 1) % size + 1

@@ -6,10 +6,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.utils import logging
+
+from prism_hf._compat import mask_token_of, unwrapped
 
 logger = logging.get_logger(__name__)
 
@@ -37,7 +40,7 @@ def mask_token_id_of(model: PreTrainedModel, processing_class: Any) -> int:
 
     Raises ValueError if neither names one; where the two differ, a warning tells it.
     """
-    own = getattr(model.config, "mask_token_id", None)
+    own = mask_token_of(model.config)
     named = token_id(processing_class, "mask")
     if own is None and named is None:
         raise ValueError(
@@ -50,6 +53,15 @@ def mask_token_id_of(model: PreTrainedModel, processing_class: Any) -> int:
             f"taken. If the tokenizer is right, set model.config.mask_token_id = {named}."
         )
     return named if own is None else own
+
+
+def row_reader_of(model: PreTrainedModel, processing_class: Any) -> "RowReader":
+    """What reads the rows that a model is trained on. Raises ValueError as `mask_token_id_of`."""
+    from prism_hf.generation.denoising.canvas import longest_canvas, vocabulary_size
+
+    mask_token_id = mask_token_id_of(model, processing_class)
+    special, num_positions = unlearned_ids(processing_class), longest_canvas(unwrapped(model))
+    return RowReader(mask_token_id, vocabulary_size(model), special, num_positions)
 
 
 def unlearned_ids(processing_class: Any) -> tuple[int, ...]:
@@ -128,7 +140,7 @@ def check_shapes(batch: dict[str, Tensor]) -> None:
 
 
 def described(value: Any) -> str:
-    return reprlib.repr(value.tolist() if hasattr(value, "tolist") else value)
+    return reprlib.repr(value.tolist() if isinstance(value, torch.Tensor | np.ndarray) else value)
 
 
 def place(number: int, batch_size: int, row: Any) -> str:

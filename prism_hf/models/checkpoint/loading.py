@@ -28,8 +28,6 @@ from transformers.utils import (
 from transformers.utils.hub import cached_file, has_file
 from transformers.utils.peft_utils import find_adapter_config_file
 
-from .torch_file import TorchFile
-
 # Files of which one makes a folder a whole model, or an adapter.
 MODEL_WEIGHTS = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_NAME, WEIGHTS_INDEX_NAME)
 ADAPTER_WEIGHTS = (ADAPTER_SAFE_WEIGHTS_NAME, ADAPTER_WEIGHTS_NAME)
@@ -159,28 +157,43 @@ def folder_of(checkpoint: str | os.PathLike, arguments: Mapping[str, Any]) -> Pa
 
 def find_damage(folder: Path) -> str | None:
     """What is wrong with the first damaged file of a checkpoint's folder, with its name; None if none is."""
-    for path in sorted(folder.glob("*.json")):
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            return f"{path} is cut off or damaged: it is no JSON ({error})."
-        if path.name.endswith(".index.json"):
-            shards = content.get("weight_map") if isinstance(content, dict) else None
-            if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
-                return f"{path} is damaged: it has no 'weight_map' from weights to files."
-            if missing := sorted({name for name in shards.values() if not (folder / name).is_file()}):
-                return f"{path} names {', '.join(missing[:5])}, which {folder} lacks."
-    for path in sorted(folder.glob("*.safetensors")):
-        try:
-            with safe_open(path, "pt"):
-                pass
-        except (SafetensorError, OSError) as error:
-            return f"{path} is cut off or damaged ({error})."
-    for path in sorted(path for pattern in TORCH_FILES for path in folder.glob(pattern)):
-        try:
-            TorchFile(path)
-        except (OSError, ValueError) as error:
-            return str(error).partition(" Remedy")[0]
+    patterns = {"*.json": damage_of_json, "*.safetensors": damage_of_safetensors}
+    for pattern, damage_of in (patterns | dict.fromkeys(TORCH_FILES, damage_of_torch_file)).items():
+        for path in sorted(folder.glob(pattern)):
+            if damage := damage_of(path):
+                return damage
     if (folder / ADAPTER_CONFIG_NAME).exists() and not any((folder / name).exists() for name in ADAPTER_WEIGHTS):
         return f"{folder} has no weights of its adapter ({ADAPTER_SAFE_WEIGHTS_NAME})."
     return None
+
+
+def damage_of_json(path: Path) -> str | None:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        return f"{path} is cut off or damaged: it is no JSON ({error})."
+    if not path.name.endswith(".index.json"):
+        return None
+    shards = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
+        return f"{path} is damaged: it has no 'weight_map' from weights to files."
+    missing = sorted({name for name in shards.values() if not (path.parent / name).is_file()})
+    return f"{path} names {', '.join(missing[:5])}, which {path.parent} lacks." if missing else None
+
+
+def damage_of_safetensors(path: Path) -> str | None:
+    try:
+        with safe_open(path, "pt"):
+            return None
+    except (SafetensorError, OSError) as error:
+        return f"{path} is cut off or damaged ({error})."
+
+
+def damage_of_torch_file(path: Path) -> str | None:
+    from .torch_file import TorchFile  # which only a damaged checkpoint needs here
+
+    try:
+        TorchFile(path)
+        return None
+    except (OSError, ValueError) as error:
+        return str(error).partition(" Remedy")[0]

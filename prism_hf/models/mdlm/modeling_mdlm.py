@@ -17,9 +17,8 @@ from prism_hf._deprecation import renamed_arguments
 from prism_hf.generation.denoising.caching import CanvasCache, canvas_positions
 from prism_hf.models.attention import PositionEmbeddings, attend, inverse_frequencies, padding_mask, rotary_embedding
 from prism_hf.models.checkpoint.loading import WholeCheckpointMixin
-from prism_hf.models.lm_head import LmHead
+from prism_hf.models.lm_head import LmHead, keep_positions
 from prism_hf.models.native import NativeGenerationMixin
-from prism_hf.models.positions import keep_positions
 
 from .configuration_mdlm import MdlmConfig
 

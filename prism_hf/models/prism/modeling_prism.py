@@ -24,8 +24,8 @@ from prism_hf.models.checkpoint.loading import (
     refuse_two_models,
     refuse_weights,
 )
+from prism_hf.models.lm_head import keep_positions
 from prism_hf.models.mdlm import init_mdlm_module
-from prism_hf.models.positions import keep_positions
 from prism_hf.models.vocabulary import resize_vocabulary
 
 from .configuration_prism import PrismConfig

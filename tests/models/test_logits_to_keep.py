@@ -15,7 +15,7 @@ from prism_hf import (
     remask_generate,
 )
 from prism_hf.backbones import takes_positions
-from prism_hf.models.positions import keep_positions
+from prism_hf.models.lm_head import keep_positions
 
 IDS = torch.tensor([[5, 6, 7, 4], [8, 4, 4, 9]])
 MASK = 4

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from transformers import PreTrainedTokenizerBase
 
@@ -111,10 +111,10 @@ def encode_prompts(
     _check_prompts(prompts, tokenizer, apply_chat_template, names)
     if not prompts:
         return []
-    texts = list(prompts)
+    texts = cast(list[str], list(prompts))
     if apply_chat_template:
         chats = [[{"role": "user", "content": each}] if isinstance(each, str) else each for each in prompts]
-        texts = [tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True) for chat in chats]
+        texts = [_render(tokenizer, chat, add_generation_prompt=True) for chat in chats]
     encoded = encode_texts(texts, tokenizer, rendered=apply_chat_template, appends=appends)
     if mask_token_id is None:
         return encoded
@@ -138,7 +138,9 @@ def encode_texts(
     return [ids[: len(ids) - closing] for ids in encoded]
 
 
-def _check_prompts(prompts, tokenizer, apply_chat_template: bool, names: Sequence[str]) -> None:
+def _check_prompts(
+    prompts: Sequence[Any], tokenizer: PreTrainedTokenizerBase, apply_chat_template: bool, names: Sequence[str]
+) -> None:
     """Raise ValueError unless the prompts are texts, or conversations for the template that is to be applied."""
     if apply_chat_template:
         check_chat_template(tokenizer)
@@ -148,6 +150,11 @@ def _check_prompts(prompts, tokenizer, apply_chat_template: bool, names: Sequenc
             raise ValueError(f"{name} is no text but {prompt!r}: {remedy}.")
 
 
+def _render(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], **kwargs: Any) -> str:
+    """A conversation in the tokenizer's chat template."""
+    return cast(str, tokenizer.apply_chat_template(messages, tokenize=False, **kwargs))
+
+
 def render_answer(prompt: str, answer: str, tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
     """A user's turn and what follows it, the assistant's turn, in the tokenizer's chat template.
 
@@ -155,8 +162,8 @@ def render_answer(prompt: str, answer: str, tokenizer: PreTrainedTokenizerBase) 
         ValueError: if the template gives a conversation that does not begin with its prompt.
     """
     messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
-    prompt = tokenizer.apply_chat_template(messages[:1], tokenize=False, add_generation_prompt=True)
-    conversation = tokenizer.apply_chat_template(messages, tokenize=False)
+    prompt = _render(tokenizer, messages[:1], add_generation_prompt=True)
+    conversation = _render(tokenizer, messages)
     if not conversation.startswith(prompt):
         raise ValueError(
             f"The chat template of {tokenizer.name_or_path!r} gives a conversation that does not begin with its "
@@ -197,7 +204,7 @@ def decode_completions(
     """
     ends = {eos_token_id} if isinstance(eos_token_id, int) else set(eos_token_id or ())
     lengths = [next((i + 1 for i, token in enumerate(row) if token in ends), len(row)) for row in completions]
-    kept = [row[:length] for row, length in zip(completions, lengths, strict=True)]
+    kept = [list(row[:length]) for row, length in zip(completions, lengths, strict=True)]
     return tokenizer.batch_decode(kept, skip_special_tokens=True)
 
 

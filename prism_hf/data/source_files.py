@@ -62,7 +62,8 @@ def python_files(
     folder = Path(sysconfig.get_path("stdlib") if folder is None else folder).expanduser()
     if not folder.is_dir():
         raise ValueError(f"There is no folder {folder}; give one that holds .py files.")
-    train, evaluation = [], []
+    train: list[Path] = []
+    evaluation: list[Path] = []
     for path in sorted(folder.rglob("*.py")):
         relative = path.relative_to(folder)
         if path.is_file() and LEFT_OUT.isdisjoint(relative.parts[:-1]):
@@ -75,7 +76,7 @@ def python_files(
     return train, evaluation
 
 
-def read_sources(files: Sequence[Path]) -> Iterator[str]:
+def read_sources(files: Sequence[str | Path]) -> Iterator[str]:
     """The texts of files, without those that are no UTF-8, which are named in a warning."""
     for path in files:
         try:

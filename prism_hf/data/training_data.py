@@ -57,7 +57,8 @@ class DataArguments:
         metadata={"help": "`sudoku`: random puzzles with so many blanks and one solution, their givens as prompt."},
     )
 
-    __post_init__ = check_fields
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 def load_training_data(
@@ -73,11 +74,12 @@ def load_training_data(
         ValueError: if the data cannot be had as asked for.
     """
     if args.dataset == "sudoku":
+        train: Dataset | IterableDataset
         if args.dataset_path is not None:
             train = SolvedGrids(args.dataset_path)
         else:
             train = SudokuGrids(args.num_train_samples, seed + 1, args.layout, args.blanks)
-        held_out = None
+        held_out: Dataset | IterableDataset | None = None
         if args.num_eval_samples:
             held_out = SudokuGrids(args.num_eval_samples, seed, args.layout, args.blanks)
         return train, held_out, SudokuTokenizer()

@@ -4,7 +4,7 @@ import hashlib
 import json
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def digest(*tensors: Tensor) -> str:
@@ -16,7 +16,7 @@ def digest(*tensors: Tensor) -> str:
     return sha.hexdigest()[:16]
 
 
-def weights_digest(model) -> str:
+def weights_digest(model: nn.Module) -> str:
     """The same for a model, from the first entries of each weight: another training changes them all.
 
     What PEFT keeps aside is left out: a quality head that the adapter's replaces is random where the base has none.

@@ -74,7 +74,7 @@ def write_whole(path: Path, lines: Iterable[str]) -> None:
     _sync_folder(path.parent)
 
 
-def to_json(value: Any, **kwargs) -> str:
+def to_json(value: Any, **kwargs: Any) -> str:
     """A value as JSON, which has no NaN and no infinity: null stands for them. kwargs: to `json.dumps`."""
     try:
         return json.dumps(value, allow_nan=False, **kwargs)

@@ -5,6 +5,7 @@ columns of OpenCoder-LLM/opc-sft-stage2, educational_instruct, on which PRISM fi
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from datasets import Dataset, Features, IterableDataset, List, Value
@@ -47,7 +48,7 @@ def load_code_datasets(
     rename_columns: dict[str, str] | None = None,
     held_out: float = 0.05,
     seed: int = 0,
-    **kwargs,
+    **kwargs: Any,
 ) -> tuple[Dataset | IterableDataset, Dataset | IterableDataset | None]:
     """Canvases to train on and canvases held out: `load_code`, then `split_code`, then `encode_code` (``kwargs``).
 
@@ -136,7 +137,7 @@ def encode_batch(
     prompts = encode_texts([prompt for prompt, _ in texts], tokenizer, rendered=apply_chat_template)
     targets = tokenizer([target for _, target in texts], add_special_tokens=False).input_ids
 
-    columns = {name: [] for name in ENCODED}
+    columns: dict[str, list[Any]] = {name: [] for name in ENCODED}
     for prompt, target in zip(prompts, targets, strict=True):
         problem = None
         if not target:

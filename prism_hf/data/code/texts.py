@@ -19,4 +19,4 @@ def code_target(code: str) -> str:
 def first_function_name(code: str) -> str | None:
     """The name of the first top-level function, None if there is none. The code need not be valid Python."""
     match = re.search(r"^(?:async +)?def +(\w+)", code, re.MULTILINE)
-    return match and match[1]
+    return match[1] if match else None

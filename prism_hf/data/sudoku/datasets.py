@@ -66,8 +66,8 @@ class SudokuGrids(torch.utils.data.Dataset):
             if not 0 <= index < self.num_samples:
                 raise IndexError(f"Index {index} is out of range for {self.num_samples} samples.")
         # A counter-based generator gives item i its own stream whatever else is in the batch.
-        draws = [np.random.Generator(np.random.Philox(key=self.seed, counter=[0, 0, 0, i])) for i in indices]
-        draws = torch.from_numpy(np.stack([stream.random(1 + SYMMETRY_DRAWS) for stream in draws]))
+        streams = [np.random.Generator(np.random.Philox(key=self.seed, counter=[0, 0, 0, i])) for i in indices]
+        draws = torch.from_numpy(np.stack([stream.random(1 + SYMMETRY_DRAWS) for stream in streams]))
         chosen = (draws[:, 0] * len(self.solutions)).long()
         sequences = to_sequence(transform(self.solutions[chosen], draws[:, 1:]), self.layout)
         maskable = self.maskable.repeat(len(indices), 1)

@@ -34,7 +34,8 @@ def generate_puzzles(n: Count, blanks: Blanks, generator: torch.Generator) -> tu
         ```
     """
     check_arguments(generate_puzzles, locals())
-    puzzles, solutions = [], []
+    puzzles: list[list[int]] = []
+    solutions: list[list[int]] = []
     while len(puzzles) < n:
         solution = random_grid(generator)
         puzzle = _dig(solution, blanks, torch.randperm(81, generator=generator).tolist())

@@ -42,7 +42,7 @@ def search_solutions(cells: Sequence[int], generator: torch.Generator | None = N
                 if count < 2:
                     break
         if generator is not None and fewest > 1:
-            candidates = [candidates[i] for i in torch.randperm(fewest, generator=generator).tolist()]
+            candidates = tuple(candidates[i] for i in torch.randperm(fewest, generator=generator).tolist())
         blanks.remove(chosen)
         for digit in candidates:
             for unit in _UNITS[chosen]:

@@ -1,5 +1,7 @@
 """Sudoku as text."""
 
+from typing import Any
+
 from transformers import PreTrainedTokenizer
 
 
@@ -21,7 +23,7 @@ class SudokuTokenizer(PreTrainedTokenizer):
 
     model_input_names = ["input_ids", "attention_mask"]
 
-    def __init__(self, mask_token: str = ".", **kwargs):
+    def __init__(self, mask_token: str = ".", **kwargs: Any) -> None:
         self._ids = {character: i for i, character in enumerate(".123456789\n")}
         self._characters = list(self._ids)
         super().__init__(mask_token=mask_token, **kwargs)
@@ -33,7 +35,7 @@ class SudokuTokenizer(PreTrainedTokenizer):
     def get_vocab(self) -> dict[str, int]:
         return {**self._ids, **self.added_tokens_encoder}
 
-    def _tokenize(self, text: str) -> list[str]:
+    def _tokenize(self, text: str, **kwargs: Any) -> list[str]:
         for character in text:
             if character not in self._ids:
                 raise ValueError(f"{character!r} is no Sudoku character; write '.' for a blank, 1 to 9, and newlines.")

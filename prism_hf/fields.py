@@ -24,7 +24,11 @@ import numpy as np
 class Allowed:
     """Bounds of the numbers of a field, or the values to choose from, and what to do about any other value.
 
-    `max=math.inf` lets infinity in, which is otherwise refused as NaN is.
+    Args:
+        min, above, below, max (`float`, *optional*): Bounds of a number. `max=math.inf` lets infinity in, which is
+            otherwise refused as NaN is.
+        choices (`Iterable`, *optional*): The values to choose from.
+        remedy (`str`, *optional*): What a message says is to be done about another value.
     """
 
     min: float | None = None
@@ -35,6 +39,7 @@ class Allowed:
     remedy: str = ""
 
     def holds(self, number: float) -> bool:
+        """Whether the number is within the bounds."""
         return (
             (math.isfinite(number) or number == self.max)
             and (self.min is None or number >= self.min)
@@ -69,13 +74,20 @@ NAMES = {int: "an integer", float: "a number", bool: "True or False", str: "text
 def check_value(name: str, value: Any, kind: Any, owner: str = "") -> Any:
     """The value, where it is of the annotated kind; numbers of NumPy, True and False too, become Python's.
 
-    Raises ValueError with the name, the value, what is expected and, where one can be told, the remedy.
+    Raises:
+        ValueError: with the name, the value, what is expected and, where one can be told, the remedy.
+
+    Example:
+        ```python
+        >>> check_value("steps", 0, Positive)
+        ValueError: steps=0 must be an integer of at least 1.
+        ```
     """
     if isinstance(value, np.generic | np.ndarray) and value.ndim == 0:
         value = value.item()
     if not fits(value, kind):
         of = owner and f" of {owner}"
-        raise ValueError(f"{name}={SHORT.repr(value)}{of} must be {describe(kind)}.{remedy_for(value, kind)}")
+        raise ValueError(f"{name}={SHORT.repr(value)}{of} must be {describe(kind)}.{_remedy_for(value, kind)}")
     return value
 
 
@@ -85,7 +97,8 @@ def check_fields(instance: Any, kinds: Mapping[str, Any] | None = None) -> None:
     A field's own default is right whatever its annotation says; `choices` in its metadata, which a command line reads,
     count as well. Serves as `__post_init__` of a dataclass.
 
-    Raises ValueError for the first that does not fit.
+    Raises:
+        ValueError: for the first that does not fit.
     """
     kinds = {**kinds_of(type(instance)), **(kinds or {})}
     for field in fields(instance):
@@ -98,20 +111,32 @@ def check_fields(instance: Any, kinds: Mapping[str, Any] | None = None) -> None:
 
 
 def check_attributes(instance: Any, kinds: Mapping[str, Any]) -> None:
-    """Check the attributes that `kinds` names. Raises ValueError for the first that does not fit."""
+    """Check the attributes that `kinds` names.
+
+    Raises:
+        ValueError: for the first that does not fit.
+    """
     for name, kind in kinds.items():
         setattr(instance, name, check_value(name, getattr(instance, name), kind, type(instance).__name__))
 
 
 def check_arguments(function: Callable, given: Mapping[str, Any], owner: str = "") -> None:
-    """Check those of a function's arguments that are `given`, such as its `locals()`, against their annotations."""
+    """Check those of a function's arguments that are `given`, such as its `locals()`, against their annotations.
+
+    Raises:
+        ValueError: for the first that does not fit.
+    """
     for name, kind in annotations_of(function).items():
         if name in given and name != "return":
             check_value(name, given[name], kind, owner)
 
 
 def check_names(what: str, names: Iterable[Any], known: Iterable[str]) -> None:
-    """Raise ValueError, with the nearest right one, for the first of the names that is not known."""
+    """Check that all names are known.
+
+    Raises:
+        ValueError: for the first that is not, with the nearest right one.
+    """
     known = list(known)
     for name in names:
         if name not in known:
@@ -125,7 +150,8 @@ def build_config(kind: Callable, settings: Any, name: str, kinds: Mapping[str, A
 
     Values are checked against the annotations of `kind`, or those in `kinds`, which win.
 
-    Raises ValueError for settings that are no mapping, a key that `kind` lacks, or a value that does not fit.
+    Raises:
+        ValueError: for settings that are no mapping, a key that `kind` lacks, or a value that does not fit.
     """
     check_value(name, settings, dict)
     known = [each.name for each in inspect.signature(kind).parameters.values() if each.kind is not each.VAR_KEYWORD]
@@ -147,6 +173,7 @@ def did_you_mean(name: Any, known: Iterable[Any]) -> str:
 
 @cache
 def annotations_of(declared: Any) -> dict[str, Any]:
+    """The annotations of a class or function, with what `Annotated` adds to them."""
     return get_type_hints(declared, include_extras=True)
 
 
@@ -175,10 +202,10 @@ def parts_of(kind: Any, allowed: Allowed = Allowed()) -> list[tuple[Any, Allowed
 
 def fits(value: Any, kind: Any) -> bool:
     """Whether a value is of the annotated kind. An annotation that is no class, such as a TypeVar, fits any value."""
-    return any(fits_part(value, *part) for part in parts_of(kind))
+    return any(_fits_part(value, *part) for part in parts_of(kind))
 
 
-def fits_part(value: Any, kind: Any, allowed: Allowed) -> bool:
+def _fits_part(value: Any, kind: Any, allowed: Allowed) -> bool:
     origin, members = get_origin(kind) or kind, get_args(kind)
     if origin in (list, Sequence, dict):
         inside = value.values() if isinstance(value, dict) else value
@@ -201,10 +228,10 @@ def fits_part(value: Any, kind: Any, allowed: Allowed) -> bool:
 
 def describe(kind: Any) -> str:
     """What a message says is expected: `an integer of at least 1 or None`."""
-    return " or ".join(dict.fromkeys(describe_part(*part) for part in parts_of(kind)))
+    return " or ".join(dict.fromkeys(_describe_part(*part) for part in parts_of(kind)))
 
 
-def describe_part(kind: Any, allowed: Allowed) -> str:
+def _describe_part(kind: Any, allowed: Allowed) -> str:
     origin, members = get_origin(kind) or kind, get_args(kind)
     if allowed.choices is not None and origin is not NoneType:
         return str(allowed)
@@ -214,7 +241,7 @@ def describe_part(kind: Any, allowed: Allowed) -> str:
     return f"{name} {allowed}".rstrip() if origin in (int, float) else name
 
 
-def remedy_for(value: Any, kind: Any) -> str:
+def _remedy_for(value: Any, kind: Any) -> str:
     """What to write instead, where that can be told."""
     hints = []
     for member, allowed in parts_of(kind):

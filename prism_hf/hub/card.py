@@ -89,12 +89,12 @@ def model_card(
     base = finetuned_from or base_model_name(model)
     base = None if base == repo_id else base
     denoiser = portable(record.denoiser) if record else None
-    tags, datasets = as_list(tags), as_list(dataset_tags)
+    tags, datasets = _as_list(tags), _as_list(dataset_tags)
     data = ModelCardData(
         base_model=hub_id(base),
         base_model_relation=hub_id(base) and ("adapter" if is_adapter(model) else "finetune"),
         library_name="peft" if is_adapter(model) else "transformers",
-        tags=list(dict.fromkeys([*tags_of(model, denoiser), *tags])),
+        tags=list(dict.fromkeys([*_tags_of(model, denoiser), *tags])),
         datasets=datasets or None,
         license=license,
         language=language,
@@ -111,17 +111,17 @@ def model_card(
         usage=usage(model, repo_id),
         method=record.method if record else None,
         paper=(record and record.paper) or (papers.PRISM if head else papers.MDLM),
-        facts=training_facts(model, base, dataset, denoiser),
+        facts=_training_facts(model, base, dataset, denoiser),
         arguments_file=TRAINING_ARGUMENTS if record and record.arguments else None,
         metrics={name: value for name, value in metrics.items() if not name.endswith(SPEED_METRICS)},
     )
 
 
-def as_list(given: str | list[str] | None) -> list[str]:
+def _as_list(given: str | list[str] | None) -> list[str]:
     return [given] if isinstance(given, str) else given or []
 
 
-def tags_of(model: AnyModel, denoiser: str | None) -> list[str]:
+def _tags_of(model: AnyModel, denoiser: str | None) -> list[str]:
     """The tags of a model: those of its kind, and those that it carries."""
     tags = ["masked-diffusion"]
     if denoiser is None:
@@ -132,14 +132,14 @@ def tags_of(model: AnyModel, denoiser: str | None) -> list[str]:
     return [*tags, *(unwrapped(model).model_tags or [])]
 
 
-def training_facts(model: AnyModel, base: str | None, dataset: str | None, denoiser: str | None) -> dict[str, Any]:
+def _training_facts(model: AnyModel, base: str | None, dataset: str | None, denoiser: str | None) -> dict[str, Any]:
     """What is known of a model's training: names, as a reader calls them, with values."""
     record, base_id = record_of(model), hub_id(base)
     facts = {
         "Judges drafts of": denoiser and (hub_id(denoiser) or Path(denoiser).name),
         "Base model": f"[{base_id}](https://huggingface.co/{base_id})" if base_id else base and Path(base).name,
         "Dataset": dataset,
-        "Adapter": describe_adapter(model.active_peft_config) if is_adapter(model) else None,
+        "Adapter": _describe_adapter(model.active_peft_config) if is_adapter(model) else None,
         "Quality head": (head := head_settings(model)) and f"`{head['head_type']}`",
     }
     arguments = record.arguments if record else {}
@@ -150,7 +150,7 @@ def training_facts(model: AnyModel, base: str | None, dataset: str | None, denoi
     }
 
 
-def describe_adapter(config: "PeftConfig") -> str:
+def _describe_adapter(config: "PeftConfig") -> str:
     """One line on an adapter, with its rank and the modules that it adapts, where its kind has them."""
     told = config.to_dict()
     targets = told.get("target_modules") or []

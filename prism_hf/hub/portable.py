@@ -19,7 +19,7 @@ ABSOLUTE_PATH = re.compile(r"(?<![\w/.~:<-])(?:file:/{1,3})?/(?:[^\s/:,;=\"']+/)
 TOKEN_NAMES = ("token", "hub_token", "use_auth_token")
 
 
-def is_absolute(text: str) -> bool:
+def _is_absolute(text: str) -> bool:
     return PurePosixPath(text).is_absolute() or PureWindowsPath(text).is_absolute()
 
 
@@ -33,7 +33,7 @@ def portable(value: Any) -> Any:
         value = os.fspath(value)
     if not isinstance(value, str):
         return value
-    if is_absolute(value) and "\n" not in value:
+    if _is_absolute(value) and "\n" not in value:
         path = PurePosixPath(value) if PurePosixPath(value).is_absolute() else PureWindowsPath(value)
         return path.name
     for pattern, replacement in ((TOKEN, "<token>"), (CREDENTIALS, ""), (ABSOLUTE_PATH, r"\1")):
@@ -49,7 +49,7 @@ def make_portable(path: Path) -> None:
             return {name: clean(item) for name, item in value.items() if name not in TOKEN_NAMES}
         if isinstance(value, list):
             return [clean(item) for item in value]
-        return portable(value) if isinstance(value, str) and is_absolute(value) else value
+        return portable(value) if isinstance(value, str) and _is_absolute(value) else value
 
     if path.exists():
         config = json.loads(path.read_text(encoding="utf-8"))

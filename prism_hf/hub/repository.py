@@ -85,7 +85,7 @@ def write_files(
         for name, peft_config in model.peft_config.items():
             part = "" if name == "default" else name
             base = base_from(peft_config.base_model_name_or_path, location / part, public)
-            complete_adapter_config(folder / part / ADAPTER_CONFIG, inner, base)
+            _complete_adapter_config(folder / part / ADAPTER_CONFIG, inner, base)
     record = record_of(model)
     if record is not None:
         (folder / TRAINING_ARGUMENTS).write_text(json.dumps(record.arguments, indent=2) + "\n", encoding="utf-8")
@@ -95,7 +95,7 @@ def write_files(
         make_portable(folder / name)
 
 
-def complete_adapter_config(path: Path, model: AnyModel, base: str | None) -> None:
+def _complete_adapter_config(path: Path, model: AnyModel, base: str | None) -> None:
     """Tell in an adapter's own config its base model, and what head its weights fit, so that the base gets that one.
 
     A `config.json` beside it would not do: transformers then takes a local folder for a whole model.

@@ -111,11 +111,8 @@ def encode_prompts(
     _check_prompts(prompts, tokenizer, apply_chat_template, names)
     if not prompts:
         return []
-    texts = cast(list[str], list(prompts))
-    if apply_chat_template:
-        chats = [[{"role": "user", "content": each}] if isinstance(each, str) else each for each in prompts]
-        texts = [_render(tokenizer, chat, add_generation_prompt=True) for chat in chats]
-    encoded = encode_texts(texts, tokenizer, rendered=apply_chat_template, appends=appends)
+    texts = [_rendered(prompt, tokenizer) for prompt in prompts] if apply_chat_template else prompts
+    encoded = encode_texts(cast(list[str], texts), tokenizer, rendered=apply_chat_template, appends=appends)
     if mask_token_id is None:
         return encoded
     for name, ids in zip(names, encoded, strict=True):
@@ -138,6 +135,12 @@ def encode_texts(
     return [ids[: len(ids) - closing] for ids in encoded]
 
 
+def _rendered(prompt: str | list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase) -> str:
+    """A text as a user's turn, or a conversation, in the tokenizer's template, with what precedes an answer."""
+    chat = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+    return cast(str, tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True))
+
+
 def _check_prompts(
     prompts: Sequence[Any], tokenizer: PreTrainedTokenizerBase, apply_chat_template: bool, names: Sequence[str]
 ) -> None:
@@ -150,11 +153,6 @@ def _check_prompts(
             raise ValueError(f"{name} is no text but {prompt!r}: {remedy}.")
 
 
-def _render(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], **kwargs: Any) -> str:
-    """A conversation in the tokenizer's chat template."""
-    return cast(str, tokenizer.apply_chat_template(messages, tokenize=False, **kwargs))
-
-
 def render_answer(prompt: str, answer: str, tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
     """A user's turn and what follows it, the assistant's turn, in the tokenizer's chat template.
 
@@ -162,8 +160,8 @@ def render_answer(prompt: str, answer: str, tokenizer: PreTrainedTokenizerBase) 
         ValueError: if the template gives a conversation that does not begin with its prompt.
     """
     messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
-    prompt = _render(tokenizer, messages[:1], add_generation_prompt=True)
-    conversation = _render(tokenizer, messages)
+    prompt = _rendered(prompt, tokenizer)
+    conversation = cast(str, tokenizer.apply_chat_template(messages, tokenize=False))
     if not conversation.startswith(prompt):
         raise ValueError(
             f"The chat template of {tokenizer.name_or_path!r} gives a conversation that does not begin with its "

@@ -49,14 +49,23 @@ def python_files(
 ) -> tuple[list[Path], list[Path]]:
     """The Python files under a folder, sorted: those to train on and those held out.
 
-    About ``held_out`` of the files are held out, by a hash of the path within the folder. Folders named test, tests,
-    site-packages or dist-packages are left out.
+    Folders named test, tests, site-packages or dist-packages are left out.
 
     Args:
-        folder: the standard library of the running interpreter if None.
+        folder (`str | Path`, *optional*): The standard library of the running interpreter if not given.
+        held_out (`float`, *optional*, defaults to 0.05): About this share of the files is held out, by a hash of the
+            path within the folder.
+        seed (`int`, *optional*, defaults to 0): Of the hash.
 
     Raises:
         ValueError: if there is no such folder, or no file to train on in it.
+
+    Example:
+        ```python
+        train_files, _ = python_files()
+        tokenizer = train_byte_level_bpe(train_files)
+        train_dataset = SourceFiles(train_files, tokenizer, length=128)
+        ```
     """
     check_arguments(python_files, locals())
     folder = Path(sysconfig.get_path("stdlib") if folder is None else folder).expanduser()
@@ -77,7 +86,7 @@ def python_files(
 
 
 def read_sources(files: Sequence[str | Path]) -> Iterator[str]:
-    """The texts of files, without those that are no UTF-8, which are named in a warning."""
+    """The texts of files; those that are no UTF-8 are left out with a warning."""
     for path in files:
         try:
             yield Path(path).read_bytes().decode("utf-8")
@@ -88,10 +97,14 @@ def read_sources(files: Sequence[str | Path]) -> Iterator[str]:
 def train_byte_level_bpe(files: Sequence[str | Path], vocab_size: VocabularySize = 4096) -> PreTrainedTokenizerFast:
     """A byte-level BPE learned on files, with LLaDA's special tokens (EOS is the padding too) and turns of chat.
 
-    Any text comes back as it was. The vocabulary is smaller than ``vocab_size`` where files give too few merges.
+    Any text comes back as it was.
+
+    Args:
+        files (`Sequence[str | Path]`): Of text.
+        vocab_size (`int`, *optional*, defaults to 4096): Less, where the files give too few merges.
 
     Raises:
-        ValueError: if ``vocab_size`` has no room for the 256 bytes and the special tokens.
+        ValueError: if the vocabulary has no room for the 256 bytes and the special tokens.
     """
     check_arguments(train_byte_level_bpe, locals())
     bpe = Tokenizer(models.BPE())
@@ -119,18 +132,23 @@ def train_byte_level_bpe(files: Sequence[str | Path], vocab_size: VocabularySize
 class SourceFiles(torch.utils.data.Dataset):
     """Files as chunks of fixed length: their tokens one after another, EOS at the end of each file, cut evenly.
 
-    An item holds ``input_ids`` (length,) long and ``maskable`` (length,) bool, all True. The rest that fills no chunk
-    is dropped. A special token's name within a file is read as plain text.
+    An item holds `input_ids` (length,) long and `maskable` (length,) bool, all True. The rest that fills no chunk is
+    dropped. A special token's name within a file is read as plain text.
+
+    Args:
+        files (`Sequence[str | Path]`): Of text.
+        tokenizer (`PreTrainedTokenizerBase`): With a mask and an EOS token.
+        length (`int`): Of a chunk.
 
     Raises:
         ValueError: if the tokenizer lacks a mask or EOS token, or the files give no chunk.
     """
 
-    def __init__(self, files: Sequence[Path], tokenizer: PreTrainedTokenizerBase, length: int):
+    def __init__(self, files: Sequence[str | Path], tokenizer: PreTrainedTokenizerBase, length: int):
         check_tokenizer(tokenizer)
         check_value("length", length, Positive, "SourceFiles")
         texts = list(read_sources(files))
-        ids = []
+        ids: list[int] = []
         if texts:
             for file_ids in tokenizer(texts, add_special_tokens=False, split_special_tokens=True).input_ids:
                 ids += [*file_ids, tokenizer.eos_token_id]

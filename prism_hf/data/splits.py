@@ -4,7 +4,7 @@ import hashlib
 
 
 def is_held_out(key: str, share: float, seed: int) -> bool:
-    """Whether what ``key`` names belongs to the held-out ``share`` of its corpus.
+    """Whether what a key names belongs to the held-out share of its corpus.
 
     Depends on key, share and seed only, not on order or size of the corpus: a stream splits as a table does, equal keys
     stay together, and a corpus that grows moves nothing from one side to the other.

@@ -5,8 +5,8 @@ import re
 from transformers import PreTrainedTokenizerBase
 
 
-def check_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raise ValueError for a tokenizer that cannot make canvases."""
+def check_tokenizer(tokenizer: PreTrainedTokenizerBase, apply_chat_template: bool = False) -> None:
+    """Raise ValueError for a tokenizer that cannot make canvases, or has no template where that is to be applied."""
     if tokenizer.mask_token_id is None:
         candidates = [token for token in tokenizer.get_vocab() if re.fullmatch(r"\W+(\w*_)?mask\W+", token, re.I)]
         token = candidates[0] if candidates else "<|mdm_mask|>"
@@ -20,6 +20,8 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
             f"The tokenizer {tokenizer.name_or_path!r} has no EOS token to end and pad the code with: set "
             "tokenizer.eos_token, for a BERT to its sep_token."
         )
+    if apply_chat_template:
+        check_chat_template(tokenizer)
 
 
 def check_chat_template(tokenizer: PreTrainedTokenizerBase) -> None:

@@ -1,6 +1,7 @@
 """What a recipe trains on, by name: Sudoku, Python source files, or instructions with their code."""
 
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from torch.utils.data import Dataset, IterableDataset
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
@@ -11,6 +12,7 @@ from . import code  # of which the parts that load `datasets` come with their fi
 from .source_files import SourceFiles, python_files, train_byte_level_bpe
 from .sudoku import Blanks, Layout, SolvedGrids, SudokuGrids, SudokuTokenizer
 
+Loaded: TypeAlias = tuple[Dataset | IterableDataset, Dataset | IterableDataset | None, PreTrainedTokenizerBase]
 DATASETS = ("sudoku", "source_files", "code")
 
 
@@ -61,45 +63,53 @@ class DataArguments:
         check_fields(self)
 
 
-def load_training_data(
-    args: DataArguments, seed: int, model_name_or_path: str | None = None
-) -> tuple[Dataset | IterableDataset, Dataset | IterableDataset | None, PreTrainedTokenizerBase]:
+def load_training_data(args: DataArguments, seed: int, model_name_or_path: str | None = None) -> Loaded:
     """Training data, held-out data and their tokenizer.
 
     Args:
-        seed: of random grids and of the split.
-        model_name_or_path: whose tokenizer reads text, where `args` names none.
+        args (`DataArguments`): Which data.
+        seed (`int`): Of random grids and of the split.
+        model_name_or_path (`str`, *optional*): Whose tokenizer reads text, where `args` names none.
 
     Raises:
         ValueError: if the data cannot be had as asked for.
+
+    Example:
+        ```python
+        train, held_out, tokenizer = load_training_data(DataArguments(dataset="source_files", length=128), seed=0)
+        ```
     """
     if args.dataset == "sudoku":
-        train: Dataset | IterableDataset
-        if args.dataset_path is not None:
-            train = SolvedGrids(args.dataset_path)
-        else:
-            train = SudokuGrids(args.num_train_samples, seed + 1, args.layout, args.blanks)
-        held_out: Dataset | IterableDataset | None = None
-        if args.num_eval_samples:
-            held_out = SudokuGrids(args.num_eval_samples, seed, args.layout, args.blanks)
-        return train, held_out, SudokuTokenizer()
+        return _load_sudoku(args, seed)
     if args.num_eval_puzzles:
         raise ValueError(f"num_eval_puzzles={args.num_eval_puzzles} is for dataset='sudoku': leave it out.")
-
     source = args.tokenizer_name_or_path or model_name_or_path
-    if args.dataset == "source_files":
-        train_files, eval_files = python_files(args.dataset_path, args.held_out, seed)
-        tokenizer = (
-            train_byte_level_bpe(train_files, args.vocab_size) if source is None else read_tokenizer(args, source)
-        )
-        held_out = SourceFiles(eval_files, tokenizer, args.length) if eval_files else None
-        return SourceFiles(train_files, tokenizer, args.length), held_out, tokenizer
+    return (_load_source_files if args.dataset == "source_files" else _load_code)(args, seed, source)
 
+
+def _load_sudoku(args: DataArguments, seed: int) -> Loaded:
+    train: Dataset = (
+        SudokuGrids(args.num_train_samples, seed + 1, args.layout, args.blanks)
+        if args.dataset_path is None
+        else SolvedGrids(args.dataset_path)
+    )
+    held_out = SudokuGrids(args.num_eval_samples, seed, args.layout, args.blanks) if args.num_eval_samples else None
+    return train, held_out, SudokuTokenizer()
+
+
+def _load_source_files(args: DataArguments, seed: int, source: str | None) -> Loaded:
+    train_files, eval_files = python_files(args.dataset_path, args.held_out, seed)
+    tokenizer = train_byte_level_bpe(train_files, args.vocab_size) if source is None else _read_tokenizer(args, source)
+    held_out = SourceFiles(eval_files, tokenizer, args.length) if eval_files else None
+    return SourceFiles(train_files, tokenizer, args.length), held_out, tokenizer
+
+
+def _load_code(args: DataArguments, seed: int, source: str | None) -> Loaded:
     if args.dataset_path is None:
         raise ValueError("dataset='code' needs dataset_path: a JSONL or Parquet file, a folder, or a name on the Hub.")
     if source is None:
         raise ValueError("dataset='code' needs tokenizer_name_or_path, or a model that has a tokenizer.")
-    tokenizer = read_tokenizer(args, source)
+    tokenizer = _read_tokenizer(args, source)
     train, held_out = code.load_code_datasets(
         args.dataset_path,
         tokenizer,
@@ -114,7 +124,7 @@ def load_training_data(
     return train, held_out, tokenizer
 
 
-def read_tokenizer(args: DataArguments, source: str) -> PreTrainedTokenizerBase:
+def _read_tokenizer(args: DataArguments, source: str) -> PreTrainedTokenizerBase:
     tokenizer = AutoTokenizer.from_pretrained(source)
     if args.mask_token is not None:
         if tokenizer.convert_tokens_to_ids(args.mask_token) in (None, tokenizer.unk_token_id):

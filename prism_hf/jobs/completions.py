@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import PartialState
+from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
@@ -39,15 +40,15 @@ CHECKED = ("rows", "path", "batch_size", "seed", "apply_chat_template", "setting
 
 
 def generate_to_jsonl(
-    model,
+    model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
-    rows: Sequence[dict],
+    rows: Sequence[dict[str, Any]],
     path: str | Path,
     batch_size: Positive = 8,
     seed: Seed = 0,
     apply_chat_template: bool = False,
     settings: dict[str, Any] | None = None,
-    **kwargs,
+    **kwargs: Any,
 ) -> None:
     """Write each row with a `completion` of its `prompt`, in order, to a JSONL file.
 
@@ -133,8 +134,8 @@ def _as_written_now(earlier: dict[str, Any]) -> dict[str, Any]:
 
 
 def prepare_prompts(
-    model,
-    rows: list[dict[str, Any]],
+    model: nn.Module,
+    rows: Sequence[dict[str, Any]],
     tokenizer: PreTrainedTokenizerBase,
     config: RemaskGenerationConfig,
     apply_chat_template: bool,
@@ -162,7 +163,7 @@ def batch_seed(seed: int, start: int) -> int:
 
 
 def complete(
-    model,
+    model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
     prompts: list[list[int]],
     generation: dict[str, Any],

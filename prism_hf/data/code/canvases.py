@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import Dataset, Features, IterableDataset, List, Value
+from datasets import Features, IterableDataset, List, Value
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from prism_hf.data.prompts import encode_texts, render_answer
-from prism_hf.data.tokenizers import check_chat_template, check_tokenizer
+from prism_hf.data.tokenizers import check_tokenizer
 from prism_hf.fields import Positive, check_arguments
 
-from .loading import check_column, columns_of, load_code, split_code
+from .loading import Rows, check_column, columns_of, load_code, split_code
 from .texts import code_prompt, code_target, first_function_name
 
 logger = logging.get_logger(__name__)
@@ -49,14 +49,18 @@ def load_code_datasets(
     held_out: float = 0.05,
     seed: int = 0,
     **kwargs: Any,
-) -> tuple[Dataset | IterableDataset, Dataset | IterableDataset | None]:
-    """Canvases to train on and canvases held out: `load_code`, then `split_code`, then `encode_code` (``kwargs``).
+) -> tuple[Rows, Rows | None]:
+    """Canvases to train on and canvases held out: `load_code`, then `split_code`, then `encode_code` (kwargs).
 
-    A stream keeps its order; shuffle it with ``train.shuffle(seed=..., buffer_size=...)``.
+    A stream keeps its order; shuffle it with `train.shuffle(seed=..., buffer_size=...)`.
+
+    Example:
+        ```python
+        train, held_out = load_code_datasets("rows.jsonl", tokenizer, canvas_length=512)
+        trainer = PrismTrainer(model, args, train_dataset=train, eval_dataset=held_out)
+        ```
     """
-    check_tokenizer(tokenizer)
-    if kwargs.get("apply_chat_template"):
-        check_chat_template(tokenizer)
+    check_tokenizer(tokenizer, kwargs.get("apply_chat_template", False))
     train, evaluation = split_code(load_code(path, name, split, streaming, rename_columns), held_out, seed)
     train = encode_code(train, tokenizer, label=f"{path}, training", **kwargs)
     if evaluation is not None:
@@ -65,36 +69,38 @@ def load_code_datasets(
 
 
 def encode_code(
-    rows: Dataset | IterableDataset,
+    rows: Rows,
     tokenizer: PreTrainedTokenizerBase,
     canvas_length: Positive = 1024,
     max_target_length: Positive = 512,
     apply_chat_template: bool = False,
     label: str = "code",
-) -> Dataset | IterableDataset:
+) -> Rows:
     """Canvases to denoise, with a report of lengths and of what was cut or dropped, logged before this returns.
 
-    An item holds ``input_ids`` (canvas_length,) long: the prompt, the target, EOS up to the end; and ``maskable``
-    (canvas_length,) bool, True from the end of the prompt on for ``max_target_length`` tokens, EOS among them, since a
+    An item holds `input_ids` (canvas_length,) long: the prompt, the target, EOS up to the end; and `maskable`
+    (canvas_length,) bool, True from the end of the prompt on for `max_target_length` tokens, EOS among them, since a
     model must learn where code ends. What follows those tokens is seen and never masked, code and EOS alike. There is
-    no ``attention_mask``: as in the published recipe, and in generation, the whole canvas is attended.
+    no `attention_mask`: as in the published recipe, and in generation, the whole canvas is attended.
 
     A target that outgrows the canvas is cut. Rows whose prompt leaves no room are dropped, as TRL's SFTTrainer does,
-    and so are those without instruction or code, or with the mask token in their text. Where ``entry_point`` is
-    missing, the code's first top-level function stands in. A stream stays one: its report is of its first 1,000 rows.
+    and so are those without instruction or code, or with the mask token in their text. Where `entry_point` is missing,
+    the code's first top-level function stands in. A stream stays one: its report is of its first 1,000 rows.
 
     Args:
-        apply_chat_template: prompt and target become a user's and an assistant's turn in the tokenizer's template;
-            else they follow one another.
-        label: names the rows in the report.
+        rows (`Dataset | IterableDataset`): As `load_code` returns them.
+        tokenizer (`PreTrainedTokenizerBase`): With a mask and an EOS token.
+        canvas_length (`int`, *optional*, defaults to 1024): Tokens of an item.
+        max_target_length (`int`, *optional*, defaults to 512): Tokens that are learned.
+        apply_chat_template (`bool`, *optional*, defaults to `False`): Prompt and target become a user's and an
+            assistant's turn in the tokenizer's template; else they follow one another.
+        label (`str`, *optional*, defaults to `"code"`): Names the rows in the report.
 
     Raises:
         ValueError: if the tokenizer lacks a mask token, an EOS token or the template, a length makes no sense, or no
             row is left.
     """
-    check_tokenizer(tokenizer)
-    if apply_chat_template:
-        check_chat_template(tokenizer)
+    check_tokenizer(tokenizer, apply_chat_template)
     check_arguments(encode_code, locals())
     columns = columns_of(rows, label)
     for column in ("instruction", "code"):
@@ -137,7 +143,7 @@ def encode_batch(
     prompts = encode_texts([prompt for prompt, _ in texts], tokenizer, rendered=apply_chat_template)
     targets = tokenizer([target for _, target in texts], add_special_tokens=False).input_ids
 
-    columns: dict[str, list[Any]] = {name: [] for name in ENCODED}
+    columns: dict[str, list] = {name: [] for name in ENCODED}
     for prompt, target in zip(prompts, targets, strict=True):
         problem = None
         if not target:
@@ -158,12 +164,12 @@ def encode_batch(
     return columns
 
 
-def _report_lengths(encoded: Dataset | IterableDataset, canvas_length: int, max_target_length: int, label: str) -> None:
+def _report_lengths(encoded: Rows, canvas_length: int, max_target_length: int, label: str) -> None:
     """Log lengths, cuts and drops of rows with columns `ENCODED`. Raises ValueError if no row is left."""
-    rows, which = encoded.select_columns(["prompt_length", "target_length", "problem"]), "rows"
-    if isinstance(rows, IterableDataset):
-        rows, which = rows.take(STREAM_SAMPLE), "rows, the first of a stream"
-    rows = list(rows)
+    selected, which = encoded.select_columns(["prompt_length", "target_length", "problem"]), "rows"
+    if isinstance(selected, IterableDataset):
+        selected, which = selected.take(STREAM_SAMPLE), "rows, the first of a stream"
+    rows = list(selected)
     prompts, targets, problems = (
         np.array([row[name] for row in rows], dtype=kind)
         for name, kind in (("prompt_length", int), ("target_length", int), ("problem", object))

@@ -3,6 +3,7 @@
 import re
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import pyarrow
 from datasets import Dataset, IterableDataset, load_dataset
@@ -11,6 +12,8 @@ from datasets.exceptions import DatasetGenerationError
 from prism_hf.data.files import check_utf8
 from prism_hf.data.splits import is_held_out, is_trained_on
 from prism_hf.fields import Seed, Share, check_arguments, did_you_mean
+
+Rows: TypeAlias = Dataset | IterableDataset
 
 BUILDERS = {".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 
@@ -21,16 +24,23 @@ def load_code(
     split: str = "train",
     streaming: bool = False,
     rename_columns: dict[str, str] | None = None,
-) -> Dataset | IterableDataset:
+) -> Rows:
     """Rows with `instruction`, `code` and perhaps `entry_point`, as they are.
 
     Args:
-        path: a JSON, JSONL or Parquet file, a folder of such files, or the name of a dataset on the Hub.
-        name: the configuration, where the dataset has several.
-        rename_columns: from the names in the data to those above.
+        path (`str | Path`): A JSON, JSONL or Parquet file, a folder of such files, or a dataset's name on the Hub.
+        name (`str`, *optional*): The configuration, where the dataset has several.
+        split (`str`, *optional*, defaults to `"train"`): Of the dataset.
+        streaming (`bool`, *optional*, defaults to `False`): Read the rows as a stream.
+        rename_columns (`dict[str, str]`, *optional*): From the names in the data to those above.
 
     Raises:
         ValueError: if nothing readable is there, it has no rows, or a column is missing.
+
+    Example:
+        ```python
+        rows = load_code("OpenCoder-LLM/opc-sft-stage2", "educational_instruct", streaming=True)
+        ```
     """
     local = Path(path).expanduser()
     try:
@@ -59,21 +69,23 @@ def load_code(
     return rows.select_columns([column for column in ("instruction", "code", "entry_point") if column in columns])
 
 
-def split_code(
-    rows: Dataset | IterableDataset, held_out: Share = 0.05, seed: Seed = 0
-) -> tuple[Dataset | IterableDataset, Dataset | IterableDataset | None]:
+def split_code(rows: Rows, held_out: Share = 0.05, seed: Seed = 0) -> tuple[Rows, Rows | None]:
     """Rows to train on and rows held out, by a hash of the instruction, so that equal instructions stay together.
 
-    About ``held_out`` of the rows are held out; with 0, none (None).
+    Args:
+        rows (`Dataset | IterableDataset`): With a column `instruction`.
+        held_out (`float`, *optional*, defaults to 0.05): About this share is held out; with 0 nothing is, and the
+            second is None.
+        seed (`int`, *optional*, defaults to 0): Of the hash.
     """
     check_arguments(split_code, locals())
     if held_out == 0:
         return rows, None
-    kwargs = {"input_columns": "instruction", "fn_kwargs": {"share": held_out, "seed": seed}}
+    kwargs: dict[str, Any] = {"input_columns": "instruction", "fn_kwargs": {"share": held_out, "seed": seed}}
     return rows.filter(is_trained_on, **kwargs), rows.filter(is_held_out, **kwargs)
 
 
-def columns_of(rows: Dataset | IterableDataset, label: str | Path) -> list[str]:
+def columns_of(rows: Rows, label: str | Path) -> list[str]:
     """The names of the columns; a stream may know them from its first row only."""
     columns = rows.column_names or list(next(iter(rows), {}))
     if not columns or (isinstance(rows, Dataset) and len(rows) == 0):
@@ -90,6 +102,7 @@ def _check_hub_name(path: str | Path, local: Path) -> None:
 
 
 def check_column(path: str | Path, column: str, columns: list[str]) -> None:
+    """Raise ValueError, with the nearest one, if there is no such column."""
     if column not in columns:
         nearest = get_close_matches(column, columns, n=1) or [columns[0]]
         raise ValueError(

@@ -23,7 +23,7 @@ class SudokuTokenizer(PreTrainedTokenizer):
 
     model_input_names = ["input_ids", "attention_mask"]
 
-    def __init__(self, mask_token: str = ".", **kwargs: Any) -> None:
+    def __init__(self, mask_token: str = ".", **kwargs: Any):
         self._ids = {character: i for i, character in enumerate(".123456789\n")}
         self._characters = list(self._ids)
         super().__init__(mask_token=mask_token, **kwargs)

@@ -54,8 +54,8 @@ def invert_cdf(logits: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
     """Categorical draws by inverting the cumulative distribution in float64, which keeps the tails exact.
 
     Args:
-        logits: (N, V).
-        uniform: (N,) float64 in [0, 1).
+        logits (`torch.Tensor` of shape `(N, V)`): Of the distributions.
+        uniform (float64 `torch.Tensor` of shape `(N,)`): Draws in [0, 1).
 
     Returns:
         (N,) int64, never a token of probability 0; the last token where logits are NaN, which a loss is to tell.
@@ -77,11 +77,14 @@ def select_positions(
     """Which masked positions of `z` a draft fills (PRISM, arXiv 2510.01384).
 
     Args:
-        masked: (B, L) bool.
-        confidence: (N,) largest probability at each masked position, row-major; `random` does without.
-        num_positions: K; rows with fewer masks fill all of them.
-        uniform: (B, L) draws in [0, 1) for `random`.
-        selection: `random`, or `semi_autoregressive` for the most confident of the leftmost `window` masks.
+        masked (bool `torch.Tensor` of shape `(B, L)`): Where `z` is masked.
+        confidence (`torch.Tensor` of shape `(N,)`, *optional*): Largest probability at each masked position, row-major;
+            `random` does without.
+        num_positions (`int`): K; rows with fewer masks fill all of them.
+        uniform (`torch.Tensor` of shape `(B, L)`): Draws in [0, 1) for `random`.
+        selection (`str`, *optional*, defaults to `"random"`): Or `"semi_autoregressive"`, for the most confident of the
+            leftmost `window` masks.
+        window (`int`, *optional*, defaults to 512): See `selection`.
 
     Returns:
         (B, L) bool with at most K a row.
@@ -109,12 +112,15 @@ def fill(
     """Put a token from the model's posterior, never the mask, at each position to be filled; no gradient.
 
     Args:
-        z: (B, L) masked sequences.
-        filled: (B, L) bool, N positions.
-        logits_at: the positions are numbered in row-major order; given some numbers (M,), their logits (M, V).
-        uniform: (B, L) float64 draws in [0, 1).
-        sample: draw from the posterior, or take its argmax.
-        rows_at_once: the most positions whose logits exist at a time; all if None.
+        z (`torch.Tensor` of shape `(B, L)`): Masked sequences.
+        filled (bool `torch.Tensor` of shape `(B, L)`): Where a token goes, N positions.
+        logits_at (`Callable`): The positions are numbered in row-major order; given some numbers (M,), their logits
+            (M, V).
+        mask_token_id (`int`): The mask token.
+        uniform (float64 `torch.Tensor` of shape `(B, L)`): Draws in [0, 1).
+        sample (`bool`, *optional*, defaults to `True`): Draw from the posterior, or take its argmax.
+        top_p (`float`, *optional*, defaults to 1.0): Draw from the smallest set of tokens that has this probability.
+        rows_at_once (`int`, *optional*, defaults to all): The most positions whose logits exist at a time.
 
     Returns:
         `y` (B, L).
@@ -153,14 +159,18 @@ def draft(
     on `z` alone, its quality is defined as before.
 
     Args:
-        z: (B, L) masked sequences.
-        masked: (B, L) bool, where `z` is masked.
-        logits_at: the masked positions are numbered in row-major order; given some numbers (M,), their logits (M, V).
-        uniform: (D, 2, B, L) float64 draws in [0, 1): which positions, which tokens, for each of D drafts of each `z`.
-        confidence: (N,) largest probability at each masked position; only `semi_autoregressive` reads it.
-        sample: draw from the posterior, or take its argmax.
-        num_steps: forwards that a draft takes, the one behind `logits_at` included.
-        reread: given a draft (B, L) and N of its positions, (B, L) bool, their logits (N, V).
+        z (`torch.Tensor` of shape `(B, L)`): Masked sequences.
+        masked (bool `torch.Tensor` of shape `(B, L)`): Where `z` is masked.
+        logits_at (`Callable`): The masked positions are numbered in row-major order; given some numbers (M,), their
+            logits (M, V).
+        mask_token_id (`int`): The mask token.
+        num_positions (`int`): K.
+        uniform (float64 `torch.Tensor` of shape `(D, 2, B, L)`): Draws in [0, 1): which positions, which tokens, for
+            each of D drafts of each `z`.
+        confidence, selection, window: As for `select_positions`.
+        sample, top_p: As for `fill`.
+        num_steps (`int`, *optional*, defaults to 1): Forwards that a draft takes, the one behind `logits_at` included.
+        reread (`Callable`, *optional*): Given a draft (B, L) and N of its positions, (B, L) bool, their logits (N, V).
 
     Returns:
         `y` (D * B, L) and `filled` of the same shape, bool; draft d of row b is row `d * B + b`.

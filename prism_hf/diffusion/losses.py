@@ -1,4 +1,9 @@
-"""Training losses and their published normalisers."""
+"""Training losses and their published normalisers.
+
+The mask token has probability 0 in losses, drafts and samples alike (SUBS, arXiv 2406.07524), so that training and
+sampling speak of the same distribution. The quality is learned at filled positions only: its value at a masked position
+means nothing, and nothing reads it.
+"""
 
 from typing import Any
 
@@ -26,9 +31,10 @@ def unmasking_loss(
     positions, the plain mean, which has less variance on small models.
 
     Args:
-        logits: (N, V) at masked positions.
-        targets: (N,) clean tokens.
-        weights: (N,) or None.
+        logits (`torch.Tensor` of shape `(N, V)`): At masked positions.
+        targets (`torch.Tensor` of shape `(N,)`): Clean tokens.
+        weights (`torch.Tensor` of shape `(N,)`, *optional*, defaults to ones): w.
+        denominator (`torch.Tensor` or `float`): What divides the sum.
     """
     loss = F.cross_entropy(logits.float(), targets, reduction="none")
     if weights is not None:
@@ -49,9 +55,10 @@ def linear_unmasking_loss(
     The mask token is given probability 0, as when tokens are drawn (SUBS, arXiv 2406.07524).
 
     Args:
-        states: (N, D), the input of the decoder at masked positions, in its dtype.
-        decoder: the map to the vocabulary, (V, D) with or without bias.
-        targets, weights, denominator: as for `unmasking_loss`.
+        states (`torch.Tensor` of shape `(N, D)`): The input of the decoder at masked positions, in its dtype.
+        decoder (`torch.nn.Linear`): The map to the vocabulary, (V, D) with or without bias.
+        targets, weights, denominator: As for `unmasking_loss`.
+        mask_token_id (`int`): The mask token.
 
     Returns:
         The loss, and (N,) the largest probability at each position, without gradient.
@@ -142,10 +149,11 @@ def quality_loss(
     published `w = 1/t` lets each k weigh alike in the sum over positions, no weights let it weigh in proportion to k.
 
     Args:
-        quality_logits: (N,) at the filled positions.
-        correct: (N,) bool, `y_i = x_i`.
-        denominator: PRISM: the number of filled positions, or `B * K`. Token-Critic: as for `unmasking_loss`.
-        weights: (N,) or None.
+        quality_logits (`torch.Tensor` of shape `(N,)`): At the filled positions.
+        correct (bool `torch.Tensor` of shape `(N,)`): `y_i = x_i`.
+        denominator (`torch.Tensor` or `float`): PRISM: the number of filled positions, or `B * K`. Token-Critic: as for
+            `unmasking_loss`.
+        weights (`torch.Tensor` of shape `(N,)`, *optional*, defaults to ones): w.
     """
     loss = F.binary_cross_entropy_with_logits(quality_logits.float(), correct.float(), weights, reduction="sum")
     return loss / denominator

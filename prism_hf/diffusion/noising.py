@@ -13,10 +13,12 @@ def mask_tokens(
     """Mask each maskable token independently.
 
     Args:
-        input_ids: (B, L) clean tokens `x`.
-        mask_probability: (B,) `1 - alpha(t)`.
-        uniform: (B, L) uniform draws in [0, 1).
-        maskable: (B, L) bool; prompts, padding and separators are False and never masked. All True if None.
+        input_ids (`torch.Tensor` of shape `(B, L)`): Clean tokens `x`.
+        mask_probability (`torch.Tensor` of shape `(B,)`): `1 - alpha(t)`.
+        mask_token_id (`int`): The mask token.
+        uniform (`torch.Tensor` of shape `(B, L)`): Uniform draws in [0, 1).
+        maskable (bool `torch.Tensor` of shape `(B, L)`, *optional*, defaults to all): Where a token may be masked:
+            prompts, padding and separators never are.
 
     Returns:
         `z` (B, L) and `masked` (B, L) bool, the positions where `z` holds the mask token in place of `x`.

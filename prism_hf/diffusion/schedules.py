@@ -13,6 +13,7 @@ def linear_alpha(t: torch.Tensor) -> torch.Tensor:
 
 
 def linear_alpha_derivative(t: torch.Tensor) -> torch.Tensor:
+    """`-1`."""
     return -torch.ones_like(t)
 
 
@@ -22,6 +23,7 @@ def cosine_alpha(t: torch.Tensor) -> torch.Tensor:
 
 
 def cosine_alpha_derivative(t: torch.Tensor) -> torch.Tensor:
+    """`-pi/2 sin(pi/2 (1 - t))`."""
     return -math.pi / 2 * torch.sin(math.pi / 2 * (1 - t))
 
 
@@ -40,10 +42,11 @@ def antithetic_timesteps(
     with independent draws (MDLM, arXiv 2406.07524, section 3.3).
 
     Args:
-        uniform: (1,) one uniform draw u in [0, 1) for all n rows.
-        rows: (B,) numbers b of these rows among the n.
-        num_rows: n; None where nobody knows it: multiples of the golden ratio take the place of b/n, of which any
-            first n are spread almost as evenly.
+        uniform (`torch.Tensor` of shape `(1,)`): One uniform draw u in [0, 1) for all n rows.
+        rows (`torch.Tensor` of shape `(B,)`): Numbers b of these rows among the n.
+        num_rows (`int`, *optional*): n. Where nobody knows it, multiples of the golden ratio take the place of b/n, of
+            which any first n are spread almost as evenly.
+        earliest, latest (`float`, *optional*, default to 1e-3 and 1.0): The interval of the timesteps.
 
     Returns:
         (B,) float64 in [earliest, latest).

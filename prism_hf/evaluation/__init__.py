@@ -10,9 +10,10 @@ if TYPE_CHECKING:
 
     from .comparison.comparison import compare
     from .comparison.grid import GridPoint, expand_grid
+    from .comparison.plots import plot_reliability
     from .comparison.report import comparison_table, plot_comparison
     from .comparison.settings import evaluate_settings
-    from .metrics.calibration import auroc, expected_calibration_error, plot_reliability, reliability_bins
+    from .metrics.calibration import auroc, expected_calibration_error, reliability_bins
     from .metrics.statistics import bootstrap_interval, mcnemar_test, paired_bootstrap, wilson_interval
     from .metrics.text import (
         count_scored_tokens,

@@ -1,8 +1,17 @@
-"""The picture that all evaluations share. It needs matplotlib."""
+"""The pictures of evaluations. They need matplotlib, which is imported when one is drawn."""
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from prism_hf.evaluation.metrics.calibration import auroc, expected_calibration_error, reliability_bins
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 # Okabe and Ito's colours, which colour-blind readers tell apart, without the yellow, which is faint on white.
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#000000", "#D55E00")
@@ -10,24 +19,30 @@ MARKERS = "os^Dvp*hX"
 DASHES = ("-", "--", ":")
 
 
+@dataclass(frozen=True)
+class Point:
+    """A score with its interval, on a line of a panel."""
+
+    panel: str
+    label: str
+    passes: float
+    mean: float
+    low: float
+    high: float
+
+
 def plot_against_passes(
-    path: str | Path,
-    points: list[dict[str, Any]],
-    measured: str,
-    percent: bool = False,
-    emphasised: str | None = None,
+    path: str | Path, points: Sequence[Point], measured: str, percent: bool = False, emphasised: str | None = None
 ) -> None:
     """Save a plot of scores with their intervals against forward passes: a panel a `panel`, a line a `label`.
 
-    points: dicts with `panel`, `label`, `passes`, `mean`, `low` and `high`. Lines are named at their right end; the
-    `emphasised` one is thicker. A label looks the same in all panels.
+    Lines are named at their right end; the `emphasised` one is thicker. A label looks the same in all panels.
     """
     from matplotlib.figure import Figure
-    from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator, ScalarFormatter
 
-    panels = list(dict.fromkeys(point["panel"] for point in points))
-    labels = list(dict.fromkeys(point["label"] for point in points))
-    ticks = legible_ticks({point["passes"] for point in points})
+    panels = list(dict.fromkeys(point.panel for point in points))
+    labels = list(dict.fromkeys(point.label for point in points))
+    ticks = legible_ticks({point.passes for point in points})
     columns = min(2, max(len(panels), 1))
     rows = math.ceil(max(len(panels), 1) / columns)
     figure = Figure(figsize=(6.8 * columns, 5 * rows), layout="constrained")
@@ -35,54 +50,81 @@ def plot_against_passes(
     for axis in axes[len(panels) :]:
         axis.set_axis_off()
     for axis, panel in zip(axes, panels, strict=False):
-        shown = [point for point in points if point["panel"] == panel]
-        bottom, top = min(point["low"] for point in shown), max(point["high"] for point in shown)
-        margin = 0.05 * (top - bottom) or 0.05
-        bottom, top = bottom - margin, top + margin
-        ends = []
-        for number, label in enumerate(labels):
-            line = sorted((point for point in shown if point["label"] == label), key=lambda point: point["passes"])
-            if not line:
-                continue
-            # A little aside, so that the intervals of different lines do not cover one another.
-            aside = 1 + 0.012 * (number - (len(labels) - 1) / 2)
-            style = {
-                "color": COLORS[number % len(COLORS)],
-                "marker": MARKERS[number % len(MARKERS)],
-                "linestyle": DASHES[number // len(COLORS) % len(DASHES)],
-                "linewidth": 2.8 if label == emphasised else 1.3,
-                "zorder": 3 if label == emphasised else 2,
-            }
-            passes, means = [aside * point["passes"] for point in line], [point["mean"] for point in line]
-            # Rounding may put the end of an interval at 0% or 100% on the wrong side of the score.
-            lengths = [[max(0, p["mean"] - p["low"]) for p in line], [max(0, p["high"] - p["mean"]) for p in line]]
-            axis.errorbar(passes, means, yerr=lengths, capsize=2, elinewidth=0.9, markersize=5, **style)
-            ends.append((means[-1], passes[-1], label, style["color"]))
-        axis.set_xscale("log")
-        axis.xaxis.set_major_locator(FixedLocator(ticks))
-        axis.xaxis.set_major_formatter(ScalarFormatter())
-        axis.xaxis.set_minor_locator(NullLocator())
-        axis.xaxis.set_minor_formatter(NullFormatter())
-        axis.set(title=panel, xlabel="forward passes", ylabel=measured, xlim=(ticks[0] / 1.15, ticks[-1] * 1.15))
-        axis.set_ylim(bottom, top)
-        if percent:
-            axis.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
-        axis.grid(alpha=0.3)
-        name_lines(axis, ends, emphasised)
+        shown = [point for point in points if point.panel == panel]
+        ends = [
+            _draw_line(axis, line, number, aside=number - (len(labels) - 1) / 2, thick=label == emphasised)
+            for number, label in enumerate(labels)
+            if (line := [point for point in shown if point.label == label])
+        ]
+        _frame(axis, shown, ticks, percent)
+        axis.set(title=panel, xlabel="forward passes", ylabel=measured)
+        _name_lines(axis, ends, emphasised)
     figure.savefig(path, dpi=120)
 
 
-def name_lines(axis, ends: list[tuple[float, float, str, str]], emphasised: str | None) -> None:
+def _draw_line(
+    axis: "Axes", line: list[Point], number: int, aside: float, thick: bool
+) -> tuple[float, float, str, str]:
+    """Draw the points of a label, the `number`-th, and return its right end: (score, passes, label, colour)."""
+    line = sorted(line, key=lambda point: point.passes)
+    color = COLORS[number % len(COLORS)]
+    # A little aside, so that the intervals of different lines do not cover one another.
+    passes, means = [(1 + 0.012 * aside) * point.passes for point in line], [point.mean for point in line]
+    # Rounding may put the end of an interval at 0% or 100% on the wrong side of the score.
+    below = [max(0, point.mean - point.low) for point in line]
+    above = [max(0, point.high - point.mean) for point in line]
+    axis.errorbar(
+        passes,
+        means,
+        yerr=[below, above],
+        color=color,
+        marker=MARKERS[number % len(MARKERS)],
+        linestyle=DASHES[number // len(COLORS) % len(DASHES)],
+        linewidth=2.8 if thick else 1.3,
+        zorder=3 if thick else 2,
+        capsize=2,
+        elinewidth=0.9,
+        markersize=5,
+    )
+    return means[-1], passes[-1], line[0].label, color
+
+
+def _frame(axis: "Axes", points: list[Point], ticks: list[float], percent: bool) -> None:
+    """Give an axis its limits, grid and ticks."""
+    from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator, ScalarFormatter
+
+    axis.set_xscale("log")
+    axis.xaxis.set_major_locator(FixedLocator(ticks))
+    axis.xaxis.set_major_formatter(ScalarFormatter())
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.xaxis.set_minor_formatter(NullFormatter())
+    axis.set_xlim(ticks[0] / 1.15, ticks[-1] * 1.15)
+    bottom, top = min(point.low for point in points), max(point.high for point in points)
+    margin = 0.05 * (top - bottom) or 0.05
+    axis.set_ylim(bottom - margin, top + margin)
+    if percent:
+        axis.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    axis.grid(alpha=0.3)
+
+
+def _name_lines(axis: "Axes", ends: list[tuple[float, float, str, str]], emphasised: str | None) -> None:
     """Write the label of each line, in its colour, beside its right end: (score, passes, label, colour)."""
     bottom, top = axis.get_ylim()
     ends = sorted(ends)
     heights = spread([end[0] for end in ends], 0.045 * (top - bottom), top)
     for (mean, last, label, color), height in zip(ends, heights, strict=True):
         axis.annotate(
-            label, (last, mean), (1.04, height), textcoords=("axes fraction", "data"), va="center", fontsize=9,
-            color=color, fontweight="bold" if label == emphasised else "normal", annotation_clip=False,
+            label,
+            (last, mean),
+            (1.04, height),
+            textcoords=("axes fraction", "data"),
+            va="center",
+            fontsize=9,
+            color=color,
+            fontweight="bold" if label == emphasised else "normal",
+            annotation_clip=False,
             arrowprops={"arrowstyle": "-", "color": color, "linewidth": 0.6, "alpha": 0.6},
-        )  # fmt: skip
+        )
 
 
 def legible_ticks(passes: set[float]) -> list[float]:
@@ -104,3 +146,32 @@ def spread(heights: list[float], gap: float, top: float) -> list[float]:
         placed[index] = min(placed[index], limit)
         limit = placed[index] - gap
     return placed
+
+
+def plot_reliability(path: str | Path, probabilities: Tensor, labels: Tensor) -> None:
+    """Save a reliability diagram: accuracy against confidence in 15 bins, and how many samples each bin holds.
+
+    Args:
+        path (`str` or `Path`): The image, whose suffix gives its format.
+        probabilities, labels (`torch.Tensor`): See `reliability_bins`.
+
+    Example:
+        ```python
+        >>> plot_reliability("reliability.png", torch.rand(100), torch.rand(100) < 0.5)
+        ```
+    """
+    from matplotlib.figure import Figure
+
+    bins = reliability_bins(probabilities, labels)
+    left, width = bins["edges"][:-1].numpy(), 1 / len(bins["count"])
+    figure = Figure(figsize=(4.5, 5.5), layout="constrained")
+    diagram, histogram = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+    diagram.bar(left, bins["accuracy"].nan_to_num(0.0).numpy(), width, align="edge", color="C0", edgecolor="white")
+    diagram.plot(bins["confidence"].numpy(), bins["accuracy"].numpy(), "o", color="C1", label="bin means")
+    diagram.plot([0, 1], [0, 1], "--", color="black", label="calibrated")
+    ece, area = expected_calibration_error(probabilities, labels), auroc(probabilities, labels)
+    diagram.set(ylabel="share correct", xlim=(0, 1), ylim=(0, 1), title=f"ECE {ece:.3f}, AUROC {area:.3f}")
+    diagram.legend(loc="upper left")
+    histogram.bar(left, bins["count"].numpy(), width, align="edge", color="C0", edgecolor="white")
+    histogram.set(xlabel="predicted probability of being correct", ylabel="samples")
+    figure.savefig(path)

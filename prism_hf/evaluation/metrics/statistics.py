@@ -1,31 +1,68 @@
 """Intervals and paired tests for scores of examples: what a difference between two samplers is worth."""
 
-import math
 from typing import Annotated
 
+import numpy as np
 import torch
+from scipy.stats import binomtest, bootstrap, norm
 from torch import Tensor
 
-from prism_hf.fields import Allowed, Count, Fraction, Positive, Seed, check_arguments, check_value
+from prism_hf._deprecation import warn_renamed
+from prism_hf.fields import Allowed, Count, Fraction, Positive, Seed, Share, check_arguments, check_value
 
 
-def wilson_interval(successes: Count, trials: Positive, z: float = 1.959964) -> tuple[float, float]:
-    """Wilson's score interval for a proportion (95% by default): (low, high)."""
+def wilson_interval(
+    successes: Count, trials: Positive, level: Share = 0.95, z: float | None = None
+) -> tuple[float, float]:
+    """Wilson's score interval for a proportion.
+
+    Args:
+        successes (`int`): How many of the trials succeeded.
+        trials (`int`): How many there were.
+        level (`float`, *optional*, defaults to 0.95): How often the interval is to cover the proportion.
+        z (`float`, *optional*): The level in standard errors on either side, for one more version.
+
+    Returns:
+        `tuple[float, float]`: The lower and the upper end.
+
+    Example:
+        ```python
+        >>> wilson_interval(8, 10)
+        (0.4901..., 0.9433...)
+        ```
+    """
     check_arguments(wilson_interval, locals())
     check_value("successes", successes, Annotated[int, Allowed(min=0, max=trials)])
-    rate, shrink = successes / trials, 1 + z**2 / trials
-    centre = (rate + z**2 / (2 * trials)) / shrink
-    half = z / shrink * math.sqrt(rate * (1 - rate) / trials + z**2 / (4 * trials**2))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    if z is not None:
+        warn_renamed("z of wilson_interval", "level, which 1 - 2 * scipy.stats.norm.sf(z) is")
+        level = 1 - 2 * norm.sf(z)
+    low, high = binomtest(successes, trials).proportion_ci(level, method="wilson")
+    return float(low), float(high)
 
 
-def _paired(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    check_arguments(_paired, locals())
-    if first.shape != second.shape or first.ndim != 1:
-        raise ValueError(
-            f"Expected two scores for each example, (N,) and (N,); got {tuple(first.shape)} and {tuple(second.shape)}."
-        )
-    return first, second
+def mcnemar_test(first: Tensor, second: Tensor) -> float:
+    """McNemar's exact test that both solve as many examples.
+
+    Of the examples that only one of them solves, each is the first's with probability 1/2 under the hypothesis.
+
+    Args:
+        first, second (`torch.Tensor` of shape `(N,)`): Whether each solves each of the same examples, bool.
+
+    Returns:
+        `float`: The two-sided p-value, 1 where they differ in no example.
+
+    Raises:
+        ValueError: if the scores are not bool, or not of as many examples.
+
+    Example:
+        ```python
+        >>> mcnemar_test(torch.tensor([True] * 6 + [False]), torch.tensor([False] * 6 + [True]))
+        0.125
+        ```
+    """
+    only_first, only_second = discordant_pairs(first, second)
+    trials = only_first + only_second
+    return float(binomtest(only_first, trials).pvalue) if trials else 1.0
 
 
 def discordant_pairs(first: Tensor, second: Tensor) -> tuple[int, int]:
@@ -36,40 +73,79 @@ def discordant_pairs(first: Tensor, second: Tensor) -> tuple[int, int]:
     return int((first & ~second).sum()), int((second & ~first).sum())
 
 
-def mcnemar_test(first: Tensor, second: Tensor) -> float:
-    """Two-sided p-value of McNemar's exact test that both solve as many. first, second: (N,) bool, same examples.
-
-    Of the examples that only one of them solves, each is the first's with probability 1/2 under the hypothesis.
-    """
-    only_first, only_second = discordant_pairs(first, second)
-    trials = only_first + only_second
-    tail = sum(math.comb(trials, count) for count in range(min(only_first, only_second) + 1))
-    return min(1.0, 2 * tail / 2**trials)
-
-
 def bootstrap_interval(
     scores: Tensor, num_resamples: Positive = 10_000, level: Fraction = 0.95, seed: Seed = 0
 ) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean of scores (N,): (low, high)."""
+    """Percentile bootstrap interval of the mean score.
+
+    Args:
+        scores (`torch.Tensor` of shape `(N,)`): The score of each example.
+        num_resamples (`int`, *optional*, defaults to 10000): How often examples are drawn anew, N of them with
+            replacement.
+        level (`float`, *optional*, defaults to 0.95): How often the interval is to cover the mean.
+        seed (`int`, *optional*, defaults to 0): Of the draws.
+
+    Returns:
+        `tuple[float, float]`: The lower and the upper end.
+
+    Raises:
+        ValueError: if there are no scores.
+
+    Example:
+        ```python
+        >>> low, high = bootstrap_interval(torch.tensor([0.1, 0.4, 0.2, 0.9]))
+        ```
+    """
     check_arguments(bootstrap_interval, locals())
     if scores.ndim != 1 or len(scores) == 0:
         raise ValueError(f"Expected one score for each example, (N,) with N > 0, got shape {tuple(scores.shape)}.")
-    scores, generator = scores.detach().double().cpu(), torch.Generator().manual_seed(seed)
-    means = []
-    for start in range(0, num_resamples, 500):  # all at once would be num_resamples * N numbers
-        shape = (min(500, num_resamples - start), len(scores))
-        means.append(scores[torch.randint(len(scores), shape, generator=generator)].mean(-1))
-    tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
-    low, high = torch.cat(means).quantile(tails).tolist()
-    return low, high
+    values = scores.detach().double().cpu().numpy()
+    if len(values) == 1:  # which scipy refuses
+        return values.item(), values.item()
+    low, high = bootstrap(
+        (values,),
+        np.mean,
+        n_resamples=num_resamples,
+        batch=500,  # all at once would be num_resamples * N numbers
+        confidence_level=level,
+        method="percentile",
+        rng=seed,
+    ).confidence_interval
+    return float(low), float(high)
 
 
 def paired_bootstrap(
     first: Tensor, second: Tensor, num_resamples: int = 10_000, level: float = 0.95, seed: int = 0
 ) -> tuple[float, float]:
-    """Percentile bootstrap interval of mean(first) - mean(second), resampling examples: (low, high).
+    """Percentile bootstrap interval of the difference of two mean scores.
 
-    first, second: (N,) scores of the same examples. Pairs stay together, so what makes an example hard cancels out.
+    Pairs stay together when examples are drawn, so what makes an example hard cancels out.
+
+    Args:
+        first, second (`torch.Tensor` of shape `(N,)`): The scores of the same examples.
+        num_resamples (`int`, *optional*, defaults to 10000): See `bootstrap_interval`, as for what follows.
+        level (`float`, *optional*, defaults to 0.95): How often the interval is to cover the difference.
+        seed (`int`, *optional*, defaults to 0): Of the draws.
+
+    Returns:
+        `tuple[float, float]`: The lower and the upper end of mean(first) - mean(second).
+
+    Raises:
+        ValueError: if the scores are not of as many examples.
+
+    Example:
+        ```python
+        >>> low, high = paired_bootstrap(torch.tensor([0.5, 0.8, 0.3]), torch.tensor([0.4, 0.6, 0.3]))
+        ```
     """
     first, second = _paired(first, second)
     return bootstrap_interval(first.double() - second.double(), num_resamples, level, seed)
+
+
+def _paired(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    check_arguments(_paired, locals())
+    if first.shape != second.shape or first.ndim != 1:
+        raise ValueError(
+            f"Expected two scores for each example, (N,) and (N,); got {tuple(first.shape)} and {tuple(second.shape)}."
+        )
+    return first, second

@@ -66,3 +66,17 @@ def test_scores_of_different_examples_are_refused():
         mcnemar_test(*(torch.ones(n, dtype=torch.bool) for n in (3, 4)))
     with pytest.raises(ValueError, match="N > 0"):
         bootstrap_interval(torch.ones(0))
+
+
+@pytest.mark.parametrize("successes, trials, level", [(8, 10, 0.95), (0, 7, 0.8), (7, 7, 0.99), (481, 500, 0.95)])
+def test_wilsons_interval_holds_the_rates_that_the_observed_one_is_near(successes, trials, level):
+    z = stats.norm.ppf((1 + level) / 2)
+    interval = wilson_interval(successes, trials, level)
+    for rate in interval:  # whose own standard error puts the observed rate z away
+        assert abs(successes / trials - rate) == pytest.approx(z * (rate * (1 - rate) / trials) ** 0.5, abs=1e-9)
+    with pytest.warns(FutureWarning, match="z of wilson_interval is now called level"):
+        assert wilson_interval(successes, trials, z=z) == pytest.approx(interval, rel=1e-9, abs=1e-12)
+
+
+def test_one_score_has_an_interval_of_one_point():
+    assert bootstrap_interval(torch.ones(1)) == bootstrap_interval(torch.ones(3)) == (1.0, 1.0)

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from prism_hf.data.sudoku import is_solved
     from prism_hf.jobs.digests import weights_digest
 
-    from .comparison.comparison import compare
+    from .comparison.comparison import compare, evaluate
     from .comparison.grid import GridPoint, expand_grid
     from .comparison.plots import plot_reliability
     from .comparison.report import comparison_table, plot_comparison
@@ -27,17 +27,18 @@ if TYPE_CHECKING:
     from .tasks.code.problems import CodeProblem, pass_at_k, read_problems, run_answers
     from .tasks.code.scoring import check_enough, pass_table, read_completions, score_completions
     from .tasks.registry import TASKS, load_task
-    from .tasks.sudoku.plots import plot_corrections, plot_success, quality_samples
-    from .tasks.sudoku.task import evaluate_sudoku, markdown_table, sudoku_metrics
-    from .tasks.task import Task
+    from .tasks.sudoku.plots import plot_corrections, quality_samples
+    from .tasks.sudoku.task import evaluate_sudoku, load_sudoku, sudoku_metrics
+    from .tasks.task import Judgement, Task
 else:
-    __getattr__, __dir__ = lazy_names(__name__)
+    __getattr__, __dir__ = lazy_names(__name__, markdown_table="comparison_table", plot_success="plot_comparison")
 
 __all__ = [
     "TASKS",
     "CodeProblem",
     "FoundCode",
     "GridPoint",
+    "Judgement",
     "ProgramResult",
     "Task",
     "auroc",
@@ -47,6 +48,7 @@ __all__ = [
     "compare",
     "comparison_table",
     "count_scored_tokens",
+    "evaluate",
     "evaluate_settings",
     "evaluate_sudoku",
     "expand_grid",
@@ -56,8 +58,8 @@ __all__ = [
     "generative_perplexity",
     "is_solved",
     "isolation_problem",
+    "load_sudoku",
     "load_task",
-    "markdown_table",
     "mauve",
     "mcnemar_test",
     "negative_log_likelihood",
@@ -67,7 +69,6 @@ __all__ = [
     "plot_comparison",
     "plot_corrections",
     "plot_reliability",
-    "plot_success",
     "quality_samples",
     "read_completions",
     "read_problems",

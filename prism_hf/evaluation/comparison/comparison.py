@@ -1,4 +1,10 @@
-"""Remasking strategies on the same examples with the same number of forward passes, each with its best arguments."""
+"""Samplers on the same examples: settings as they are listed, or strategies at equal numbers of forward passes.
+
+A comparison is on a budget of forward passes, not on steps: loop steps and a critic's forwards are taken out of the
+steps, and the report believes only the number of passes that were made. A row of the file of results holds what each
+example scored, so that any two rows can be paired, and digests of the examples and of the weights, so that a retrained
+model under the same name is not taken for the old one.
+"""
 
 import math
 from pathlib import Path
@@ -10,8 +16,56 @@ from torch import Tensor
 from prism_hf.evaluation.tasks.task import Task
 from prism_hf.jobs.results import COMPLETIONS
 
-from .grid import GridPoint
+from .grid import GridPoint, listed_point
 from .settings import check_settings, evaluate_settings
+
+
+def evaluate(
+    model,
+    task: Task,
+    settings: list[dict[str, Any]],
+    path: str | Path,
+    batch_size: int = 250,
+    seed: int = 0,
+    bf16: bool = False,
+    critic=None,
+) -> list[dict[str, Any]]:
+    """Complete the examples of a task once for each of the settings.
+
+    A setting that is in the file `path`, for the same weights, examples, batch size, seed and precision, is not
+    computed again. Under `accelerate launch` the processes share the batches.
+
+    Args:
+        model (`PreTrainedModel`): What is evaluated.
+        task (`Task`): Its examples; those to tune on are left alone.
+        settings (`list[dict[str, Any]]`): Keyword arguments of `remask_generate`, or, where `retries` is among them, of
+            `generate_with_retries`; a row each.
+        path (`str` or `Path`): The JSONL file of results. Completions go to a folder beside it.
+        batch_size (`int`, *optional*, defaults to 250): Examples in a batch.
+        seed (`int`, *optional*, defaults to 0): Of the sampler.
+        bf16 (`bool`, *optional*, defaults to `False`): Run the model under bfloat16 autocast.
+        critic (`torch.nn.Module`, *optional*): The network for settings with an entry `critic`, which is its name.
+
+    Returns:
+        `list[dict[str, Any]]`: A row a setting, as `compare` returns them: its label says what the setting is, it has
+        no budget and no candidates.
+
+    Raises:
+        ValueError: before anything is computed, if a setting is wrong or there is none.
+
+    Example:
+        ```python
+        task = load_task("sudoku", layout=81, num_puzzles=100)
+        settings = [{"order": "margin"}, {"order": "margin", "remask_strategy": "prism", "num_remask": 4}]
+        print(comparison_table(evaluate(model, task, settings, "results.jsonl")))
+        ```
+    """
+    check_settings(model, settings, critic)
+    points = [listed_point(model, setting, critic) for setting in settings]
+    return _completed(
+        model, task, task.examples, points, path, task.made_with,
+        batch_size=batch_size, seed=seed, bf16=bf16, critic=critic,
+    )  # fmt: skip
 
 
 def compare(
@@ -27,16 +81,36 @@ def compare(
 ) -> list[dict[str, Any]]:
     """Choose among the candidates of each row on the tuning examples, then complete the reported examples with it.
 
-    Results go to `path` as `evaluate_settings` writes them, with the completions in files beside it, those of tuning
-    with `"split": "tuning"`. What is there for the same weights, examples, batch size, seed and precision is not
-    computed again.
+    What is in the file `path`, for the same weights, examples, batch size, seed and precision, is not computed again.
 
-    Returns one dict a row, in the order of the grid: the finished setting, `label`, `order`, `temperature`, `budget`,
-    `arguments`, `scores` (N,), `measures`, and `candidates`: where there were several, the arguments, the mean score
-    and the measures on tuning examples and the forward passes of each.
+    Args:
+        model (`PreTrainedModel`): What is evaluated.
+        task (`Task`): The examples, and others to tune on.
+        points (`list[GridPoint]`): What `expand_grid` returns.
+        path (`str` or `Path`): The JSONL file of results; rows of tuning have `"split": "tuning"`. Completions go to a
+            folder beside it.
+        model_name (`str`, *optional*): Kept in each row.
+        batch_size (`int`, *optional*, defaults to 250): Examples in a batch.
+        seed (`int`, *optional*, defaults to 0): Of the sampler.
+        bf16 (`bool`, *optional*, defaults to `False`): Run the model under bfloat16 autocast.
+        critic (`torch.nn.Module`, *optional*): The network that the strategy `token_critic` asks.
+
+    Returns:
+        `list[dict[str, Any]]`: A row a strategy, order, temperature and budget, in the order of the grid: what
+        `evaluate_settings` returns, with `label`, `order`, `temperature`, `budget`, `arguments`, `measured`, `scores`
+        (N,), `measures` and `candidates`, of which there are some where arguments were chosen: the arguments, the mean
+        score and the measures on tuning examples and the forward passes of each.
 
     Raises:
         ValueError: before anything is computed, if a setting is wrong, or there are candidates and nothing to tune on.
+
+    Example:
+        ```python
+        task = load_task("sudoku", layout=81, num_tuning_puzzles=100)
+        strategies = [{"name": "none"}, {"name": "prism", "num_remask": [4, 8]}]
+        points = expand_grid(strategies, orders=["random"], temperatures=[1.0], budgets=[51])
+        print(comparison_table(compare(model, task, points, "results.jsonl")))
+        ```
     """
     check_settings(model, [point.setting for point in points], critic)
     groups: dict[tuple, list[GridPoint]] = {}
@@ -45,56 +119,76 @@ def compare(
     rivals = [point for group in groups.values() if len(group) > 1 for point in group]
     if rivals and len(task.tuning_examples) == 0:
         raise ValueError(
-            f"{rivals[0].label} has several candidates and there is nothing to choose one on: set the task's "
-            "number of tuning puzzles, samples or problems, or give one value for each argument."
+            f"{rivals[0].label} has several candidates and there is nothing to choose one on: let the task have "
+            "examples to tune on (num_tuning_...), or give one value for each argument."
         )
 
-    seeds = {"tuning": seed + task.tuning_seed, "reported": seed}
-
-    def run(split: str, examples: Tensor, chosen: list[GridPoint]) -> list[dict[str, Any]]:
+    def run(split: str, examples: Tensor, chosen: list[GridPoint], seed: int) -> list[dict[str, Any]]:
         made_with = {"split": split, "num_examples": len(examples), "model": model_name} | task.made_with
-
-        def measure(sequences: Tensor) -> dict[str, Any]:
-            scores, completions = task.judged(sequences, examples)
-            columns = {head: column(scores, sequences, examples) for head, column in task.measures.items()}
-            return {"scores": pack_scores(scores), "measures": columns, COMPLETIONS: completions}
-
-        rows = evaluate_settings(
-            model, examples, [point.setting for point in chosen], path, measure, made_with, batch_size, seeds[split],
-            bf16, critic, task.never_drawn,
-        )  # fmt: skip
-        return list(map(unpacked, rows))
+        return _completed(
+            model, task, examples, chosen, path, made_with, batch_size=batch_size, seed=seed, bf16=bf16, critic=critic
+        )
 
     tuned: dict[tuple, list[tuple[GridPoint, dict[str, Any]]]] = {}
     if rivals:
-        for point, row in zip(rivals, run("tuning", task.tuning_examples, rivals), strict=True):
+        for point, row in zip(
+            rivals, run("tuning", task.tuning_examples, rivals, seed + task.tuning_seed), strict=True
+        ):
             tuned.setdefault(point.row, []).append((point, row))
-    chosen = [best(tuned[row]) if row in tuned else group[0] for row, group in groups.items()]
-    rows = run("reported", task.examples, chosen)
-    return [row | reported(point, tuned.get(point.row, [])) for point, row in zip(chosen, rows, strict=True)]
+    chosen = [_best(tuned[row]) if row in tuned else group[0] for row, group in groups.items()]
+    rows = run("reported", task.examples, chosen, seed)
+    return [
+        row | {"candidates": list(map(_candidate, tuned.get(point.row, [])))}
+        for point, row in zip(chosen, rows, strict=True)
+    ]
 
 
-def reported(point: GridPoint, tuned: list[tuple[GridPoint, dict[str, Any]]]) -> dict[str, Any]:
-    """What a row of a comparison tells beside its result: its point of the grid, and what that was chosen from."""
+def _completed(
+    model,
+    task: Task,
+    examples: Tensor,
+    points: list[GridPoint],
+    path: str | Path,
+    made_with: dict[str, Any],
+    **kwargs,
+) -> list[dict[str, Any]]:
+    """A row for each point, of examples of the task. kwargs: see `evaluate_settings`."""
+
+    def measure(sequences: Tensor) -> dict[str, Any]:
+        scores, completions, measures = task.judged(sequences, examples)
+        return {"scores": pack_scores(scores), "measures": measures, COMPLETIONS: completions}
+
+    settings = [point.setting for point in points]
+    rows = evaluate_settings(
+        model, examples, settings, path, measure, made_with, never_drawn=task.never_drawn, **kwargs
+    )
+    return [
+        _unpacked(row)
+        | {
+            "label": point.label,
+            "order": point.order,
+            "temperature": point.temperature,
+            "budget": point.budget,
+            "arguments": point.arguments,
+            "measured": task.measured,
+            "candidates": [],
+        }
+        for point, row in zip(points, rows, strict=True)
+    ]
+
+
+def _candidate(tuned: tuple[GridPoint, dict[str, Any]]) -> dict[str, Any]:
+    """What a row tells of one that it was chosen from."""
+    point, row = tuned
     return {
-        "label": point.label,
-        "order": point.order,
-        "temperature": point.temperature,
-        "budget": point.budget,
         "arguments": point.arguments,
-        "candidates": [
-            {
-                "arguments": candidate.arguments,
-                "score": result["scores"].double().mean().item(),
-                "measures": result["measures"],
-                "forward_passes": result["forward_passes"],
-            }
-            for candidate, result in tuned
-        ],
+        "score": row["scores"].double().mean().item(),
+        "measures": row["measures"],
+        "forward_passes": row["forward_passes"],
     }
 
 
-def best(candidates: list[tuple[GridPoint, dict[str, Any]]]) -> GridPoint:
+def _best(candidates: list[tuple[GridPoint, dict[str, Any]]]) -> GridPoint:
     """The candidate of highest mean score among those that keep to their budget, the first of equals."""
     within = [pair for pair in candidates if pair[1]["forward_passes"] <= pair[0].budget]
     return max(within or candidates, key=lambda pair: pair[1]["scores"].double().mean().item())[0]
@@ -107,14 +201,14 @@ def pack_scores(scores: Tensor) -> str | list[float]:
     return scores.double().tolist()
 
 
-def unpacked(row: dict[str, Any]) -> dict[str, Any]:
-    """A row of a file of results, with its scores as a tensor; a file has null for NaN."""
-    measures = {head: math.nan if value is None else value for head, value in row.get("measures", {}).items()}
-    return row | {"scores": unpack_scores(row["scores"]), "measures": measures}
-
-
 def unpack_scores(packed: str | list[float]) -> Tensor:
     """The inverse of `pack_scores`: (N,) bool or float64."""
     if isinstance(packed, str):
         return torch.tensor([character == "1" for character in packed], dtype=torch.bool)
     return torch.tensor([math.nan if score is None else score for score in packed], dtype=torch.float64)
+
+
+def _unpacked(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of a file of results, with its scores as a tensor; a file has null for NaN."""
+    measures = {head: math.nan if value is None else value for head, value in row.get("measures", {}).items()}
+    return row | {"scores": unpack_scores(row["scores"]), "measures": measures}

@@ -7,30 +7,59 @@ from typing import Any
 from prism_hf.fields import NotNegative, Positive, check_arguments, check_names, check_value
 from prism_hf.generation import STRATEGIES, Order, RemaskGenerationConfig
 
-from .settings import RETRYING
+from .settings import RETRYING, attempts_of, describe, prepared_config
 
 AXES = ("orders", "temperatures", "budgets")
 # Keys of a strategy in a grid that the grid itself gives, with what to write instead.
 FROM_THE_GRID = {
-    "order": "orders", "temperature": "temperatures", "do_sample": "temperatures", "steps": "budgets",
-    "remask_strategy": "name", "critic": "the critic of the whole grid",
-}  # fmt: skip
+    "order": "orders",
+    "temperature": "temperatures",
+    "do_sample": "temperatures",
+    "steps": "budgets",
+    "remask_strategy": "name",
+    "critic": "the critic of the whole grid",
+}
 
 
 @dataclass(frozen=True)
 class GridPoint:
-    """One setting of a comparison. Points that differ in `arguments` alone are candidates for one row of the report."""
+    """One setting of a comparison, and where it stands in the report.
+
+    Points that differ in `arguments` alone are candidates for one row.
+
+    Args:
+        label (`str`): What the report calls it.
+        order (`str`, *optional*): The unmasking order, None where a strategy has one of its own.
+        temperature (`float`): Of the tokens drawn; 0 takes the likeliest.
+        budget (`int`, *optional*): The number of forward passes that it may make, None for any.
+        arguments (`dict[str, Any]`): What may be chosen.
+        setting (`dict[str, Any]`): All of it, as `evaluate_settings` takes it.
+
+    Example:
+        ```python
+        points = expand_grid([{"name": "prism", "num_remask": [4, 8]}], ["random"], [1.0], budgets=[51])
+        assert points[0].row == points[1].row == ("prism", "random", 1.0, 51)
+        ```
+    """
 
     label: str
     order: str | None
     temperature: float
-    budget: int
+    budget: int | None
     arguments: dict[str, Any]
     setting: dict[str, Any]
 
     @property
-    def row(self) -> tuple[str, str | None, float, int]:
+    def row(self) -> tuple[str, str | None, float, int | None]:
+        """What the candidates for one row have in common."""
         return self.label, self.order, self.temperature, self.budget
+
+
+def listed_point(model, setting: dict[str, Any], critic=None) -> GridPoint:
+    """The point of a setting that is not of a grid: the label says what it is, and it may make any number of passes."""
+    config = prepared_config(model, attempts_of(setting)[0], critic)
+    temperature = float(config.temperature) if config.do_sample else 0.0
+    return GridPoint(describe(setting), config.order, temperature, None, {}, setting)
 
 
 def expand_grid(
@@ -43,45 +72,41 @@ def expand_grid(
     """Every strategy with every order, temperature, budget of forward passes and value of its arguments.
 
     Args:
-        strategies: dicts with the `name` of a strategy and its arguments, be they fields of the strategy or of
+        strategies (`list[dict[str, Any]]`): The `name` of each and its arguments, be they fields of the strategy or of
             `RemaskGenerationConfig`, or `retries` and what else `generate_with_retries` takes. A list is one of
             candidate values, so an argument that is a list is a list in a list. `label` is what the report calls it, by
             default the name; entries with one label are candidates for one row. `orders`, `temperatures` and `budgets`
             stand in for those of the grid.
-        orders: unmasking orders; None for a strategy that has one of its own.
-        temperatures: of the tokens drawn; 0 takes the likeliest.
-        budgets: numbers of forward passes.
-        critic: name of the network that `token_critic` asks.
+        orders (`list[str | None]`): Unmasking orders; None for a strategy that has one of its own.
+        temperatures (`list[float]`): Of the tokens drawn; 0 takes the likeliest.
+        budgets (`list[int]`): Numbers of forward passes.
+        critic (`str`, *optional*): Name of the network that `token_critic` asks.
+
+    Returns:
+        `list[GridPoint]`: The points, strategy by strategy.
 
     Raises:
         ValueError: if an entry has no name, or a key that the grid gives; if a budget leaves no step or retries have no
             steps; if nothing is to be compared; if `token_critic` has no critic.
+
+    Example:
+        ```python
+        strategies = [{"name": "none"}, {"name": "prism", "num_remask": [4, 8]}]
+        assert len(expand_grid(strategies, orders=["random"], temperatures=[0, 1], budgets=[51, 102])) == 12
+        ```
     """
     check_arguments(expand_grid, locals())
     points = []
     for entry in strategies:
-        if "name" not in entry:
-            raise ValueError(f"A strategy of the grid needs a name, got {entry!r}.")
-        for key in entry:
-            if key in FROM_THE_GRID:
-                raise ValueError(f"{key!r} of the strategy {entry['name']!r} is given by {FROM_THE_GRID[key]}.")
-        check_names("remask_strategy", [entry["name"]], STRATEGIES)
-        if entry["name"] == "token_critic" and critic is None:
-            raise ValueError("The grid has token_critic but no critic: set critic_name_or_path.")
+        _check_entry(entry, critic)
         axes = {"orders": orders, "temperatures": temperatures, "budgets": budgets}
         axes |= {name: entry[name] for name in AXES if name in entry}
         check_arguments(expand_grid, axes, f"the strategy {entry['name']}")
-        named = {name: value for name, value in entry.items() if name not in ("name", "label", *AXES)}
-        known = {
-            *(field.name for field in fields(STRATEGIES[entry["name"]])),
-            *RemaskGenerationConfig.fields,
-            *RETRYING,
-        }
-        check_names(f"argument of the strategy {entry['name']}", named, known)
+        named = _arguments_of(entry)
         values = [value if isinstance(value, list) else [value] for value in named.values()]
         for order, temperature, budget, *chosen in product(*axes.values(), *values):
             arguments = dict(zip(named, chosen, strict=True))
-            setting = make_setting(entry["name"], order, temperature, budget, arguments, critic)
+            setting = _make_setting(entry["name"], order, temperature, budget, arguments, critic)
             points.append(
                 GridPoint(entry.get("label", entry["name"]), order, float(temperature), budget, arguments, setting)
             )
@@ -90,7 +115,30 @@ def expand_grid(
     return points
 
 
-def make_setting(
+def _check_entry(entry: dict[str, Any], critic: str | None) -> None:
+    """Raise ValueError for an entry without a known name, or with keys that the grid gives or the strategy lacks."""
+    if "name" not in entry:
+        raise ValueError(f"A strategy of the grid needs a name, got {entry!r}.")
+    name = entry["name"]
+    for key in entry:
+        if key in FROM_THE_GRID:
+            raise ValueError(f"{key!r} of the strategy {name!r} is given by {FROM_THE_GRID[key]}.")
+    check_names("remask_strategy", [name], STRATEGIES)
+    if name == "token_critic" and critic is None:
+        raise ValueError("The grid has token_critic but no critic: set critic_name_or_path.")
+    known = {*_fields_of(name), *RemaskGenerationConfig.fields, *RETRYING}
+    check_names(f"argument of the strategy {name}", _arguments_of(entry), known)
+
+
+def _arguments_of(entry: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in entry.items() if name not in ("name", "label", *AXES)}
+
+
+def _fields_of(strategy: str) -> set[str]:
+    return {field.name for field in fields(STRATEGIES[strategy])}
+
+
+def _make_setting(
     name: str, order: str | None, temperature: float, budget: int, arguments: dict[str, Any], critic: str | None
 ) -> dict[str, Any]:
     """The setting, as `evaluate_settings` takes it, that makes no more than `budget` forward passes."""
@@ -104,7 +152,7 @@ def make_setting(
         steps = (budget + 1) // 2  # the critic, too, has a forward in each step but the last
     if steps < 1:
         raise ValueError(f"{name} with {arguments} leaves {steps} steps of a budget of {budget} forward passes.")
-    own = {field.name for field in fields(STRATEGIES[name])} - set(RemaskGenerationConfig.fields)
+    own = _fields_of(name) - set(RemaskGenerationConfig.fields)
     of_strategy = {key: value for key, value in arguments.items() if key in own}
     setting = {
         "remask_strategy": {"name": name} | of_strategy if of_strategy else name,

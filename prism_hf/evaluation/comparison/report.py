@@ -1,5 +1,7 @@
-"""The tables and the picture of a comparison. Rows that made more forward passes than others are kept apart."""
+"""The tables and the picture of results. Rows that made more forward passes than others are kept apart."""
 
+from collections.abc import Callable, Sequence
+from itertools import filterfalse
 from pathlib import Path
 from typing import Any
 
@@ -14,165 +16,219 @@ from prism_hf.evaluation.metrics.statistics import (
     wilson_interval,
 )
 
-from .plots import plot_against_passes
+from .plots import Point, plot_against_passes
 from .settings import describe_arguments
 
+Row = dict[str, Any]
 
-def comparison_table(rows: list[dict[str, Any]], measured: str = "score", reference: str = "prism") -> str:
-    """The rows of `compare` as Markdown: for each budget a table, best first, and what does not keep to it apart.
 
-    Each row is set against one of the strategy `reference`, see `find_reference`: by McNemar's exact test where scores
-    are bool, else by a paired bootstrap. `measured` heads the column of scores, which the task's `measures` follow.
+def comparison_table(rows: list[Row], measured: str | None = None, reference: str = "prism") -> str:
+    """Rows of `compare` as Markdown: for each budget a table, best first, and what does not keep to it apart.
+
+    Each is set against a row of the strategy `reference` with the same tokens and the same order, or, if there is none,
+    the best of those with the same tokens: by McNemar's exact test where scores are bool, else by a paired bootstrap.
+
+    Rows of `evaluate`, which have no budget, are one table in the order that they were given in, without tests.
+
+    Args:
+        rows (`list[dict]`): What `compare` or `evaluate` returns.
+        measured (`str`, *optional*): The head of the column of scores, by default the task's.
+        reference (`str`, *optional*, defaults to `"prism"`): The label that the others are set against.
+
+    Returns:
+        `str`: The tables.
+
+    Example:
+        ```python
+        print(comparison_table(compare(model, task, points, "results.jsonl")))
+        ```
     """
+    measured = measured or _measured(rows)
+    if rows[0]["budget"] is None:
+        return _table(rows, measured)
     parts = []
     for budget in sorted({row["budget"] for row in rows}):
-        within, over = split_by_budget([row for row in rows if row["budget"] == budget])
-        parts.append(f"## {budget} forward passes\n\n{one_table(within, measured, reference)}")
+        within, over = _split_by_budget([row for row in rows if row["budget"] == budget])
+        parts.append(f"## {budget} forward passes\n\n{_table(_best_first(within), measured, reference)}")
         if over:
             parts.append(
                 f"### Not comparable: more than {budget} forward passes\n\n"
                 "These made more forward passes than the others were allowed: they are in no test and no plot.\n\n"
-                + one_table(over, measured, reference=None)
+                + _table(_best_first(over), measured)
             )
-    candidates = candidates_table(rows, measured)
+    candidates = _candidates_table(rows, measured)
     return "\n".join([*parts, *([f"## What the arguments were chosen from\n\n{candidates}"] if candidates else [])])
 
 
-def split_by_budget(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Rows that made no more forward passes than their budget, and those that did."""
-    within = [row for row in rows if row["forward_passes"] <= row["budget"]]
-    return within, [row for row in rows if row["forward_passes"] > row["budget"]]
+def plot_comparison(
+    path: str | Path, rows: list[Row], measured: str | None = None, reference: str | None = "prism"
+) -> None:
+    """Save a plot of the rows that keep to their budgets: scores with 95% intervals against forward passes.
+
+    A panel holds an order with its tokens, and the strategies that have an order of their own.
+
+    Args:
+        path (`str` or `Path`): The image, whose suffix gives its format.
+        rows (`list[dict]`): What `compare` or `evaluate` returns.
+        measured (`str`, *optional*): What the axis of scores is called, by default what the task measures.
+        reference (`str`, *optional*, defaults to `"prism"`): The label whose line is thick.
+
+    Example:
+        ```python
+        plot_comparison("results.png", compare(model, task, points, "results.jsonl"))
+        ```
+    """
+    within, _ = _split_by_budget(rows)
+    points = []
+    for row in sorted(within, key=lambda row: row["order"] is None):
+        others = [other for other in within if other["temperature"] == row["temperature"] and other["order"]]
+        beside = dict.fromkeys(map(_order, others)) if row["order"] is None else {}
+        low, high = _interval(row["scores"])
+        for order in beside or [_order(row)]:
+            panel = f"{order} order, {_tokens(row)}"
+            points.append(Point(panel, row["label"], _passes(row), _mean(row["scores"]), low, high))
+    percent = all(_is_binary(row) for row in within)
+    plot_against_passes(path, points, measured or _measured(rows), percent, emphasised=reference)
 
 
-def one_table(rows: list[dict[str, Any]], measured: str, reference: str | None) -> str:
+def _table(rows: list[Row], measured: str, reference: str | None = None) -> str:
+    """One table, of which the columns that say nothing of any row are left out."""
     if not rows:
         return "None.\n"
-    binary = rows[0]["scores"].dtype == torch.bool
-    measures = list(rows[0].get("measures", {}))
-    heads = ["strategy", "arguments", "order", "tokens", "forward passes", measured, "95% interval"]
-    heads += [*measures, "seconds"]
+    binary = _is_binary(rows[0])
+    columns: dict[str, Callable[[Row], str]] = {
+        "strategy": lambda row: row["label"],
+        "arguments": lambda row: describe_arguments(row["arguments"]),
+        "order": lambda row: _order(row) + _threshold(row),
+        "tokens": _tokens,
+        "forward passes": _shown_passes,
+        measured: lambda row: _shown(_mean(row["scores"]), binary),
+        "95% interval": lambda row: " to ".join(_shown(end, binary) for end in _interval(row["scores"])),
+    }
+    for head in dict.fromkeys(head for row in rows for head in row["measures"]):
+        columns[head] = lambda row, head=head: _shown_measure(row["measures"].get(head, ""))
+    columns["seconds"] = lambda row: f"{row['seconds']:.0f}"
+    cells = {head: [column(row) for row in rows] for head, column in columns.items()}
+    cells = {head: column for head, column in cells.items() if head != "arguments" or any(column)}
     if reference is not None:
-        heads += [f"against {reference}", "McNemar p" if binary else "95% interval of the difference"]
-    lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
-    for row in sorted(rows, key=lambda row: -mean(row["scores"])):
-        low, high = interval(row["scores"])
-        cells = [
-            row["label"], describe_arguments(row["arguments"]), order_of(row), tokens_of(row), row["forward_passes"],
-            shown(mean(row["scores"]), binary), f"{shown(low, binary)} to {shown(high, binary)}",
-            *(shown_measure(row["measures"][head]) for head in measures), f"{row['seconds']:.0f}",
-        ]  # fmt: skip
-        if reference is not None:
-            cells += against(row, find_reference(rows, row, reference))
-        lines.append(f"| {' | '.join(map(str, cells))} |")
-    return "\n".join(lines) + "\n"
+        pairs = [_against(row, _find_reference(rows, row, reference)) for row in rows]
+        cells[f"against {reference}"] = [difference for difference, _ in pairs]
+        cells["McNemar p" if binary else "95% interval of the difference"] = [sureness for _, sureness in pairs]
+    return _markdown(list(cells), list(zip(*cells.values(), strict=True)))
 
 
-def find_reference(rows: list[dict[str, Any]], row: dict[str, Any], reference: str) -> dict[str, Any] | None:
-    """The row of the reference, among `rows`, that another is set against.
-
-    It has the same tokens and the same order; if there is none, the best of those with the same tokens. None for rows
-    of the reference itself, and if nothing is left.
-    """
-    if row["label"] == reference:
-        return None
-    same = [other for other in rows if other["label"] == reference and other["temperature"] == row["temperature"]]
-    return max(same, key=lambda other: (other["order"] == row["order"], mean(other["scores"])), default=None)
-
-
-def against(row: dict[str, Any], reference: dict[str, Any] | None) -> list[str]:
-    """Two cells: the difference to the reference, and how sure it is."""
-    if reference is None:
-        return ["", ""]
-    first, second = row["scores"], reference["scores"]
-    difference = mean(first) - mean(second)
-    where = "" if reference["order"] == row["order"] else f", {order_of(reference)} order"
-    if first.dtype == torch.bool:
-        only_first, only_second = discordant_pairs(first, second)
-        p = mcnemar_test(first, second)
-        return [
-            f"{100 * difference:+.1f} ({only_first} : {only_second}){where}",
-            f"{p:.3f}" if p >= 0.001 else f"{p:.0e}",
-        ]
-    low, high = paired_bootstrap(first, second)
-    return [f"{difference:+.3f}{where}", f"{low:+.3f} to {high:+.3f}"]
-
-
-def candidates_table(rows: list[dict[str, Any]], measured: str) -> str:
+def _candidates_table(rows: list[Row], measured: str) -> str:
     """For each row that was tuned, the arguments that were tried on the tuning examples and what came of them."""
     lines = []
     for row in rows:
         if not row["candidates"]:
             continue
-        binary = row["scores"].dtype == torch.bool
         tried = "; ".join(
-            f"{describe_arguments(each['arguments'])}: {shown(each['score'], binary)}{in_brackets(each)}"
+            f"{describe_arguments(each['arguments'])}: {_shown(each['score'], _is_binary(row))}{_in_brackets(each)}"
             for each in row["candidates"]
         )
         chosen = describe_arguments(row["arguments"])
-        lines.append(f"| {row['budget']} | {row['label']} | {order_of(row)} | {tokens_of(row)} | {chosen} | {tried} |")
-    if not lines:
-        return ""
-    heads = (
-        f"| budget | strategy | order | tokens | chosen | {measured} on other examples |\n|---|---|---|---|---|---|\n"
-    )
-    return heads + "\n".join(lines) + "\n"
+        lines.append([str(row["budget"]), row["label"], _order(row), _tokens(row), chosen, tried])
+    heads = ["budget", "strategy", "order", "tokens", "chosen", f"{measured} on other examples"]
+    return _markdown(heads, lines) if lines else ""
 
 
-def in_brackets(candidate: dict[str, Any]) -> str:
-    measures = ", ".join(f"{head} {shown_measure(value)}" for head, value in candidate.get("measures", {}).items())
+def _markdown(heads: list[str], lines: list[Sequence[str]]) -> str:
+    first, *others = (f"| {' | '.join(cells)} |" for cells in [heads, *lines])
+    return "\n".join([first, "|" + "---|" * len(heads), *others]) + "\n"
+
+
+def _best_first(rows: list[Row]) -> list[Row]:
+    return sorted(rows, key=lambda row: -_mean(row["scores"]))
+
+
+def _split_by_budget(rows: list[Row]) -> tuple[list[Row], list[Row]]:
+    """Rows that made no more forward passes than their budget, and those that did."""
+
+    def keeps_to_it(row: Row) -> bool:
+        return row["budget"] is None or row["forward_passes"] <= row["budget"]
+
+    return list(filter(keeps_to_it, rows)), list(filterfalse(keeps_to_it, rows))
+
+
+def _find_reference(rows: list[Row], row: Row, reference: str) -> Row | None:
+    """The row of the reference, among `rows`, that another is set against.
+
+    None for rows of the reference itself, and if none has the same tokens.
+    """
+    if row["label"] == reference:
+        return None
+    same = [other for other in rows if other["label"] == reference and other["temperature"] == row["temperature"]]
+    return max(same, key=lambda other: (other["order"] == row["order"], _mean(other["scores"])), default=None)
+
+
+def _against(row: Row, reference: Row | None) -> tuple[str, str]:
+    """Two cells: the difference to the reference, and how sure it is."""
+    if reference is None:
+        return "", ""
+    first, second = row["scores"], reference["scores"]
+    difference = _mean(first) - _mean(second)
+    where = "" if reference["order"] == row["order"] else f", {_order(reference)} order"
+    if _is_binary(row):
+        only_first, only_second = discordant_pairs(first, second)
+        p = mcnemar_test(first, second)
+        said = f"{100 * difference:+.1f} ({only_first} : {only_second}){where}"
+        return said, f"{p:.3f}" if p >= 0.001 else f"{p:.0e}"
+    low, high = paired_bootstrap(first, second)
+    return f"{difference:+.3f}{where}", f"{low:+.3f} to {high:+.3f}"
+
+
+def _in_brackets(candidate: Row) -> str:
+    measures = ", ".join(f"{head} {_shown_measure(value)}" for head, value in candidate["measures"].items())
     return f" ({measures})" if measures else ""
 
 
-def shown_measure(value: float | str) -> str:
+def _shown_measure(value: float | str) -> str:
     return value if isinstance(value, str) else f"{value:.4g}"
 
 
-def plot_comparison(
-    path: str | Path, rows: list[dict[str, Any]], measured: str = "score", reference: str = "prism"
-) -> None:
-    """Save a plot of the rows of `compare` that keep to their budgets: scores with 95% intervals against forwards.
-
-    A panel holds an order with its tokens, and the strategies that have an order of their own.
-    """
-    within, _ = split_by_budget(rows)
-    points = []
-    for row in sorted(within, key=lambda row: row["order"] is None):
-        others = [other for other in within if other["temperature"] == row["temperature"] and other["order"]]
-        beside = dict.fromkeys(map(order_of, others)) if row["order"] is None else {}
-        low, high = interval(row["scores"])
-        for order in beside or [order_of(row)]:
-            points.append(
-                {
-                    "panel": f"{order} order, {tokens_of(row)}",
-                    "label": row["label"],
-                    "passes": row["forward_passes"],
-                    "mean": mean(row["scores"]),
-                    "low": low,
-                    "high": high,
-                }
-            )
-    binary = all(row["scores"].dtype == torch.bool for row in within)
-    plot_against_passes(path, points, measured, percent=binary, emphasised=reference)
-
-
-def mean(scores: Tensor) -> float:
+def _mean(scores: Tensor) -> float:
     return scores.double().mean().item()
 
 
-def interval(scores: Tensor) -> tuple[float, float]:
+def _interval(scores: Tensor) -> tuple[float, float]:
     """95% interval of the mean score: Wilson's where scores are bool, else the bootstrap's."""
     if scores.dtype == torch.bool:
         return wilson_interval(int(scores.sum()), len(scores))
     return bootstrap_interval(scores)
 
 
-def shown(score: float, binary: bool) -> str:
+def _is_binary(row: Row) -> bool:
+    return row["scores"].dtype == torch.bool
+
+
+def _measured(rows: list[Row]) -> str:
+    return rows[0].get("measured", "score")
+
+
+def _shown(score: float, binary: bool) -> str:
     return f"{score:.1%}" if binary else f"{score:.3f}"
 
 
-def tokens_of(row: dict[str, Any]) -> str:
+def _tokens(row: Row) -> str:
     return "greedy" if row["temperature"] == 0 else f"sampled at {row['temperature']:g}"
 
 
-def order_of(row: dict[str, Any]) -> str:
+def _order(row: Row) -> str:
     return row["order"] or "own"
+
+
+def _threshold(row: Row) -> str:
+    """What a position's confidence has to be above, where a step fills all such positions."""
+    threshold = row["setting"].get("confidence_threshold")
+    return "" if threshold is None else f" > {threshold}"
+
+
+def _passes(row: Row) -> float:
+    """The forward passes of an example: with a threshold, as which examples end early, their mean."""
+    return row["mean_forward_passes"] if _threshold(row) else row["forward_passes"]
+
+
+def _shown_passes(row: Row) -> str:
+    most = str(row["forward_passes"])
+    return f"{_passes(row):.1f} (at most {most})" if _threshold(row) else most

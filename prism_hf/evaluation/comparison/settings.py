@@ -42,47 +42,59 @@ def evaluate_settings(
     critic=None,
     never_drawn: Sequence[int] = (),
 ) -> list[dict[str, Any]]:
-    """Complete examples (N, L), which may hold `PADDING`, once for each of `settings`.
-
-    A setting is the keyword arguments of `remask_generate`, or, if `retries` is among them, of `generate_with_retries`.
-    What it leaves open takes its default, whatever the model's own generation config says.
+    """Complete examples once for each of the settings, and keep what is measured of them.
 
     A finished setting is appended to the JSONL file `path`; one that is there already, made with the same, is not
     computed again. Of one that was interrupted, the finished batches are kept beside `path` until it is finished.
-    Under `accelerate launch` the batches are shared among the processes; the results do not depend on how many there
-    are.
+    Under `accelerate launch` the processes share the batches; the results do not depend on how many there are.
 
     Args:
-        measure: what to keep of the completed examples (N, L'), such as scores. Called in the main process only. A list
-            of rows under the name "completions" becomes a JSONL file in a folder of that name beside `path`, which the
-            row names.
-        made_with: what else the result depends on, kept in each row with digests of the examples and the weights,
-            `batch_size`, `seed` and `bf16`.
-        seed: of the first batch's random numbers.
-        critic: the network for the settings that have an entry `critic`, which is its name.
-        never_drawn: tokens suppressed in every setting, beside its own `suppress_tokens`.
+        model (`PreTrainedModel`): What is evaluated.
+        examples (`torch.Tensor` of shape `(N, L)`): Token ids with masks, to the left of which there may be `PADDING`.
+        settings (`list[dict[str, Any]]`): Each is the keyword arguments of `remask_generate`, or, if `retries` is among
+            them, of `generate_with_retries`. What it leaves open takes its default, whatever the model's own generation
+            config says.
+        path (`str` or `Path`): The JSONL file.
+        measure (`Callable`): What to keep of the completed examples (N, L'), such as scores; only the main process
+            calls it. A list of rows under the name "completions" becomes a JSONL file in a folder of that name beside
+            `path`, which the row names.
+        made_with (`dict[str, Any]`): What else the result depends on, kept in each row with digests of the examples and
+            the weights, `batch_size`, `seed` and `bf16`.
+        batch_size (`int`, *optional*, defaults to 250): Examples in a batch.
+        seed (`int`, *optional*, defaults to 0): Of the first batch's random numbers.
+        bf16 (`bool`, *optional*, defaults to `False`): Run the model under bfloat16 autocast.
+        critic (`torch.nn.Module`, *optional*): The network for the settings with an entry `critic`, which is its name.
+        never_drawn (`Sequence[int]`, *optional*): Tokens suppressed in every setting, beside its own `suppress_tokens`.
 
-    Returns one dict a setting: the setting, what is in `made_with`, `forward_passes` (of the slowest batch),
-    `mean_forward_passes` (those that the examples took, fewer where a threshold lets some end early), `seconds` (that
-    the batches took, shared among the processes), and what `measure` returns.
+    Returns:
+        `list[dict[str, Any]]`: For each setting what it is, what is in `made_with`, `forward_passes` (of the slowest
+        batch), `mean_forward_passes` (those that the examples took, fewer where a threshold lets some end early),
+        `seconds` (that the batches took, shared among the processes), and what `measure` returns.
 
     Raises:
         ValueError: if a setting is wrong, or if the output cannot be written to or another run writes it, before
             anything is computed.
+
+    Example:
+        ```python
+        def measure(sequences):
+            return {"right": (sequences == expected).all(-1).sum().item()}
+
+        settings = [{"steps": 16}, {"steps": 16, "remask_strategy": "prism"}]
+        rows = evaluate_settings(model, examples, settings, "results.jsonl", measure, made_with={"task": "mine"})
+        ```
     """
     check_settings(model, settings, critic)
     settings = [{"remask_strategy": "none"} | setting for setting in settings]
     if never_drawn:  # other tokens than those that results of the same name were made with
         made_with = made_with | {"never_drawn": json_digest(list(never_drawn))}
-    made_with = portable(made_with) | {
-        "examples": digest(examples), "weights": weights_digest(model), "batch_size": batch_size, "seed": seed,
-        "bf16": bf16,
-    }  # fmt: skip
+    own = {"examples": digest(examples), "weights": weights_digest(model), "batch_size": batch_size}
+    made_with = portable(made_with) | own | {"seed": seed, "bf16": bf16}
     parts = range(0, len(examples), batch_size)
 
     def complete(setting: dict[str, Any], start: int) -> list[dict[str, Any]]:
         batch = examples[start : start + batch_size].to(PartialState().device)
-        return [complete_batch(model, batch, setting, seed + start, bf16, critic, never_drawn)]
+        return [_complete_batch(model, batch, setting, seed + start, bf16, critic, never_drawn)]
 
     def finish(batches: list[dict[str, Any]]) -> dict[str, Any]:
         passes = [each for batch in batches for each in batch["passes"]]
@@ -102,17 +114,17 @@ def evaluate_settings(
         return list(map(row_of, settings))
 
 
-def complete_batch(
+def _complete_batch(
     model, batch: Tensor, setting: dict[str, Any], seed: int, bf16: bool, critic, never_drawn: Sequence[int]
 ) -> dict[str, Any]:
     """A batch (B, L) completed as a setting says, as it is kept until all batches are done."""
     began = time.perf_counter()
     with torch.autocast(batch.device.type, torch.bfloat16, enabled=bf16):
-        output = generate(model, batch, setting, torch.Generator().manual_seed(seed), critic, never_drawn)
+        output = _generate(model, batch, setting, torch.Generator().manual_seed(seed), critic, never_drawn)
     return {
         "sequences": output.sequences.tolist(),
         "num_forwards": output.num_forwards,
-        "passes": passes_of(output, batch, model),
+        "passes": _passes_of(output, batch, model),
         "seconds": time.perf_counter() - began,
     }
 
@@ -123,12 +135,17 @@ def check_settings(model, settings: list[dict[str, Any]], critic=None) -> None:
         raise ValueError("There are no settings to evaluate; expected a list of generation settings.")
     for setting in settings:
         for attempt in attempts_of(setting):
-            config = prepare_generation_config(model, None, **keyword_arguments(attempt, critic))
+            config = prepared_config(model, attempt, critic)
             if needs(resolve_strategy(config.remask_strategy), "quality"):
                 check_quality(model)
 
 
-def generate(
+def prepared_config(model, setting: dict[str, Any], critic=None) -> RemaskGenerationConfig:
+    """The complete config of a setting without retries. Raises ValueError if it cannot be run."""
+    return prepare_generation_config(model, None, **_keyword_arguments(setting, critic))
+
+
+def _generate(
     model,
     examples: Tensor,
     setting: dict[str, Any],
@@ -138,7 +155,7 @@ def generate(
 ) -> RemaskGenerationOutput:
     """Examples (B, L) completed as a setting says."""
     call = generate_with_retries if "retries" in setting else remask_generate
-    arguments = keyword_arguments(setting, critic) | {"return_dict_in_generate": True}
+    arguments = _keyword_arguments(setting, critic) | {"return_dict_in_generate": True}
     if never_drawn:
         arguments["suppress_tokens"] = sorted({*(arguments["suppress_tokens"] or []), *never_drawn})
     padding = examples == PADDING
@@ -147,7 +164,7 @@ def generate(
     return call(model, examples.masked_fill(padding, 0), generator=generator, **arguments)
 
 
-def passes_of(output: RemaskGenerationOutput, examples: Tensor, model) -> list[float]:
+def _passes_of(output: RemaskGenerationOutput, examples: Tensor, model) -> list[float]:
     """The forward passes that each of the examples (B, L) took."""
     if output.tokens_per_forward is None:
         return [output.num_forwards] * len(examples)
@@ -155,17 +172,17 @@ def passes_of(output: RemaskGenerationOutput, examples: Tensor, model) -> list[f
     return (num_masks / output.tokens_per_forward).tolist()
 
 
-def keyword_arguments(setting: dict[str, Any], critic=None) -> dict[str, Any]:
+def _keyword_arguments(setting: dict[str, Any], critic=None) -> dict[str, Any]:
     """What `remask_generate` takes: None for what the setting leaves open, and the critic where it names one."""
     arguments = dict.fromkeys(RemaskGenerationConfig.fields) | {"remask_strategy": "none"} | setting
     if "critic" not in arguments:
         return arguments
     del arguments["critic"]
-    strategy = strategy_fields(setting["remask_strategy"]) | {"critic": critic}
+    strategy = _strategy_fields(setting["remask_strategy"]) | {"critic": critic}
     return arguments | {"remask_strategy": resolve_strategy(strategy)}
 
 
-def strategy_fields(strategy: str | dict[str, Any]) -> dict[str, Any]:
+def _strategy_fields(strategy: str | dict[str, Any]) -> dict[str, Any]:
     """A strategy, be it a name or a dict with the name and its fields, as such a dict."""
     return strategy if isinstance(strategy, dict) else {"name": strategy}
 
@@ -180,7 +197,7 @@ def describe(setting: dict[str, Any]) -> str:
     """A setting in a few words, for tables and plots: what remasks, and how much."""
     setting, *retries = attempts_of(setting)
     again = f", {len(retries)} retries" if retries else ""
-    fields = strategy_fields(setting.get("remask_strategy") or "none")
+    fields = _strategy_fields(setting.get("remask_strategy") or "none")
     if fields["name"] == "none":
         return f"none{again}"
     said_elsewhere = ("name", "order", "do_sample", "steps", "confidence_threshold", "remask_strategy")

@@ -15,9 +15,23 @@ TASKS: dict[str, Callable[..., Task]] = {"code": load_code, "sudoku": load_sudok
 
 
 def load_task(name: str | None = None, model=None, **arguments: Any) -> Task:
-    """The task `name` of `TASKS`, loaded with its own arguments, and with the `model` compared where it asks for one.
+    """A task by its name.
 
-    Raises ValueError on an unknown name of either, and for an argument that is missing.
+    Args:
+        name (`str`): One of `TASKS`.
+        model (`PreTrainedModel`, *optional*): The model compared, for a task that has a parameter `model`.
+        **arguments: The task's own, see the function in `TASKS`.
+
+    Returns:
+        `Task`: The task.
+
+    Raises:
+        ValueError: if there is no such task or argument, or an argument is missing.
+
+    Example:
+        ```python
+        task = load_task("sudoku", layout=81, num_puzzles=100)
+        ```
     """
     check_names("task", [name], TASKS)
     known = inspect.signature(TASKS[name]).parameters

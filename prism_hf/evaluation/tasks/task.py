@@ -1,48 +1,88 @@
-"""What samplers are compared on: examples to complete, others to tune on, and a score for each."""
+"""What samplers are compared on: examples to complete, others to tune on, and a judge of what was completed.
+
+Examples of unequal length hold `PADDING`, -1, to the left: one tensor says all, and no token can be taken for padding.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-# Stands to the left of examples that are shorter than others. It is attended by nothing, and 0 in what is judged.
+from prism_hf._deprecation import renamed_arguments
+
+# It is attended by nothing, and 0 in what is judged.
 PADDING = -1
+
+
+class Judgement(NamedTuple):
+    """What a task says of completed examples.
+
+    Args:
+        scores (`torch.Tensor` of shape `(N,)`): One for each example, or for each group of equal examples: bool where
+            it is success or failure, else numbers of which higher is better.
+        completions (`list[dict[str, Any]]`, *optional*): What is kept of each example in a file beside the results,
+            such as its text; its tokens if not given.
+        measures (`dict[str, float | str]`, *optional*): Further columns of a table: what each is called, and a number
+            or a few words.
+
+    Example:
+        ```python
+        >>> Judgement(torch.tensor([True, False]), [{"text": "a"}, {"text": "b"}], {"mean length": 1.0})
+        ```
+    """
+
+    scores: Tensor
+    completions: list[dict[str, Any]] | None = None
+    measures: dict[str, float | str] = {}
 
 
 @dataclass(frozen=True)
 class Task:
-    """Examples and how to score them.
+    """Examples and how completions of them are judged.
 
-    examples (N, L) and tuning_examples (M, L) are token ids with masks, and `PADDING` where one is shorter; M may be 0.
-    score takes completed examples and what they were, and returns one score each, or one for each group of equal
-    examples: (N,) bool where it is success or failure, else numbers of which higher is better. measured: what the score
-    is, as the head of a column. origin: a sentence on where both kinds of examples come from and why none is in both.
+    Args:
+        examples (`torch.Tensor` of shape `(N, L)`): Token ids with masks, and `PADDING` where one is shorter.
+        tuning_examples (`torch.Tensor` of shape `(M, L)`): Others, to choose arguments on; M may be 0.
+        judge (`Callable`): Takes completed examples and what they were, and returns a `Judgement`, or its scores alone.
+        measured (`str`): What a score is, as the head of a column.
+        origin (`str`): A sentence on where both kinds of examples come from and why none is in both.
+        made_with (`dict[str, Any]`, *optional*): What results depend on beside the examples, kept with them.
+        tuning_seed (`int`, *optional*, defaults to 0): Added to the sampler's seed for the examples to tune on, where
+            it is not the examples but their random numbers that differ.
+        never_drawn (`list[int]`, *optional*): Tokens that no sampler may draw.
 
-    measures: further columns, by their heads: each takes scores, completed examples and what they were, and returns a
-    number or a few words. judge: the score, and of each example what is kept in a file beside the results, such as its
-    text; if None, its tokens are. made_with: what results depend on beside the examples, kept with them. tuning_seed:
-    added to the sampler's seed for the examples to tune on, where it is not the examples but their random numbers that
-    differ. never_drawn: tokens that no sampler may draw.
+    Example:
+        ```python
+        def ends_in_five(sequences, examples):
+            return sequences[:, -1] == 5
+
+        examples = torch.full((8, 16), model.config.mask_token_id)
+        task = Task(examples, examples[:0], ends_in_five, measured="ends in five", origin="Nothing is given.")
+        ```
     """
 
     examples: Tensor
     tuning_examples: Tensor
-    score: Callable[[Tensor, Tensor], Tensor]
+    judge: Callable[[Tensor, Tensor], Judgement | Tensor]
     measured: str
     origin: str
-    measures: dict[str, Callable[[Tensor, Tensor, Tensor], float | str]] = field(default_factory=dict)
     made_with: dict[str, Any] = field(default_factory=dict)
     tuning_seed: int = 0
-    judge: Callable[[Tensor, Tensor], tuple[Tensor, list[dict[str, Any]]]] | None = None
     never_drawn: list[int] = field(default_factory=list)
 
-    def judged(self, sequences: Tensor, examples: Tensor) -> tuple[Tensor, list[dict[str, Any]]]:
-        """The scores of completed examples, and what is kept of each."""
-        if self.judge is not None:
-            return self.judge(sequences, examples)
-        return self.score(sequences, examples), [{"tokens": row} for row in sequences.tolist()]
+    def judged(self, sequences: Tensor, examples: Tensor) -> Judgement:
+        """What the judge says of completed examples (N, L'), with what is kept of each."""
+        judged = self.judge(sequences, examples)
+        if isinstance(judged, Tensor):
+            judged = Judgement(judged)
+        if judged.completions is None:
+            judged = judged._replace(completions=[{"tokens": row} for row in sequences.tolist()])
+        return judged
+
+
+Task.__init__ = renamed_arguments(score="judge")(Task.__init__)  # type: ignore[method-assign]
 
 
 def load_tokenizer(name: str, vocab_size: int, remedy: str) -> PreTrainedTokenizerBase:

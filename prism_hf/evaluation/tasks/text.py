@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,7 +25,7 @@ from prism_hf.fields import Allowed, Count, Positive, check_arguments
 from prism_hf.hub.portable import portable
 from prism_hf.jobs.digests import json_digest, weights_digest
 
-from .task import Task, load_tokenizer
+from .task import Judgement, Task, load_tokenizer
 
 logger = logging.get_logger(__name__)
 
@@ -44,125 +44,133 @@ def load_text(
     scorer_batch_size: Positive = 8,
     references_file: str | None = None,
 ) -> Task:
-    """Samples of `length` tokens. Score: mean log-likelihood of a sample's tokens under `scorer`, in nats.
+    """Text to write. Score: mean log-likelihood of a sample's tokens under `scorer`, in nats.
 
-    Beside it the generative perplexity of all samples and the mean entropy of the tokens within a sample: where the one
-    falls with the other, the text repeats itself.
+    Beside it stand the generative perplexity of all samples and the mean entropy of the tokens within a sample: where
+    the one falls with the other, the text repeats itself.
 
     Args:
-        model: the model compared.
-        length: tokens of the model, those of a prompt included. Prompts may differ in length.
-        num_samples, num_tuning_samples: with prompts, one sample a prompt: the first of the file, and those that follow
-            to tune on.
-        prompts_file: text or JSONL, see `read_prompts`; nothing is given if None. Of equal prompts one counts.
-        scorer: a causal language model, from the Hub or a folder, with its tokenizer.
-        tokenizer: of the model, from the Hub or a folder; that saved with it if None.
-        scorer_batch_size: samples that the scorer reads at once.
-        references_file: texts written by people, one a line, as text or as JSON with a field `text`; MAUVE between them
-            and the samples then is a column, from the scorer's states. Thousands of each are usual. Without the package
-            mauve-text it is left out, which is said before anything is computed.
+        model (`PreTrainedModel`): The model compared.
+        length (`int`, *optional*, defaults to 128): Tokens of a sample, those of a prompt included. Prompts may differ
+            in length.
+        num_samples (`int`, *optional*, defaults to 64): With prompts, one a prompt, the first of the file.
+        num_tuning_samples (`int`, *optional*, defaults to 0): Others to choose arguments on; with prompts, of those
+            that follow.
+        prompts_file (`str`, *optional*): Text or JSONL, see `read_prompts`. Of equal prompts one counts.
+        scorer (`str`, *optional*, defaults to `"gpt2-large"`): A causal language model, from the Hub or a folder, with
+            its tokenizer.
+        tokenizer (`str`, *optional*): That of the model, from the Hub or a folder; by default the one saved with it.
+        scorer_batch_size (`int`, *optional*, defaults to 8): Samples that the scorer reads at once.
+        references_file (`str`, *optional*): Texts written by people, one a line, as text or as JSON with a field
+            `text`; MAUVE between them and the samples then is a column, from the scorer's states. Thousands of each are
+            usual. Without the package mauve-text it is left out, which is said before anything is computed.
+
+    Returns:
+        `Task`: The task.
 
     Raises:
         ValueError: if a number is too small, a tokenizer is missing or of another model, the scorer cannot read
             `length` tokens, or there are too few prompts or one that is too long.
+
+    Example:
+        ```python
+        task = load_task("text", model, length=1024, tokenizer="gpt2", num_samples=64)
+        ```
     """
     check_arguments(load_text, locals(), "the task text")
     number, mask_token_id = num_samples + num_tuning_samples, model.config.mask_token_id
-    prompts = None if prompts_file is None else distinct_prompts(prompts_file, number)
-    named = f"set the task's tokenizer to what {model.name_or_path} was trained with, such as gpt2"
-    own_tokenizer = load_tokenizer(tokenizer or model.name_or_path, model.config.vocab_size, named)
-    if own_tokenizer.mask_token_id not in (None, mask_token_id):
-        raise ValueError(f"The tokenizer has mask {own_tokenizer.mask_token_id}, the model {mask_token_id}: {named}.")
-    scoring_model, scoring_tokenizer = load_scorer(scorer, length, model.device)
+    prompts = None if prompts_file is None else _distinct_prompts(prompts_file, number)
+    own_tokenizer = _own_tokenizer(model, tokenizer)
+    reader = Reader(*_load_scorer(scorer, length, model.device), scorer_batch_size)
     examples = torch.full((number, length), mask_token_id)
     if prompts is not None:
-        examples = masked_examples(prompts, own_tokenizer, length, mask_token_id)
+        examples = _masked_examples(prompts, own_tokenizer, length, mask_token_id)
 
     source = "from nothing" if prompts is None else f"from prompts of {Path(prompts_file).name}"
     origin = f"{num_samples} samples of {length} tokens {source}, scored by {portable(scorer)} in nats a token."
     if num_tuning_samples:
         others = "with other random numbers" if prompts is None else "from the prompts that follow"
         origin += f" Arguments were chosen on {num_tuning_samples} others, {others}."
-    references = None if references_file is None else read_references(references_file)
+    references = None if references_file is None else _read_references(references_file)
     if references is not None and find_spec("mauve") is None:
         logger.warning("MAUVE is left out, since its package is not installed: pip install mauve-text.")
         origin += " MAUVE is left out, since the package mauve-text is not installed."
         references = None
-    score, judge, measures = make_measures(
-        own_tokenizer, mask_token_id, scoring_model, scoring_tokenizer, scorer_batch_size, examples, references
-    )
+    made_with = {
+        "scorer": f"{scorer} {weights_digest(reader.scorer)}",
+        "tokenizer": tokenizer or model.name_or_path,
+    }
     return Task(
         examples=examples[:num_samples],
         tuning_examples=examples[num_samples:],
-        score=score,
-        judge=judge,
+        judge=_judge(own_tokenizer, mask_token_id, reader, examples, references),
         measured="log-likelihood",
         origin=origin,
-        measures=measures,
-        made_with={
-            "scorer": f"{scorer} {weights_digest(scoring_model)}",
-            "tokenizer": tokenizer or model.name_or_path,
-        }
-        | ({} if references is None else {"references": json_digest(references)}),
+        made_with=made_with | ({} if references is None else {"references": json_digest(references)}),
         tuning_seed=TUNING_SEED,
         never_drawn=tokens_without_text(own_tokenizer, model.config.vocab_size, mask_token_id),
     )
 
 
-def make_measures(
+class Reader(NamedTuple):
+    """A causal language model with its tokenizer, and how many texts it reads at once."""
+
+    scorer: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    batch_size: int
+
+
+def _judge(
     own_tokenizer: PreTrainedTokenizerBase,
     mask_token_id: int,
-    scorer,
-    scoring_tokenizer: PreTrainedTokenizerBase,
-    batch_size: int,
+    reader: Reader,
     examples: Tensor,
-    references: list[str] | None = None,
-) -> tuple[Callable, Callable, dict[str, Callable[[Tensor, Tensor, Tensor], float]]]:
-    """`score`, `judge` and `measures` of a `Task` whose completed examples are text.
+    references: list[str] | None,
+) -> Callable[[Tensor, Tensor], Judgement]:
+    """The judge of a `Task` whose completed examples are text.
 
     Raises ValueError if the scorer cannot read a prompt of `examples`.
     """
-    end_of_text = scoring_tokenizer.eos_token or ""
+    end_of_text = reader.tokenizer.eos_token or ""
 
-    def texts_of(sequences: Tensor, examples: Tensor) -> tuple[list[str], list[str]]:
-        """What was generated, and what was given before it."""
+    def prompts_of(examples: Tensor) -> list[str]:
+        rows = ([token for token in row if token != mask_token_id] for row in examples.tolist())
+        return [decode(row, own_tokenizer, end_of_text) for row in rows]
+
+    def judge(sequences: Tensor, examples: Tensor) -> Judgement:
+        given = prompts_of(examples)
         whole = [decode(row, own_tokenizer, end_of_text) for row in sequences.tolist()]
-        given = [
-            decode([token for token in row if token != mask_token_id], own_tokenizer, end_of_text)
-            for row in examples.tolist()
-        ]
-        return [text[len(prompt) :] for text, prompt in zip(whole, given, strict=True)], given
-
-    def score(sequences: Tensor, examples: Tensor) -> Tensor:
-        texts, given = texts_of(sequences, examples)
-        totals, numbers = negative_log_likelihood(texts, scorer, scoring_tokenizer, batch_size, prompts=given)
+        texts = [text[len(prompt) :] for text, prompt in zip(whole, given, strict=True)]
+        totals, numbers = negative_log_likelihood(texts, *reader, prompts=given)
         # A sample without a token to score is as bad as a scorer that knows nothing would find it.
-        return torch.where(numbers > 0, -totals / numbers.clamp(min=1), -math.log(scorer.config.vocab_size))
-
-    def perplexity(scores: Tensor, sequences: Tensor, examples: Tensor) -> float:
-        texts, given = texts_of(sequences, examples)
-        numbers = count_scored_tokens(texts, scorer, scoring_tokenizer, prompts=given)
-        return generative_perplexity(-scores * numbers, numbers)
-
-    def entropy(scores: Tensor, sequences: Tensor, examples: Tensor) -> float:
-        return unigram_entropy(sequences, examples == mask_token_id).mean().item()
-
-    def judge(sequences: Tensor, examples: Tensor) -> tuple[Tensor, list[dict[str, Any]]]:
-        scores, (texts, given) = score(sequences, examples), texts_of(sequences, examples)
+        scores = torch.where(numbers > 0, -totals / numbers.clamp(min=1), -math.log(reader.scorer.config.vocab_size))
+        measures = {
+            "generative perplexity": generative_perplexity(-scores * numbers, numbers),
+            "entropy": unigram_entropy(sequences, examples == mask_token_id).mean().item(),
+        }
+        if references is not None:
+            said = [prompt + text for prompt, text in zip(given, texts, strict=True) if (prompt + text).strip()]
+            measures["MAUVE"] = mauve(said, references, *reader) if said else math.nan
         kept = zip(given, texts, scores.tolist(), strict=True)
-        return scores, [{"prompt": prompt, "completion": text, "score": each} for prompt, text, each in kept]
+        rows = [{"prompt": prompt, "completion": text, "score": score} for prompt, text, score in kept]
+        return Judgement(scores, rows, measures)
 
-    def likeness(scores: Tensor, sequences: Tensor, examples: Tensor) -> float:
-        texts, given = texts_of(sequences, examples)
-        whole = [prompt + text for prompt, text in zip(given, texts, strict=True) if (prompt + text).strip()]
-        return mauve(whole, references, scorer, scoring_tokenizer, batch_size) if whole else math.nan
-
-    perplexity(torch.zeros(len(examples)), examples, examples)  # reads the prompts alone
-    measures = {"generative perplexity": perplexity, "entropy": entropy}
-    return score, judge, measures | ({} if references is None else {"MAUVE": likeness})
+    prompts = prompts_of(examples)
+    count_scored_tokens([""] * len(prompts), *reader[:2], prompts=prompts)  # reads the prompts alone
+    return judge
 
 
-def load_scorer(name: str, length: int, device: torch.device) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def _own_tokenizer(model, name: str | None) -> PreTrainedTokenizerBase:
+    """The tokenizer of the model compared. Raises ValueError if it has another mask."""
+    remedy = f"set the task's tokenizer to what {model.name_or_path} was trained with, such as gpt2"
+    tokenizer = load_tokenizer(name or model.name_or_path, model.config.vocab_size, remedy)
+    mask_token_id = model.config.mask_token_id
+    if tokenizer.mask_token_id not in (None, mask_token_id):
+        raise ValueError(f"The tokenizer has mask {tokenizer.mask_token_id}, the model {mask_token_id}: {remedy}.")
+    return tokenizer
+
+
+def _load_scorer(name: str, length: int, device: torch.device) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A causal language model and its tokenizer. Raises ValueError if it cannot score texts of `length` tokens."""
     scorer = AutoModelForCausalLM.from_pretrained(name).to(device).eval()
     tokenizer = load_tokenizer(name, scorer.config.vocab_size, "name a scorer that has one, such as gpt2-large")
@@ -174,7 +182,7 @@ def load_scorer(name: str, length: int, device: torch.device) -> tuple[PreTraine
     return scorer, tokenizer
 
 
-def read_references(path: str) -> list[str]:
+def _read_references(path: str) -> list[str]:
     """The texts of a file, one a line. Raises ValueError where a JSON object has no `text`, or if there are none."""
     file, texts = existing_file(path), []
     for number, line in text_lines(file.read_bytes(), path).items():
@@ -190,7 +198,7 @@ def read_references(path: str) -> list[str]:
     return texts
 
 
-def distinct_prompts(path: str, number: int) -> list[str]:
+def _distinct_prompts(path: str, number: int) -> list[str]:
     """The first `number` prompts of a file that differ. Raises ValueError if there are fewer."""
     prompts = list(dict.fromkeys(row["prompt"] for row in read_prompts(path)))
     if len(prompts) < number:
@@ -200,7 +208,7 @@ def distinct_prompts(path: str, number: int) -> list[str]:
     return prompts[:number]
 
 
-def masked_examples(prompts: list[str], tokenizer: PreTrainedTokenizerBase, length: int, mask_token_id: int) -> Tensor:
+def _masked_examples(prompts: list[str], tokenizer: PreTrainedTokenizerBase, length: int, mask_token_id: int) -> Tensor:
     """Each prompt and masks after it, (N, length). Raises ValueError for one that leaves none or holds some."""
     examples = torch.full((len(prompts), length), mask_token_id)
     encoded = encode_prompts(prompts, tokenizer, mask_token_id=mask_token_id)

@@ -207,7 +207,7 @@ def test_other_examples_weights_or_seeds_are_computed_anew(tmp_path):
 def row(label, scores, budget=10, passes=10, order="random", **more):
     return {
         "label": label, "order": order, "temperature": 1.0, "budget": budget, "arguments": {"num_remask": 2},
-        "forward_passes": passes, "seconds": 3.2, "scores": scores, "candidates": [],
+        "forward_passes": passes, "seconds": 3.2, "scores": scores, "candidates": [], "measures": {}, "setting": {},
     } | more  # fmt: skip
 
 

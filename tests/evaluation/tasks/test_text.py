@@ -103,11 +103,10 @@ def test_scores_and_measures_are_those_of_the_texts_without_their_prompts(folder
         totals.append(total.item())
         numbers.append(number.item())
         entropies.append(torch.special.entr(torch.bincount(row[hidden]) / hidden.sum()).sum().item())
-    scores = task.score(sequences, task.examples)
+    scores, _, measures = task.judge(sequences, task.examples)
     expected = [-total / number for total, number in zip(totals, numbers, strict=True)]
     assert scores.tolist() == pytest.approx(expected, rel=1e-4)
-    measured = {head: measure(scores, sequences, task.examples) for head, measure in task.measures.items()}
-    assert measured == pytest.approx(
+    assert measures == pytest.approx(
         {"generative perplexity": math.exp(sum(totals) / sum(numbers)), "entropy": sum(entropies) / 7}, rel=1e-4
     )
 
@@ -116,10 +115,9 @@ def test_a_sample_without_tokens_is_scored_as_a_guess_and_weighs_nothing(folder,
     task = load_task("text", load_model(folder), length=8, num_samples=2, scorer=str(folder / "scorer"))
     sequences = torch.full((2, 8), tokenizer.eos_token_id)
     sequences[1, :3] = torch.tensor([70, 71, 72])
-    scores = task.score(sequences, task.examples)
+    scores, _, measures = task.judge(sequences, task.examples)
     assert scores[0].item() == pytest.approx(-math.log(300))
-    perplexity = task.measures["generative perplexity"](scores, sequences, task.examples)
-    assert perplexity == pytest.approx(math.exp(-scores[1].item()))
+    assert measures["generative perplexity"] == pytest.approx(math.exp(-scores[1].item()))
 
 
 def test_an_end_of_text_becomes_that_of_the_scorer(tokenizer):
@@ -224,7 +222,7 @@ def test_nothing_stands_between_a_prompt_and_its_text_and_all_is_text(folder, to
         seen.append(sequences)
         return torch.zeros(len(sequences))
 
-    task = replace(task, score=keep, judge=None, measures={})
+    task = replace(task, judge=keep)
     compare(model, task, expand_grid([{"name": "none"}], ["random"], [1.0], [4]), tmp_path / "rows.jsonl")
     assert seen[0].max() < 300
     free = evaluate_settings(
@@ -282,4 +280,6 @@ def test_without_its_package_mauve_is_left_out_and_that_is_said(folder, tmp_path
         "text", load_model(folder), length=8, num_samples=2, scorer=str(folder / "scorer"),
         references_file=str(tmp_path / "people.txt"),
     )  # fmt: skip
-    assert set(task.measures) == {"generative perplexity", "entropy"} and "MAUVE is left out" in task.origin
+    assert "MAUVE is left out" in task.origin
+    measures = task.judge(task.examples.fill_(7), task.examples).measures
+    assert set(measures) == {"generative perplexity", "entropy"}

@@ -1,11 +1,13 @@
-"""How many Sudoku puzzles a model solves, for each of a list of sampler settings."""
+"""The task of solving Sudoku puzzles."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
+from prism_hf._deprecation import warn_renamed
 from prism_hf.data.sudoku import (
     BLANK,
     MAX_BLANKS,
@@ -16,10 +18,11 @@ from prism_hf.data.sudoku import (
     to_grid,
     to_sequence,
 )
-from prism_hf.evaluation.comparison.settings import describe, evaluate_settings
 from prism_hf.evaluation.metrics.statistics import wilson_interval
-from prism_hf.evaluation.tasks.task import Task
+from prism_hf.evaluation.tasks.task import Judgement, Task
 from prism_hf.fields import Allowed, Count, Positive, check_arguments, check_value
+from prism_hf.jobs.lines import to_json, whole_lines, write_whole
+from prism_hf.jobs.share import by_main_process
 from prism_hf.resources import resource_path
 
 
@@ -29,43 +32,84 @@ def load_sudoku(
     num_tuning_puzzles: Count = 0,
     tuning_seed: Annotated[int, Allowed(min=0, below=2**30)] = 0,
     layout: Layout = 89,
+    solutions_file: str | None = None,
 ) -> Task:
-    """Puzzles of a CSV file, by default those that ship, the first `num_puzzles` of them. Score: solved or not.
+    """Puzzles to solve. Score: solved or not.
 
-    Puzzles to tune on come from the generator, with as many blanks as the others have on average. layout: tokens of a
-    puzzle, 89 or 81.
+    Puzzles to tune on come from the generator, with as many blanks as the others have on average.
+
+    Args:
+        puzzles_file (`str`, *optional*): A CSV file of puzzles, by default those that ship.
+        num_puzzles (`int`, *optional*): The first of them, all if not given.
+        num_tuning_puzzles (`int`, *optional*, defaults to 0): To choose arguments on.
+        tuning_seed (`int`, *optional*, defaults to 0): Of the generator.
+        layout (`int`, *optional*, defaults to 89): Tokens of a puzzle, 89 or 81.
+        solutions_file (`str`, *optional*): A CSV file of the solutions, to tell how many cells are right too.
+
+    Returns:
+        `Task`: The task.
 
     Raises:
-        ValueError: if a puzzle to tune on has a solution that a reported puzzle admits too.
+        ValueError: if a puzzle to tune on has a solution that a reported puzzle admits too, or the solutions are those
+            of other puzzles.
+
+    Example:
+        ```python
+        task = load_task("sudoku", layout=81, num_tuning_puzzles=100)
+        ```
     """
     check_arguments(load_sudoku, locals(), "the task sudoku")
     puzzles = to_grid(read_sudoku_csv(puzzles_file or resource_path("sudoku/puzzles.csv")))
     check_value("num_puzzles", num_puzzles, Annotated[int, Allowed(min=1, max=len(puzzles))] | None, "the task sudoku")
     puzzles = puzzles[:num_puzzles]
     blanks = min(round((puzzles == BLANK).sum((1, 2)).double().mean().item()), MAX_BLANKS)
-    # A seed of their own, as those of others are small or begin at 2**31. PyTorch reads 32 bits of it.
-    generator = torch.Generator().manual_seed(3 * 2**30 + tuning_seed)
-    tuning_puzzles, solutions = generate_puzzles(num_tuning_puzzles, blanks, generator)
-    shared = sum(bool(((puzzles == BLANK) | (puzzles == solution)).all((1, 2)).any()) for solution in solutions)
-    if shared:
-        raise ValueError(
-            f"{shared} of {num_tuning_puzzles} puzzles to tune on have the solution of a reported puzzle: choose "
-            f"another tuning_seed than {tuning_seed}."
-        )
+    tuning_puzzles, tuning_solutions = _puzzles_to_tune_on(puzzles, num_tuning_puzzles, blanks, tuning_seed)
     origin = f"{len(puzzles)} puzzles, {Path(puzzles_file).name if puzzles_file else 'those that ship'}."
     if num_tuning_puzzles:
         origin += (
             f" Arguments were chosen on {num_tuning_puzzles} others of the generator (seed {tuning_seed}, {blanks} "
             "blanks): no solution of theirs fits a reported puzzle."
         )
-    return Task(to_sequence(puzzles, layout), to_sequence(tuning_puzzles, layout), is_solved, "solved", origin)
+    examples, tuning_examples = to_sequence(puzzles, layout), to_sequence(tuning_puzzles, layout)
+    if solutions_file is None:
+        return Task(examples, tuning_examples, is_solved, "solved", origin)
+    solutions = to_sequence(to_grid(read_sudoku_csv(solutions_file)), layout)[: len(examples)]
+    if not _fit(solutions, examples):
+        raise ValueError(f"{solutions_file} does not hold the solutions of these puzzles, in their order.")
+    judge = judge_beside(solutions, to_sequence(tuning_solutions, layout))
+    return Task(examples, tuning_examples, judge, "solved", origin)
+
+
+def judge_beside(*solutions: Tensor) -> Callable[[Tensor, Tensor], Judgement]:
+    """The judge of a `Task` that tells how many cells are right too, by the solutions of each set of puzzles."""
+
+    def judge(predictions: Tensor, puzzles: Tensor) -> Judgement:
+        known = next(each for each in solutions if _fit(each, puzzles))
+        accuracy = _cell_accuracy(predictions, puzzles, known)
+        return Judgement(is_solved(predictions, puzzles), measures={"cells right": accuracy})
+
+    return judge
 
 
 def sudoku_metrics(predictions: Tensor, puzzles: Tensor, solutions: Tensor | None = None) -> dict[str, float]:
-    """Share of puzzles solved, ``success``, with its 95% Wilson interval, ``success_low`` to ``success_high``.
+    """Share of puzzles solved, with its 95% Wilson interval.
 
-    All arguments: (N, 89 or 81) token ids. With solutions, ``cell_accuracy`` is the share of blank cells filled with
-    the solution's digit (nan when nothing was blank).
+    Args:
+        predictions, puzzles (`torch.Tensor` of shape `(N, 89 or 81)`): Token ids.
+        solutions (`torch.Tensor` of shape `(N, 89 or 81)`, *optional*): Those of the puzzles.
+
+    Returns:
+        `dict[str, float]`: `success`, `success_low` and `success_high`, and with solutions `cell_accuracy`, the share
+        of blank cells that hold the solution's digit (NaN when nothing was blank).
+
+    Raises:
+        ValueError: if there are no puzzles, or the shapes differ.
+
+    Example:
+        ```python
+        >>> sudoku_metrics(solutions, puzzles, solutions)["cell_accuracy"]
+        1.0
+        ```
     """
     if len(puzzles) == 0:
         raise ValueError("There are no puzzles to score; expected at least one row.")
@@ -77,8 +121,32 @@ def sudoku_metrics(predictions: Tensor, puzzles: Tensor, solutions: Tensor | Non
     low, high = wilson_interval(solved, len(puzzles))
     metrics = {"success": solved / len(puzzles), "success_low": low, "success_high": high}
     if solutions is not None:
-        metrics["cell_accuracy"] = (predictions == solutions)[puzzles == BLANK].double().mean().item()
+        metrics["cell_accuracy"] = _cell_accuracy(predictions, puzzles, solutions)
     return metrics
+
+
+def adopt_results(path: str | Path) -> None:
+    """Give rows of a file that an earlier version wrote what `evaluate` reads, so that they are not computed again.
+
+    Those rows hold how many puzzles were solved and not which: the first so many stand for them. Nothing pairs them.
+    """
+
+    def adopt() -> None:
+        rows = whole_lines(Path(path))
+        if any(_is_old(row) for row in rows):
+            write_whole(Path(path), (to_json(_adopted(row) if _is_old(row) else row) for row in rows))
+
+    by_main_process(adopt)
+
+
+def _is_old(row: dict[str, Any]) -> bool:
+    return "success" in row and "scores" not in row
+
+
+def _adopted(row: dict[str, Any]) -> dict[str, Any]:
+    solved = round(row["success"] * row["num_puzzles"])
+    measures = {"cells right": row["cell_accuracy"]} if "cell_accuracy" in row else {}
+    return row | {"scores": "1" * solved + "0" * (row["num_puzzles"] - solved), "measures": measures}
 
 
 def evaluate_sudoku(
@@ -91,38 +159,43 @@ def evaluate_sudoku(
     seed: int = 0,
     bf16: bool = False,
 ) -> list[dict[str, Any]]:
-    """Solve puzzles (N, 89 or 81) once for each of `settings`. `evaluate_settings` tells more.
+    """What `evaluate` is for the task sudoku, with what `sudoku_metrics` returned in each row; for one more version."""
+    from prism_hf.evaluation.comparison.comparison import evaluate
 
-    A setting that is in the file `path`, for the same puzzles, weights and seed, is not computed again.
-
-    Returns one dict a setting: the setting, what it was made with, `forward_passes` (of the slowest batch),
-    `mean_forward_passes`, `seconds`, and what `sudoku_metrics` returns.
-
-    Raises:
-        ValueError: if a setting is wrong, before anything is computed.
-    """
-    return evaluate_settings(
-        model, puzzles, settings, path, lambda predictions: sudoku_metrics(predictions, puzzles, solutions),
-        made_with={"num_puzzles": len(puzzles)}, batch_size=batch_size, seed=seed, bf16=bf16,
-    )  # fmt: skip
+    warn_renamed("evaluate_sudoku", "evaluate, which takes any task")
+    judge = is_solved if solutions is None else judge_beside(solutions)
+    task = Task(puzzles, puzzles[:0], judge, "solved", "")
+    adopt_results(path)
+    rows = evaluate(model, task, settings, path, batch_size, seed, bf16)
+    return [row | _metrics_of(row) for row in rows]
 
 
-def markdown_table(rows: list[dict[str, Any]]) -> str:
-    """The rows of `evaluate_sudoku` as a Markdown table."""
-    lines = [
-        "| order | tokens | remasking | forward passes | solved | 95% interval | cells right | seconds |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        setting = row["setting"]
-        cells = f"{row['cell_accuracy']:.2%}" if "cell_accuracy" in row else ""
-        order, passes = setting.get("order", "confidence"), str(row["forward_passes"])
-        if "confidence_threshold" in setting:
-            order = f"{order} > {setting['confidence_threshold']}"
-            passes = f"{row['mean_forward_passes']:.1f} (at most {passes})"
-        lines.append(
-            f"| {order} | {'sampled' if setting.get('do_sample') else 'greedy'} "
-            f"| {describe(setting)} | {passes} | {row['success']:.1%} "
-            f"| {row['success_low']:.1%} to {row['success_high']:.1%} | {cells} | {row['seconds']:.0f} |"
+def _metrics_of(row: dict[str, Any]) -> dict[str, float]:
+    """What `sudoku_metrics` told of a row of results."""
+    solved, total = int(row["scores"].sum()), len(row["scores"])
+    low, high = wilson_interval(solved, total)
+    metrics = {"num_puzzles": total, "success": solved / total, "success_low": low, "success_high": high}
+    return metrics | ({"cell_accuracy": row["measures"]["cells right"]} if row["measures"] else {})
+
+
+def _puzzles_to_tune_on(puzzles: Tensor, number: int, blanks: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Other puzzles (M, 9, 9) than those (N, 9, 9), and their solutions, none of which fits one of the others."""
+    # A seed of their own, as those of others are small or begin at 2**31. PyTorch reads 32 bits of it.
+    generator = torch.Generator().manual_seed(3 * 2**30 + seed)
+    others, solutions = generate_puzzles(number, blanks, generator)
+    shared = sum(bool(((puzzles == BLANK) | (puzzles == solution)).all((1, 2)).any()) for solution in solutions)
+    if shared:
+        raise ValueError(
+            f"{shared} of {number} puzzles to tune on have the solution of a reported puzzle: choose another "
+            f"tuning_seed than {seed}."
         )
-    return "\n".join(lines) + "\n"
+    return others, solutions
+
+
+def _fit(solutions: Tensor, puzzles: Tensor) -> bool:
+    """Whether solutions hold the givens of puzzles; both (N, 89 or 81)."""
+    return solutions.shape == puzzles.shape and bool(((puzzles == BLANK) | (puzzles == solutions)).all())
+
+
+def _cell_accuracy(predictions: Tensor, puzzles: Tensor, solutions: Tensor) -> float:
+    return (predictions == solutions)[puzzles == BLANK].double().mean().item()

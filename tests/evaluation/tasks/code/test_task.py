@@ -142,7 +142,7 @@ def test_text_after_the_end_of_sequence_is_none(files, arguments):
     for between, passed in (([tokenizer.eos_token_id], True), ([], False)):
         sequences = task.examples.clone()
         sequences[0, -NEW:] = torch.tensor((ids + between + rest)[:NEW])
-        assert task.score(sequences, task.examples).tolist() == [passed]
+        assert task.judge(sequences, task.examples).scores.tolist() == [passed]
 
 
 def test_what_cannot_be_is_told_before_any_work(files, arguments):
@@ -163,7 +163,7 @@ def test_what_cannot_be_is_told_before_any_work(files, arguments):
             load_task("code", model, **arguments | more)
     task = load_task("code", model, **arguments)
     points = expand_grid([{"name": "prism", "num_remask": [1, 2]}], ["confidence"], [0], [4])
-    with pytest.raises(ValueError, match="number of tuning puzzles, samples or problems"):
+    with pytest.raises(ValueError, match="nothing to choose one on: let the task have examples to tune on"):
         compare(model, replace(task, tuning_examples=task.tuning_examples[:0]), points, files / "rows.jsonl")
     assert model.calls == 0
 

@@ -5,6 +5,7 @@ r"""pass@k of completions of MBPP or HumanEval, from a file.
         --output_file completions.jsonl --generation '{max_new_tokens: 512, do_sample: true}'
     python recipes/evaluate_code.py --problems_file HumanEval.jsonl.gz --completions_file completions.jsonl \
         --output_dir scores --k 1 10
+    python recipes/evaluate_code.py --config recipes/configs/code_scores.yaml
 
 Completions are rows with `completion` and `task_id`: what generate.py writes, what compare.py keeps beside its results,
 and what others score with HumanEval's own scripts. Each becomes a row of `scored.jsonl` in the output folder, with
@@ -15,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from prism_hf.evaluation import (
+    CodeProblem,
     check_enough,
     check_isolation,
     pass_table,
@@ -43,23 +45,32 @@ class CodeArguments:
     timeout: Seconds = field(default=10.0, metadata={"help": "Seconds of a program."})
     num_workers: Positive | None = field(default=None, metadata={"help": "Programs at once; one a CPU if not given."})
 
-    __post_init__ = check_fields
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if (self.prompts_file is None) == (self.completions_file is None):
+            raise ValueError("Set prompts_file, to write prompts, or completions_file and output_dir, to score them.")
+        if self.completions_file is not None and self.output_dir is None:
+            raise ValueError("Set output_dir, the folder for what is scored.")
+        if self.prompts_file is not None and Path(self.prompts_file).resolve() == Path(self.problems_file).resolve():
+            raise ValueError(f"prompts_file and problems_file are both {self.prompts_file}: name another for prompts.")
 
 
 def main() -> None:
     (args,) = parse_arguments((CodeArguments,))
-    if (args.prompts_file is None) == (args.completions_file is None):
-        raise ValueError("Set prompts_file, to write prompts, or completions_file and output_dir, to score them.")
     problems = read_problems(args.problems_file)
     if args.prompts_file is not None:
-        if Path(args.prompts_file).resolve() == Path(args.problems_file).resolve():
-            raise ValueError(f"prompts_file and problems_file are both {args.prompts_file}: name another for prompts.")
-        rows = [{"task_id": each.task_id, "prompt": each.prompt} for each in problems for _ in range(args.num_samples)]
-        with output_lock(args.prompts_file):
-            write_whole(Path(args.prompts_file), map(to_json, rows))
-        return
-    if args.output_dir is None:
-        raise ValueError("Set output_dir, the folder for what is scored.")
+        write_prompts(args, problems)
+    else:
+        score(args, problems)
+
+
+def write_prompts(args: CodeArguments, problems: list[CodeProblem]) -> None:
+    rows = [{"task_id": each.task_id, "prompt": each.prompt} for each in problems for _ in range(args.num_samples)]
+    with output_lock(args.prompts_file):
+        write_whole(Path(args.prompts_file), map(to_json, rows))
+
+
+def score(args: CodeArguments, problems: list[CodeProblem]) -> None:
     asked, completions = read_completions(args.completions_file, problems)
     check_enough(asked, args.k)
     check_isolation(args.isolation)

@@ -16,13 +16,16 @@ from transformers import AutoModelForMaskedLM
 import prism_hf.models  # noqa: F401  (registers PRISM and MDLM)
 from prism_hf.data import Layout, read_sudoku_csv, to_grid, to_sequence
 from prism_hf.evaluation import (
-    evaluate_sudoku,
-    markdown_table,
+    Task,
+    comparison_table,
+    evaluate,
+    load_sudoku,
+    plot_comparison,
     plot_corrections,
     plot_reliability,
-    plot_success,
     quality_samples,
 )
+from prism_hf.evaluation.tasks.sudoku.task import adopt_results
 from prism_hf.fields import Positive, Seed, check_fields
 from prism_hf.jobs.launching import end_with_launcher
 from prism_hf.jobs.output_lock import output_lock
@@ -58,49 +61,46 @@ def main() -> None:
     state = PartialState(cpu=args.use_cpu)
     path = Path(args.output_dir) / "results.jsonl"
     with output_lock(path):
-        evaluate(args, path, state)
+        evaluate_settings(args, path, state)
     state.destroy_process_group()
 
 
-def evaluate(args: EvaluationArguments, path: Path, state: PartialState) -> None:
-    puzzles_file = args.puzzles_file or resource_path("sudoku/puzzles.csv")
-    solutions_file = args.solutions_file
+def evaluate_settings(args: EvaluationArguments, path: Path, state: PartialState) -> None:
     if args.puzzles_file is None:
-        solutions_file = resource_path("sudoku/solutions.csv")
-    puzzles = to_sequence(to_grid(read_sudoku_csv(puzzles_file)), args.layout)[: args.num_puzzles]
-    solutions = None
-    if solutions_file is not None:
-        solutions = to_sequence(to_grid(read_sudoku_csv(solutions_file)), args.layout)[: args.num_puzzles]
+        args.solutions_file = resource_path("sudoku/solutions.csv")
+    task = load_sudoku(args.puzzles_file, args.num_puzzles, layout=args.layout, solutions_file=args.solutions_file)
     model = AutoModelForMaskedLM.from_pretrained(
         args.model_name_or_path or resource_path("sudoku_prism"), attn_implementation=args.attn_implementation
     )
     model.to(state.device).eval()
 
-    rows = evaluate_sudoku(
-        model, puzzles, args.settings, path, solutions=solutions, batch_size=args.batch_size, seed=args.seed,
-        bf16=args.bf16,
-    )  # fmt: skip
+    adopt_results(path)
+    rows = evaluate(model, task, args.settings or [], path, args.batch_size, args.seed, args.bf16)
     if state.is_main_process:
-        report(args, model, rows, puzzles, solutions)
+        folder, table = path.parent, comparison_table(rows)
+        (folder / "results.md").write_text(table, encoding="utf-8")
+        print(table)
+        plot_comparison(folder / "results.png", rows)
+        plot_last_correction(args, model, task, folder)
 
 
-def report(args: EvaluationArguments, model, rows: list[dict], puzzles: torch.Tensor, solutions: torch.Tensor) -> None:
-    folder = Path(args.output_dir)
-    table = markdown_table(rows)
-    (folder / "results.md").write_text(table, encoding="utf-8")
-    print(table)
-    plot_success(folder / "results.png", rows)
+def plot_last_correction(args: EvaluationArguments, model, task: Task, folder: Path) -> None:
+    """Draw how the last setting that corrects with PRISM does so, and whether its quality can be trusted."""
     corrected = [s for s in args.settings if s.get("remask_strategy") == "prism" and "retries" not in s]
-    if corrected:
-        shown = puzzles[: args.batch_size]
-        output = model.generate(
-            shown.to(model.device), generator=torch.Generator().manual_seed(args.seed),
-            return_dict_in_generate=True, output_trajectory=True, **corrected[-1],
-        )  # fmt: skip
-        plot_corrections(folder / "corrections.png", shown, output)
-        if solutions is not None:
-            judged = quality_samples(output.trajectory, shown, solutions[: args.batch_size])
-            plot_reliability(folder / "reliability.png", *judged)
+    if not corrected:
+        return
+    puzzles = task.examples[: args.batch_size]
+    output = model.generate(
+        puzzles.to(model.device),
+        generator=torch.Generator().manual_seed(args.seed),
+        return_dict_in_generate=True,
+        output_trajectory=True,
+        **corrected[-1],
+    )
+    plot_corrections(folder / "corrections.png", puzzles, output)
+    if args.solutions_file is not None:
+        solutions = to_sequence(to_grid(read_sudoku_csv(args.solutions_file)), args.layout)[: len(puzzles)]
+        plot_reliability(folder / "reliability.png", *quality_samples(output.trajectory, puzzles, solutions))
 
 
 if __name__ == "__main__":

@@ -66,6 +66,6 @@ def test_the_evaluation_in_89_tokens_runs(tmp_path):
     assert args.layout == 89 and args.settings[0] == {
         "order": "random", "do_sample": True, "steps": 51, "remask_strategy": "prism", "num_remask": 4,
     }  # fmt: skip
-    evaluate_sudoku.evaluate(args, tmp_path / "results.jsonl", PartialState(cpu=True))
+    evaluate_sudoku.evaluate_settings(args, tmp_path / "results.jsonl", PartialState(cpu=True))
     rows = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
     assert [row["forward_passes"] for row in rows] == [51, 51, 51]

@@ -134,7 +134,7 @@ def test_two_processes_give_the_curves_of_one_and_the_result_is_evaluated(tmp_pa
         "settings": settings,
     }  # fmt: skip
     printed = launch("evaluate_sudoku.py", evaluation, tmp_path / "evaluated")
-    assert "| margin | greedy | none | 3 |" in printed
+    assert "| none | margin | greedy | 3 |" in printed
     for name in ("results.md", "results.png", "reliability.png", "corrections.png"):
         assert (tmp_path / "evaluated" / name).stat().st_size > 100
     first = (tmp_path / "evaluated" / "results.jsonl").read_text()
@@ -334,6 +334,7 @@ def test_every_config_names_arguments_that_exist(path, tmp_path):
     sys.path.insert(0, str(RECIPES))
     try:
         import compare
+        import evaluate_code
         import evaluate_sudoku
         import train_mdm
         import train_prism
@@ -342,6 +343,8 @@ def test_every_config_names_arguments_that_exist(path, tmp_path):
         sys.path.remove(str(RECIPES))
     if "evaluation" in path.stem:
         types = (evaluate_sudoku.EvaluationArguments,)
+    elif "scores" in path.stem:
+        types = (evaluate_code.CodeArguments,)
     elif "token_critic" in path.stem:
         types = (train_token_critic.ModelArguments, DataArguments, TokenCriticTrainingArguments)
     elif "compare" in path.stem:
@@ -351,7 +354,7 @@ def test_every_config_names_arguments_that_exist(path, tmp_path):
     else:
         types = (train_mdm.ModelArguments, DataArguments, MaskedDiffusionTrainingArguments)
     overrides = ["--output_dir", str(tmp_path)]
-    if "evaluation" not in path.stem and "compare" not in path.stem:
+    if not any(word in path.stem for word in ("evaluation", "compare", "scores")):
         overrides += ["--bf16", "false", "--use_cpu", "true"]
     *_, arguments = parse_arguments(types, ["--config", str(path), *overrides])
     assert arguments.output_dir == str(tmp_path)

@@ -184,7 +184,8 @@ def _in_brackets(candidate: Row) -> str:
 
 
 def _shown_measure(value: float | str) -> str:
-    return value if isinstance(value, str) else f"{value:.4g}"
+    """Four digits, which shares and perplexities are told in, or the words."""
+    return value if isinstance(value, str) else f"{value:#.4g}".rstrip(".")
 
 
 def _mean(scores: Tensor) -> float:

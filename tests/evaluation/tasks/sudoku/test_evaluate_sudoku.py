@@ -98,7 +98,7 @@ def test_results_of_an_earlier_version_are_taken_over(tmp_path):
     assert model.calls == 40  # the second setting alone
     assert rows[0]["scores"].sum() == 4 and len(rows[0]["scores"]) == 6
     line = comparison_table(rows).splitlines()[2]
-    assert line == "| none | left_to_right | greedy | 40 | 66.7% | 30.0% to 90.3% | 0.75 | 2 |"
+    assert line == "| none | left_to_right | greedy | 40 | 66.7% | 30.0% to 90.3% | 0.7500 | 2 |"
     written = path.read_bytes()
     adopt_results(path)
     assert path.read_bytes() == written
@@ -190,7 +190,7 @@ def test_table_names_every_setting(tmp_path):
     lines = comparison_table(rows).splitlines()
     heads = "| strategy | order | tokens | forward passes | solved | 95% interval | cells right | seconds |"
     assert lines[0] == heads and len(lines) == 4
-    assert lines[2].startswith("| none | left_to_right | greedy | 40 | 100.0% | 61.0% to 100.0% | 1 |")
+    assert lines[2].startswith("| none | left_to_right | greedy | 40 | 100.0% | 61.0% to 100.0% | 1.000 |")
     assert "| prism (num_remask=2) |" in lines[3]
 
 

@@ -64,10 +64,16 @@ def generate(args: GenerateArguments, state: PartialState) -> None:
     tokenizer = AutoTokenizer.from_pretrained(args.model_name_or_path)
     model = load_model(args.model_name_or_path, dtype=args.dtype, attn_implementation=args.attn_implementation)
     generate_to_jsonl(
-        model.to(state.device), tokenizer, prompts, args.output_file, batch_size=args.batch_size, seed=args.seed,
-        apply_chat_template=args.apply_chat_template, **args.generation,
+        model.to(state.device),
+        tokenizer,
+        prompts,
+        args.output_file,
+        batch_size=args.batch_size,
+        seed=args.seed,
+        apply_chat_template=args.apply_chat_template,
+        **args.generation,
         settings={"model": f"{portable(args.model_name_or_path)} {weights_digest(model)}", "dtype": args.dtype},
-    )  # fmt: skip
+    )
 
 
 if __name__ == "__main__":

@@ -63,12 +63,18 @@ def test_what_fits(kind, right, wrong):
         (5, str, "n=5 must be text. Write it as text, in quotes."),
         ("no", bool, "n='no' must be True or False."),
         ("margins", WORD, "n='margins' must be one of 'random', 'margin'. Did you mean 'margin'?"),
-        ([1, "a"], Count | list[Count], "n=[1, 'a'] must be an integer of at least 0 or a list, each an integer of "
-         "at least 0."),
-        (0, Annotated[float, Allowed(above=0, max=1, remedy="Leave it out.")], "n=0 must be a number above 0 and at "
-         "most 1. Leave it out."),
+        (
+            [1, "a"],
+            Count | list[Count],
+            "n=[1, 'a'] must be an integer of at least 0 or a list, each an integer of at least 0.",
+        ),
+        (
+            0,
+            Annotated[float, Allowed(above=0, max=1, remedy="Leave it out.")],
+            "n=0 must be a number above 0 and at most 1. Leave it out.",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_message_names_value_expectation_and_remedy(value, kind, message):
     with pytest.raises(ValueError) as error:
         check_value("n", value, kind)

@@ -143,10 +143,16 @@ def test_draft_in_steps_reads_what_earlier_steps_wrote():
 
     seen = []
     y, filled = draft(
-        z, masked, lambda index: count_tokens(z, masked)[index], 0, num_positions=6, sample=False, num_steps=3,
+        z,
+        masked,
+        lambda index: count_tokens(z, masked)[index],
+        0,
+        num_positions=6,
+        sample=False,
+        num_steps=3,
         uniform=torch.rand(1, 2, 2, 7, generator=seeded(), dtype=torch.float64),
         reread=lambda y, positions: seen.append(y.clone()) or count_tokens(y, positions),
-    )  # fmt: skip
+    )
     assert [(canvas == 0).sum(1).tolist() for canvas in seen] == [[5, 1], [3, 0]]
     # Of seven masks, six are filled: two while there is no token, which cannot be the mask's 0, then two by two.
     assert y[0].sort().values.tolist() == [0, 1, 1, 2, 2, 4, 4]

@@ -65,9 +65,14 @@ def test_equal_to_the_literal_loop(seed):
     expected = [reference_row(model, row, steps, block_length, threshold, n, quality_threshold) for row in ids]
     model.calls = 0
     out = remask_generate(
-        model, ids, steps=steps, block_length=block_length, confidence_threshold=threshold,
-        return_dict_in_generate=True, **remasking,
-    )  # fmt: skip
+        model,
+        ids,
+        steps=steps,
+        block_length=block_length,
+        confidence_threshold=threshold,
+        return_dict_in_generate=True,
+        **remasking,
+    )
     assert torch.equal(out.sequences, torch.stack([row for row, _ in expected]))
     assert out.num_forwards == model.calls <= steps
     rates = [masks / max(forwards, 1) for masks, (_, forwards) in zip((ids == MASK).sum(-1), expected, strict=True)]

@@ -22,9 +22,14 @@ class GenerativeBert(RemaskGenerationMixin, BertForMaskedLM):
 def tiny_bert(cls=GenerativeBert):
     torch.manual_seed(0)
     config = BertConfig(
-        vocab_size=13, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
-        max_position_embeddings=16, mask_token_id=4,
-    )  # fmt: skip
+        vocab_size=13,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        max_position_embeddings=16,
+        mask_token_id=4,
+    )
     return cls(config).eval()
 
 

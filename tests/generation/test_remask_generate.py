@@ -138,9 +138,16 @@ def test_givens_stay_and_no_mask_is_left(settings, steps, order):
         settings["loop_start"] = min(settings["loop_start"], steps)
     ids = puzzle(((9, 12), (1, 12), (12, 12), (0, 12), (5, 12)))
     out = remask_generate(
-        TableModel(12), ids, generator=torch.Generator().manual_seed(0), steps=steps, order=order, do_sample=True,
-        return_dict_in_generate=True, output_trajectory=True, **settings,
-    )  # fmt: skip
+        TableModel(12),
+        ids,
+        generator=torch.Generator().manual_seed(0),
+        steps=steps,
+        order=order,
+        do_sample=True,
+        return_dict_in_generate=True,
+        output_trajectory=True,
+        **settings,
+    )
     assert not (out.sequences == MASK).any()
     canvases, given = out.trajectory.canvas, ids != MASK
     assert (canvases[:, given] == ids[given]).all()
@@ -170,9 +177,15 @@ def test_count_follows_the_schedule(settings):
 def test_loop_holds_the_count():
     ids = puzzle(((12, 12), (6, 12)))
     out = remask_generate(
-        TableModel(12), ids, steps=6, loop_start=3, loop_steps=4, num_remask_loop=2,
-        return_dict_in_generate=True, output_trajectory=True,
-    )  # fmt: skip
+        TableModel(12),
+        ids,
+        steps=6,
+        loop_start=3,
+        loop_steps=4,
+        num_remask_loop=2,
+        return_dict_in_generate=True,
+        output_trajectory=True,
+    )
     held = (ids == MASK).sum(-1) - (out.trajectory.canvas == MASK).sum(-1)
     assert held[:, 0].tolist() == [2, 4, 6, 6, 6, 6, 6, 8, 10, 12]
     assert out.trajectory.remasked.sum(-1)[:, 0].tolist() == [0, 0, 0, 2, 2, 2, 2, 0, 0, 0]
@@ -182,9 +195,14 @@ def test_loop_holds_the_count():
 def test_extra_steps_correct_to_the_end():
     ids, n = puzzle(((12, 12),)), 2
     out = remask_generate(
-        TableModel(12), ids, steps=48, remask_strategy="prism", num_remask=n,
-        return_dict_in_generate=True, output_trajectory=True,
-    )  # fmt: skip
+        TableModel(12),
+        ids,
+        steps=48,
+        remask_strategy="prism",
+        num_remask=n,
+        return_dict_in_generate=True,
+        output_trajectory=True,
+    )
     held = (out.trajectory.canvas != MASK).sum(-1)[:, 0].tolist()
     scheduled = [min(math.ceil(12 * (i + 1) / 48), 12 - n) for i in range(47)] + [12]
     assert held == scheduled
@@ -198,9 +216,15 @@ def test_extra_steps_correct_to_the_end():
 def test_extra_steps_with_a_threshold_nothing_is_below_complete_early():
     ids = puzzle(((12, 12),))
     out = remask_generate(
-        TableModel(12), ids, steps=24, remask_strategy="prism", num_remask=2, quality_threshold=0.0,
-        return_dict_in_generate=True, output_trajectory=True,
-    )  # fmt: skip
+        TableModel(12),
+        ids,
+        steps=24,
+        remask_strategy="prism",
+        num_remask=2,
+        quality_threshold=0.0,
+        return_dict_in_generate=True,
+        output_trajectory=True,
+    )
     plain = remask_generate(TableModel(12), ids, steps=24)
     assert not out.trajectory.remasked.any()
     assert torch.equal(out.sequences, plain)
@@ -209,9 +233,15 @@ def test_extra_steps_with_a_threshold_nothing_is_below_complete_early():
 def test_quality_threshold_remasks_only_below():
     ids = puzzle(((12, 12),) * 8, seed=5)
     out = remask_generate(
-        TableModel(12), ids, steps=12, remask_strategy="prism", num_remask=3, quality_threshold=0.3,
-        return_dict_in_generate=True, output_trajectory=True,
-    )  # fmt: skip
+        TableModel(12),
+        ids,
+        steps=12,
+        remask_strategy="prism",
+        num_remask=3,
+        quality_threshold=0.3,
+        return_dict_in_generate=True,
+        output_trajectory=True,
+    )
     assert out.trajectory.remasked.any()
     assert (out.trajectory.quality[out.trajectory.remasked] < 0.3).all()
 
@@ -219,9 +249,16 @@ def test_quality_threshold_remasks_only_below():
 def test_window_in_fractions_of_the_steps():
     ids = puzzle(((12, 12),))
     out = remask_generate(
-        TableModel(12), ids, steps=12, remask_strategy="random", num_remask=1, remask_start=0.5, remask_end=0.75,
-        return_dict_in_generate=True, output_trajectory=True,
-    )  # fmt: skip
+        TableModel(12),
+        ids,
+        steps=12,
+        remask_strategy="random",
+        num_remask=1,
+        remask_start=0.5,
+        remask_end=0.75,
+        return_dict_in_generate=True,
+        output_trajectory=True,
+    )
     assert out.trajectory.remasked.sum(-1)[:, 0].tolist() == [0] * 6 + [1] * 3 + [0] * 3
 
 
@@ -230,9 +267,16 @@ def test_binomial_counts(eta):
     batch, length, steps = 3000, 40, 40
     ids = torch.zeros(batch, length, dtype=torch.long)
     out = remask_generate(
-        TableModel(length), ids, steps=steps, order="left_to_right", remask_strategy="random", eta=eta,
-        generator=torch.Generator().manual_seed(0), return_dict_in_generate=True, output_trajectory=True,
-    )  # fmt: skip
+        TableModel(length),
+        ids,
+        steps=steps,
+        order="left_to_right",
+        remask_strategy="random",
+        eta=eta,
+        generator=torch.Generator().manual_seed(0),
+        return_dict_in_generate=True,
+        output_trajectory=True,
+    )
     counts = out.trajectory.remasked.sum(-1).double()
     for i in (10, 20, 30):
         generated, room = i, length - (i + 1)

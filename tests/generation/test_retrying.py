@@ -18,9 +18,15 @@ RETRIES = [{"order": "left_to_right", "steps": 5}, {"order": "entropy", "steps":
 def model():
     torch.manual_seed(0)
     config = BertConfig(
-        vocab_size=12, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
-        max_position_embeddings=16, mask_token_id=MASK, initializer_range=1.0,
-    )  # fmt: skip
+        vocab_size=12,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=16,
+        mask_token_id=MASK,
+        initializer_range=1.0,
+    )
     model = PrismForMaskedDiffusion(PrismConfig(backbone_config=config, initializer_range=0.5)).eval()
     model.generation_config.mask_token_id = MASK
     return model

@@ -40,9 +40,13 @@ def probabilities(name, eta, t, s):
         b = 10 * (t * (1 - t)) ** 0.25
         remask, fill = (b * (a_s - a_t) / a_t if a_t > 0 else 0.0), (1 + b) * (a_s - a_t) / (1 - a_t)
         return remask / max(1.0, remask, fill), fill / max(1.0, remask, fill)
-    sigma = {"ancestral": 0.0, "remdm_cap": eta, "remdm_rescale": (eta or 0) * most,
-             "remdm_loop": (eta or 0.02) if 0.05 < t <= 0.55 else 0.0,
-             "forward_backward": (a_s - a_t) / a_t if a_t > 0 else 1.0}[name]  # fmt: skip
+    sigma = {
+        "ancestral": 0.0,
+        "remdm_cap": eta,
+        "remdm_rescale": (eta or 0) * most,
+        "remdm_loop": (eta or 0.02) if 0.05 < t <= 0.55 else 0.0,
+        "forward_backward": (a_s - a_t) / a_t if a_t > 0 else 1.0,
+    }[name]
     sigma = min(sigma, most)
     return sigma, (a_s - (1 - sigma) * a_t) / (1 - a_t)
 

@@ -50,11 +50,17 @@ class NoisyWriter(torch.nn.Module):
 
 SETTINGS = {
     "prism": {"remask_strategy": "prism", "num_remask": 3, "steps": 40},
-    "loop": {"remask_strategy": "prism", "num_remask": 2, "steps": 12, "loop_start": 7, "loop_steps": 5,
-             "num_remask_loop": 4},
+    "loop": {
+        "remask_strategy": "prism",
+        "num_remask": 2,
+        "steps": 12,
+        "loop_start": 7,
+        "loop_steps": 5,
+        "num_remask_loop": 4,
+    },
     "random": {"remask_strategy": "random", "num_remask": 3, "steps": 30},
     "none": {"remask_strategy": "none", "steps": 8},
-}  # fmt: skip
+}
 
 
 def generated(name, target, vocab_size):
@@ -62,9 +68,15 @@ def generated(name, target, vocab_size):
     ids = target.repeat(2, 1)
     ids[0, 10:] = ids[1, 4:] = MASK
     return remask_generate(
-        NoisyWriter(target, vocab_size), ids, order="random", do_sample=True, return_dict_in_generate=True,
-        output_trajectory=True, generator=torch.Generator().manual_seed(0), **SETTINGS[name],
-    ).trajectory  # fmt: skip
+        NoisyWriter(target, vocab_size),
+        ids,
+        order="random",
+        do_sample=True,
+        return_dict_in_generate=True,
+        output_trajectory=True,
+        generator=torch.Generator().manual_seed(0),
+        **SETTINGS[name],
+    ).trajectory
 
 
 def written(name):
@@ -191,8 +203,12 @@ def test_text_shows_every_canvas_and_count(name):
             filled, remasked = trajectory.filled[step, row], trajectory.remasked[step, row]
             corrections = counted(trajectory, row, step + 1)
             assert [int(count) for count in counts] == [
-                step + 1, len(trajectory.canvas), filled.sum(), remasked.sum(), corrections
-            ]  # fmt: skip
+                step + 1,
+                len(trajectory.canvas),
+                filled.sum(),
+                remasked.sum(),
+                corrections,
+            ]
             # A token remasked in this step is still shown, struck.
             canvas = trajectory.canvas[step, row].where(~remasked | filled, trajectory.canvas[step - 1, row])
             expected = "".join(digits[token] for token in canvas.tolist()).replace(".", "░")
@@ -308,8 +324,13 @@ def test_the_page_agrees_with_the_trajectory_at_every_step(open_page, name):
         page.keyboard.press("ArrowRight")
         filled, remasked = trajectory.filled[step, row], trajectory.remasked[step, row]
         assert page.evaluate(READ_COUNTS) == [
-            step + 1, num_steps, filled.sum(), remasked.sum(), counted(trajectory, row, step + 1), all_corrections
-        ]  # fmt: skip
+            step + 1,
+            num_steps,
+            filled.sum(),
+            remasked.sum(),
+            counted(trajectory, row, step + 1),
+            all_corrections,
+        ]
         shown = page.evaluate(READ_TOKENS)
         assert [position for position, *_ in shown] == list(range(81))
         previous, tokens = tokens, trajectory.canvas[step, row].tolist()

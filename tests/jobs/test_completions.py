@@ -31,9 +31,16 @@ def tokenizer():
 def model(tokenizer):
     torch.manual_seed(0)
     config = LladaConfig(
-        d_model=32, n_layers=1, n_heads=2, mlp_hidden_size=32, vocab_size=300, mask_token_id=tokenizer.mask_token_id,
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, init_std=0.3,
-    )  # fmt: skip
+        d_model=32,
+        n_layers=1,
+        n_heads=2,
+        mlp_hidden_size=32,
+        vocab_size=300,
+        mask_token_id=tokenizer.mask_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        init_std=0.3,
+    )
     return LladaForMaskedDiffusion(config).eval()
 
 

@@ -53,10 +53,24 @@ def test_two_processes_end_when_their_launcher_is_killed(tmp_path, moment):
     """While they start, before they know their launcher, and while one waits for the other."""
     (tmp_path / "rank.py").write_text(RANK)
     command = [
-        sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1", "--mixed_precision",
-        "no", "--dynamo_backend", "no", "--num_processes", "2", "--main_process_port", "0", str(tmp_path / "rank.py"),
-        str(tmp_path), moment,
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--multi_gpu",
+        "--num_machines",
+        "1",
+        "--mixed_precision",
+        "no",
+        "--dynamo_backend",
+        "no",
+        "--num_processes",
+        "2",
+        "--main_process_port",
+        "0",
+        str(tmp_path / "rank.py"),
+        str(tmp_path),
+        moment,
+    ]
     launcher = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     pids = []
     try:

@@ -43,7 +43,9 @@ def test_shards_stay_where_the_output_has_no_room(tmp_path, files_up_to):
     with files_up_to(150), pytest.raises(OSError, match=r"out\.jsonl"):
         output.finish(range(2))
     assert {each.name for each in tmp_path.iterdir()} == {
-        "out.jsonl.settings.json", "out.jsonl.shard-00000", "out.jsonl.shard-00001",
-    }  # fmt: skip
+        "out.jsonl.settings.json",
+        "out.jsonl.shard-00000",
+        "out.jsonl.shard-00001",
+    }
     output.finish(range(2))
     assert [row["a"] for row in whole_lines(path)] == ["x" * 100] * 2

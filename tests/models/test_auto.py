@@ -20,9 +20,14 @@ def folders(tmp_path):
     """`bare`, `adapter` on it, and `merged` of the two."""
     torch.manual_seed(0)
     config = BertConfig(
-        vocab_size=12, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
-        max_position_embeddings=8, mask_token_id=0,
-    )  # fmt: skip
+        vocab_size=12,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        max_position_embeddings=8,
+        mask_token_id=0,
+    )
     BertForMaskedLM(config).save_pretrained(tmp_path / "bare")
     base = PrismForMaskedDiffusion.from_pretrained(str(tmp_path / "bare"))
     lora = LoraConfig(

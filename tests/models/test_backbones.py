@@ -38,9 +38,16 @@ from prism_hf.training.masking import NOISED
 
 VOCAB, MASK, PAD = 40, 4, 0
 TINY = {
-    "vocab_size": VOCAB, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24,
-    "max_position_embeddings": 64, "pad_token_id": PAD, "bos_token_id": 1, "eos_token_id": 2,
-}  # fmt: skip
+    "vocab_size": VOCAB,
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 24,
+    "max_position_embeddings": 64,
+    "pad_token_id": PAD,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
 NARROW = {"embedding_size": 12}
 DISENTANGLED = {"relative_attention": True, "pos_att_type": ["p2c", "c2p"]}
 # Of each family, what its tiny config has beside `TINY`; "/" parts two configs of one family.
@@ -66,8 +73,16 @@ FAMILIES = {
     "eurobert/tied": {"num_key_value_heads": 1, "mask_token_id": MASK, "tie_word_embeddings": True},
     "fnet": {},
     "funnel": {
-        "d_model": 16, "n_head": 2, "d_head": 8, "d_inner": 24, "block_sizes": [1, 1], "num_decoder_layers": 1,
-        "hidden_size": None, "num_hidden_layers": None, "num_attention_heads": None, "intermediate_size": None,
+        "d_model": 16,
+        "n_head": 2,
+        "d_head": 8,
+        "d_inner": 24,
+        "block_sizes": [1, 1],
+        "num_decoder_layers": 1,
+        "hidden_size": None,
+        "num_hidden_layers": None,
+        "num_attention_heads": None,
+        "intermediate_size": None,
     },
     "gte": {},
     "ibert": {},
@@ -77,7 +92,10 @@ FAMILIES = {
     "megatron-bert": {},
     "mobilebert": {"embedding_size": 8, "intra_bottleneck_size": 8, "num_feedforward_networks": 1},
     "mobilebert/untied": {
-        "embedding_size": 8, "intra_bottleneck_size": 8, "num_feedforward_networks": 1, "tie_word_embeddings": False,
+        "embedding_size": 8,
+        "intra_bottleneck_size": 8,
+        "num_feedforward_networks": 1,
+        "tie_word_embeddings": False,
     },
     "modernbert": {"cls_token_id": 1, "sep_token_id": 2},
     "mpnet": {},
@@ -90,15 +108,20 @@ FAMILIES = {
     "roc_bert": {"shape_vocab_size": 10, "pronunciation_vocab_size": 10},
     "roformer": NARROW,
     "squeezebert": {
-        "embedding_size": 16, "q_groups": 1, "k_groups": 1, "v_groups": 1, "post_attention_groups": 1,
-        "intermediate_groups": 1, "output_groups": 1,
+        "embedding_size": 16,
+        "q_groups": 1,
+        "k_groups": 1,
+        "v_groups": 1,
+        "post_attention_groups": 1,
+        "intermediate_groups": 1,
+        "output_groups": 1,
     },
     "ultrabert": {},
     "xlm-roberta": {},
     "xlm-roberta-xl": {},
     "xmod": {"languages": ["en_XX"], "default_language": "en_XX"},
     "yoso": {},
-}  # fmt: skip
+}
 FAMILIES = {name: fields for name, fields in FAMILIES.items() if name.split("/")[0] in CONFIG_MAPPING_NAMES}
 OURS = ("llada", "mdlm")  # have tests of their own
 every_family = pytest.mark.parametrize("name", FAMILIES)
@@ -164,10 +187,19 @@ def test_logits_are_those_of_transformers(model):
 def test_a_training_step_reaches_body_and_heads_and_parts_nothing(model, tmp_path):
     tied, before = ties(model), {name: p.detach().clone() for name, p in model.named_parameters()}
     args = PrismTrainingArguments(
-        str(tmp_path), max_steps=1, per_device_train_batch_size=2, learning_rate=1e-2, lr_scheduler_type="constant",
-        num_draft_tokens=2, unmasking_weight=1.0, min_timestep=0.5, report_to="none", save_strategy="no",
-        disable_tqdm=True, use_cpu=True,
-    )  # fmt: skip
+        str(tmp_path),
+        max_steps=1,
+        per_device_train_batch_size=2,
+        learning_rate=1e-2,
+        lr_scheduler_type="constant",
+        num_draft_tokens=2,
+        unmasking_weight=1.0,
+        min_timestep=0.5,
+        report_to="none",
+        save_strategy="no",
+        disable_tqdm=True,
+        use_cpu=True,
+    )
     rows = [{"input_ids": [1, *range(at, at + 6)], "maskable": [0] + [1] * 6} for at in (5, 11)]
     PrismTrainer(model, args, train_dataset=rows).train()
     assert ties(model) == tied

@@ -20,18 +20,29 @@ BACKBONES = {
     "llada": (
         LladaForMaskedDiffusion,
         LladaConfig(
-            vocab_size=VOCAB, d_model=8, n_layers=1, n_heads=2, mlp_hidden_size=8, mask_token_id=MASK, pad_token_id=0,
+            vocab_size=VOCAB,
+            d_model=8,
+            n_layers=1,
+            n_heads=2,
+            mlp_hidden_size=8,
+            mask_token_id=MASK,
+            pad_token_id=0,
             eos_token_id=0,
         ),
     ),
     "bert": (
         BertForMaskedLM,
         BertConfig(
-            vocab_size=VOCAB, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8,
-            max_position_embeddings=16, mask_token_id=MASK,
+            vocab_size=VOCAB,
+            hidden_size=8,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            intermediate_size=8,
+            max_position_embeddings=16,
+            mask_token_id=MASK,
         ),
     ),
-}  # fmt: skip
+}
 
 
 def stirred(model):

@@ -113,9 +113,16 @@ def chat_model(tmp_path):
     tokenizer = train_byte_level_bpe(sorted((Path(prism_hf.__file__).parent / "diffusion").glob("*.py")), 300)
     torch.manual_seed(0)
     config = LladaConfig(
-        d_model=32, n_layers=1, n_heads=2, mlp_hidden_size=32, vocab_size=300, mask_token_id=tokenizer.mask_token_id,
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, init_std=0.3,
-    )  # fmt: skip
+        d_model=32,
+        n_layers=1,
+        n_heads=2,
+        mlp_hidden_size=32,
+        vocab_size=300,
+        mask_token_id=tokenizer.mask_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        init_std=0.3,
+    )
     LladaForMaskedDiffusion(config).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     return tmp_path, tokenizer

@@ -8,9 +8,16 @@ from prism_hf.models.prism import PrismConfig, PrismForMaskedDiffusion
 
 MASK, VOCAB, LENGTH = 0, 9, 10
 BACKBONE = BertConfig(
-    vocab_size=VOCAB, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
-    max_position_embeddings=LENGTH, hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1, mask_token_id=MASK,
-)  # fmt: skip
+    vocab_size=VOCAB,
+    hidden_size=16,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    intermediate_size=32,
+    max_position_embeddings=LENGTH,
+    hidden_dropout_prob=0.1,
+    attention_probs_dropout_prob=0.1,
+    mask_token_id=MASK,
+)
 
 
 class Sequences(torch.utils.data.Dataset):
@@ -51,10 +58,17 @@ def arguments(tmp_path):
 
     def build(cls, **kwargs):
         defaults = {
-            "output_dir": str(tmp_path / "out"), "per_device_train_batch_size": 8, "max_steps": 6, "logging_steps": 1,
-            "learning_rate": 1e-2, "save_strategy": "no", "report_to": "none", "use_cpu": True, "disable_tqdm": True,
+            "output_dir": str(tmp_path / "out"),
+            "per_device_train_batch_size": 8,
+            "max_steps": 6,
+            "logging_steps": 1,
+            "learning_rate": 1e-2,
+            "save_strategy": "no",
+            "report_to": "none",
+            "use_cpu": True,
+            "disable_tqdm": True,
             "seed": 0,
-        }  # fmt: skip
+        }
         return cls(**(defaults | kwargs))
 
     return build

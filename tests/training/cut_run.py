@@ -54,10 +54,18 @@ class Gradients(TrainerCallback):
 def backbone(seed):
     torch.manual_seed(seed)
     config = BertConfig(
-        vocab_size=VOCAB, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
-        max_position_embeddings=10, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, mask_token_id=MASK,
-        pad_token_id=PAD, initializer_range=0.3,
-    )  # fmt: skip
+        vocab_size=VOCAB,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=10,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        mask_token_id=MASK,
+        pad_token_id=PAD,
+        initializer_range=0.3,
+    )
     return BertForMaskedLM(config)
 
 
@@ -83,10 +91,14 @@ class Stop(TrainerCallback):
 
 def prism_settings(case, number):
     return {
-        "quality_normalizer": ("filled", "draft")[number // 2 % 2], "num_drafts": case.randint(1, 2),
-        "num_draft_tokens": 3, "draft_selection": case.choice(["random", "semi_autoregressive"]),
-        "draft_window": case.choice([2, 5]), "draft_steps": case.randint(1, 2), "unmasking_weight": 0.7,
-    }  # fmt: skip
+        "quality_normalizer": ("filled", "draft")[number // 2 % 2],
+        "num_drafts": case.randint(1, 2),
+        "num_draft_tokens": 3,
+        "draft_selection": case.choice(["random", "semi_autoregressive"]),
+        "draft_window": case.choice([2, 5]),
+        "draft_steps": case.randint(1, 2),
+        "unmasking_weight": 0.7,
+    }
 
 
 def models_of(kind, seed):
@@ -121,16 +133,32 @@ def run(kind, number, cut, world, folder):
 
     def trainer(*callbacks, save_steps):
         args = arguments_class(
-            folder, per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation,
-            per_device_eval_batch_size=batch, max_steps=2 * -(-len(rows) // global_batch), logging_steps=1,
-            optim="sgd", learning_rate=0.1, max_grad_norm=0.0, save_strategy="steps", save_steps=save_steps,
-            report_to="none", use_cpu=True, disable_tqdm=True, seed=number,
-            accelerator_config={"dispatch_batches": False if source == "read by each" else None}, **settings,
-        )  # fmt: skip
+            folder,
+            per_device_train_batch_size=batch,
+            gradient_accumulation_steps=accumulation,
+            per_device_eval_batch_size=batch,
+            max_steps=2 * -(-len(rows) // global_batch),
+            logging_steps=1,
+            optim="sgd",
+            learning_rate=0.1,
+            max_grad_norm=0.0,
+            save_strategy="steps",
+            save_steps=save_steps,
+            report_to="none",
+            use_cpu=True,
+            disable_tqdm=True,
+            seed=number,
+            accelerator_config={"dispatch_batches": False if source == "read by each" else None},
+            **settings,
+        )
         return trainer_class(
-            args=args, train_dataset=as_source(rows), eval_dataset=as_source(held_out), **models_of(kind, number),
-            callbacks=[gradients, *callbacks], data_collator=MaskedDiffusionCollator(PAD),
-        )  # fmt: skip
+            args=args,
+            train_dataset=as_source(rows),
+            eval_dataset=as_source(held_out),
+            **models_of(kind, number),
+            callbacks=[gradients, *callbacks],
+            data_collator=MaskedDiffusionCollator(PAD),
+        )
 
     broken_off = 0
     if cut == "shared" and kind == "prism":

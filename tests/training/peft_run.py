@@ -24,16 +24,30 @@ options = parser.parse_args()
 torch.manual_seed(0)
 torch.set_num_threads(1)
 llada = LladaConfig(
-    d_model=32, n_layers=2, n_heads=2, mlp_hidden_size=64, vocab_size=50, mask_token_id=49, pad_token_id=48,
+    d_model=32,
+    n_layers=2,
+    n_heads=2,
+    mlp_hidden_size=64,
+    vocab_size=50,
+    mask_token_id=49,
+    pad_token_id=48,
     eos_token_id=48,
-)  # fmt: skip
+)
 model = PrismForMaskedDiffusion(PrismConfig(backbone_config=llada))
 half = torch.randint(48, (64, 8), generator=torch.Generator().manual_seed(0))
 dataset = [{"input_ids": ids} for ids in torch.cat([half, half], dim=1)]
 args = PrismTrainingArguments(
-    options.output_dir, max_steps=6, save_steps=2, logging_steps=2, per_device_train_batch_size=8, learning_rate=1e-2,
-    num_draft_tokens=4, use_cpu=True, report_to="none", disable_tqdm=True,
-)  # fmt: skip
+    options.output_dir,
+    max_steps=6,
+    save_steps=2,
+    logging_steps=2,
+    per_device_train_batch_size=8,
+    learning_rate=1e-2,
+    num_draft_tokens=4,
+    use_cpu=True,
+    report_to="none",
+    disable_tqdm=True,
+)
 lora = LoraConfig(r=8, lora_alpha=8, lora_dropout=0.1, target_modules=["q_proj", "v_proj"])
 trainer = PrismTrainer(model, args, train_dataset=dataset, peft_config=lora)
 

@@ -53,9 +53,15 @@ settings: [&first {steps: 4, order: margin}, {<<: *first, steps: 8}]
     (nested, *_), (with_bom, *_) = parse(tmp_path, None, "--peft", "{r: 4}"), parse(tmp_path, b"\xef\xbb\xbfwarm: no")
     assert nested.peft == {"r": 4} and with_bom.warm is False
     nested, _, args = parse(
-        tmp_path, "peft: {r: 4}\nema_decay: 0.9\nrun_name: a\nreport_to: none",
-        "--peft", "null", "--ema_decay", "null", "--run_name", "null",
-    )  # fmt: skip
+        tmp_path,
+        "peft: {r: 4}\nema_decay: 0.9\nrun_name: a\nreport_to: none",
+        "--peft",
+        "null",
+        "--ema_decay",
+        "null",
+        "--run_name",
+        "null",
+    )
     assert (nested.peft, args.ema_decay, args.report_to) == (None, None, []) and args.run_name != "a"
     with pytest.raises(SystemExit):
         parse(tmp_path, None, "--seed", "null")

@@ -144,10 +144,21 @@ def test_arguments_by_position(trainer_class, args_class, given, sequences, argu
 def test_plain_training_arguments_are_completed(trainer_class, args_class, given, sequences, arguments):
     model, others = given(trainer_class)
     plain = arguments(
-        TrainingArguments, max_steps=1, hub_token="hf_x", lr_scheduler_kwargs={"a": 1}, warmup_steps=0.1,
-        accelerator_config={"split_batches": True}, report_to="none", optim="adamw_torch", eval_strategy="steps",
-        eval_steps=1, load_best_model_at_end=True, metric_for_best_model="loss", save_strategy="steps", save_steps=1,
-    )  # fmt: skip
+        TrainingArguments,
+        max_steps=1,
+        hub_token="hf_x",
+        lr_scheduler_kwargs={"a": 1},
+        warmup_steps=0.1,
+        accelerator_config={"split_batches": True},
+        report_to="none",
+        optim="adamw_torch",
+        eval_strategy="steps",
+        eval_steps=1,
+        load_best_model_at_end=True,
+        metric_for_best_model="loss",
+        save_strategy="steps",
+        save_steps=1,
+    )
     ours = args_class(plain.output_dir)
     trainer = trainer_class(model, plain, train_dataset=sequences(16), eval_dataset=sequences(8), **others)
     assert type(trainer.args) is args_class

@@ -22,13 +22,27 @@ from prism_hf.training.memory import MemoryTracker, estimate_memory
 SCRIPT = Path(__file__).parents[2] / "scripts" / "estimate_memory.py"
 LENGTH, BATCH, MASK = 24, 4, 99
 LLADA = LladaConfig(
-    d_model=32, n_heads=4, n_layers=3, mlp_hidden_size=64, vocab_size=100, mask_token_id=MASK, eos_token_id=0,
-    pad_token_id=0, max_sequence_length=LENGTH,
-)  # fmt: skip
+    d_model=32,
+    n_heads=4,
+    n_layers=3,
+    mlp_hidden_size=64,
+    vocab_size=100,
+    mask_token_id=MASK,
+    eos_token_id=0,
+    pad_token_id=0,
+    max_sequence_length=LENGTH,
+)
 BERT = BertConfig(
-    vocab_size=100, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
-    mask_token_id=MASK, max_position_embeddings=LENGTH, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
-)  # fmt: skip
+    vocab_size=100,
+    hidden_size=32,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    intermediate_size=64,
+    mask_token_id=MASK,
+    max_position_embeddings=LENGTH,
+    hidden_dropout_prob=0.0,
+    attention_probs_dropout_prob=0.0,
+)
 LORA = {"r": 4, "target_modules": ["q_proj", "k_proj", "v_proj"]}
 SETTINGS = {
     "all weights": {},
@@ -207,9 +221,12 @@ def test_estimate_is_within_15_percent_of_the_measured_peak(tmp_path):
     spec.loader.exec_module(script)
     name = "LoRA, float32"
     run = subprocess.run(
-        [sys.executable, SCRIPT, "--measure", name], check=True, stdout=subprocess.PIPE, text=True,
+        [sys.executable, SCRIPT, "--measure", name],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
         env=os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"},
-    )  # fmt: skip
+    )
     settings = script.check_settings(name, tmp_path)
     estimated = script.estimate(settings, settings["per_device_train_batch_size"]).total
     assert estimated == pytest.approx(json.loads(run.stdout.splitlines()[-1]), rel=0.15)

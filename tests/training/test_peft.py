@@ -31,9 +31,15 @@ class Repeated(torch.utils.data.Dataset):
 def base(folder=None):
     torch.manual_seed(0)
     llada = LladaConfig(
-        d_model=32, n_layers=2, n_heads=2, mlp_hidden_size=64, vocab_size=50, mask_token_id=49, pad_token_id=48,
+        d_model=32,
+        n_layers=2,
+        n_heads=2,
+        mlp_hidden_size=64,
+        vocab_size=50,
+        mask_token_id=49,
+        pad_token_id=48,
         eos_token_id=48,
-    )  # fmt: skip
+    )
     model = PrismForMaskedDiffusion(PrismConfig(backbone_config=llada)).eval()
     if folder is not None:
         model.save_pretrained(folder)
@@ -43,9 +49,16 @@ def base(folder=None):
 
 def train(model, folder, lora, **arguments):
     args = PrismTrainingArguments(
-        str(folder), per_device_train_batch_size=8, learning_rate=1e-2, num_draft_tokens=4, use_cpu=True,
-        report_to="none", disable_tqdm=True, save_strategy="no", **({"max_steps": 5} | arguments),
-    )  # fmt: skip
+        str(folder),
+        per_device_train_batch_size=8,
+        learning_rate=1e-2,
+        num_draft_tokens=4,
+        use_cpu=True,
+        report_to="none",
+        disable_tqdm=True,
+        save_strategy="no",
+        **({"max_steps": 5} | arguments),
+    )
     trainer = PrismTrainer(model, args, train_dataset=Repeated(64), peft_config=lora)
     trainer.train()
     trainer.save_model()

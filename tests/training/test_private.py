@@ -65,15 +65,28 @@ def train(saved, sequences, arguments, tmp_path):
 
     def run(trainer_class, args_class, model, resume=None, callbacks=None, **kwargs):
         args = arguments(
-            args_class, output_dir=str(tmp_path / "out"), hub_token=HUB_TOKEN, max_steps=2, save_strategy="steps",
-            save_steps=1, eval_strategy="steps", eval_steps=1, load_best_model_at_end=True,
-            metric_for_best_model="loss", run_name=str(tmp_path / "runs" / "first"),
+            args_class,
+            output_dir=str(tmp_path / "out"),
+            hub_token=HUB_TOKEN,
+            max_steps=2,
+            save_strategy="steps",
+            save_steps=1,
+            eval_strategy="steps",
+            eval_steps=1,
+            load_best_model_at_end=True,
+            metric_for_best_model="loss",
+            run_name=str(tmp_path / "runs" / "first"),
             optim_args=f"place={tmp_path / 'inner'},token={TOKEN}",
-        )  # fmt: skip
+        )
         trainer = trainer_class(
-            model, args, train_dataset=sequences(16), eval_dataset=sequences(8), processing_class=saved,
-            callbacks=callbacks, **kwargs,
-        )  # fmt: skip
+            model,
+            args,
+            train_dataset=sequences(16),
+            eval_dataset=sequences(8),
+            processing_class=saved,
+            callbacks=callbacks,
+            **kwargs,
+        )
         trainer.train(resume_from_checkpoint=resume)
         trainer.save_model()
         trainer.save_state()
@@ -98,9 +111,12 @@ def test_what_a_trainer_saves_is_private(train, name, tmp_path, monkeypatch):
     else:
         denoiser = prism(tmp_path / "prism")
         train(
-            TokenCriticTrainer, TokenCriticTrainingArguments, prism(tmp_path / "prism"), denoiser=denoiser,
+            TokenCriticTrainer,
+            TokenCriticTrainingArguments,
+            prism(tmp_path / "prism"),
+            denoiser=denoiser,
             peft_config=lora,
-        )  # fmt: skip
+        )
     assert_private(out, str(tmp_path), os.getcwd())
     arguments = json.loads((out / "training_args.json").read_text())
     assert arguments["output_dir"] == "out" and arguments["run_name"] == "first"

@@ -110,9 +110,14 @@ def test_an_infinite_gradient_stops_before_the_weights_move(
     backbone, sequences, arguments, tmp_path, max_grad_norm, at, micro_batch, fp16
 ):
     args = arguments(
-        MaskedDiffusionTrainingArguments, max_steps=3, save_strategy="steps", save_steps=1, max_grad_norm=max_grad_norm,
-        gradient_accumulation_steps=2, fp16=fp16,
-    )  # fmt: skip
+        MaskedDiffusionTrainingArguments,
+        max_steps=3,
+        save_strategy="steps",
+        save_steps=1,
+        max_grad_norm=max_grad_norm,
+        gradient_accumulation_steps=2,
+        fp16=fp16,
+    )
     trainer = Poisoned(backbone, args, train_dataset=sequences(64))
     trainer.at, trainer.micro_batch_at = at, micro_batch
     before = []
@@ -168,9 +173,17 @@ def steps_in(folder):
 
 @pytest.mark.parametrize(
     ("limit", "best", "left"),
-    [(1, None, ["8"]), (2, None, ["6", "8"]), (3, None, ["4", "6", "8"]), (9, None, ["2", "4", "6", "8"]),
-     (1, 2, ["2", "8"]), (2, 2, ["2", "8"]), (3, 2, ["2", "6", "8"]), (2, 8, ["6", "8"])],
-)  # fmt: skip
+    [
+        (1, None, ["8"]),
+        (2, None, ["6", "8"]),
+        (3, None, ["4", "6", "8"]),
+        (9, None, ["2", "4", "6", "8"]),
+        (1, 2, ["2", "8"]),
+        (2, 2, ["2", "8"]),
+        (3, 2, ["2", "6", "8"]),
+        (2, 8, ["6", "8"]),
+    ],
+)
 def test_rotation_counts_whole_checkpoints_only(tmp_path, limit, best, left):
     for step in (2, 4, 6, 8):
         make_checkpoint(tmp_path, step)
@@ -232,10 +245,18 @@ def test_the_average_is_what_is_evaluated_and_of_which_the_best_is_kept(
     backbone, sequences, arguments, tmp_path, save_only_model
 ):
     settings = {
-        "save_strategy": "steps", "save_steps": 1, "eval_strategy": "steps", "eval_steps": 1, "ema_decay": 0.5,
-        "max_steps": 4, "load_best_model_at_end": True, "metric_for_best_model": "unmasking_loss",
-        "greater_is_better": True, "save_total_limit": 1, "save_only_model": save_only_model,
-    }  # fmt: skip
+        "save_strategy": "steps",
+        "save_steps": 1,
+        "eval_strategy": "steps",
+        "eval_steps": 1,
+        "ema_decay": 0.5,
+        "max_steps": 4,
+        "load_best_model_at_end": True,
+        "metric_for_best_model": "unmasking_loss",
+        "greater_is_better": True,
+        "save_total_limit": 1,
+        "save_only_model": save_only_model,
+    }
     args = arguments(MaskedDiffusionTrainingArguments, **settings)
     trainer = MaskedDiffusionTrainer(backbone, args, train_dataset=sequences(64), eval_dataset=sequences(16, seed=1))
     raw, average, averages = [], {}, []
@@ -300,9 +321,15 @@ def test_samples_are_scored_at_each_evaluation_and_choose_the_best(
     backbone, sequences, arguments, tmp_path, batch_size
 ):
     args = arguments(
-        MaskedDiffusionTrainingArguments, max_steps=3, save_strategy="best", eval_strategy="steps", eval_steps=1,
-        ema_decay=0.5, metric_for_best_model="success", greater_is_better=True,
-    )  # fmt: skip
+        MaskedDiffusionTrainingArguments,
+        max_steps=3,
+        save_strategy="best",
+        eval_strategy="steps",
+        eval_steps=1,
+        ema_decay=0.5,
+        metric_for_best_model="success",
+        greater_is_better=True,
+    )
     trainer = MaskedDiffusionTrainer(backbone, args, train_dataset=sequences(64), eval_dataset=sequences(4, seed=1))
     prompts = torch.zeros(5, 10, dtype=torch.long)
     prompts[:, 0] = torch.arange(1, 6)
@@ -353,9 +380,11 @@ def test_the_model_is_saved_before_it_is_evaluated_and_once(
 
     def build(args):
         trainer = MaskedDiffusionTrainer(
-            copy.deepcopy(backbone), args, train_dataset=sequences(32),
+            copy.deepcopy(backbone),
+            args,
+            train_dataset=sequences(32),
             eval_dataset=sequences(held_out, seed=1) if held_out else None,
-        )  # fmt: skip
+        )
         trainers.append(trainer)
         return trainer
 
@@ -371,9 +400,10 @@ def test_the_model_is_saved_before_it_is_evaluated_and_once(
     train_and_save(build, (args,))
     assert trainers[-1].state.global_step == 2
     saved = load_file(out / "model.safetensors")
-    assert torch.equal(saved["cls.predictions.bias"], load_file(out / "checkpoint-2" / "ema.safetensors")[
-        "module.cls.predictions.bias"
-    ])  # fmt: skip
+    assert torch.equal(
+        saved["cls.predictions.bias"],
+        load_file(out / "checkpoint-2" / "ema.safetensors")["module.cls.predictions.bias"],
+    )
     assert ("`eval_unmasking_loss`" in (out / "README.md").read_text()) == bool(held_out)
     assert (out / "eval_results.json").exists() == bool(held_out)
 

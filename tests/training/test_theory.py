@@ -91,10 +91,22 @@ def test_quality_is_the_posterior_of_the_token(tmp_path):
     model = PrismForMaskedDiffusion(PrismConfig(backbone_config=TableConfig()), TableForMaskedLM(TableConfig()))
     steps, batch = 600, 512
     args = PrismTrainingArguments(
-        str(tmp_path), per_device_train_batch_size=batch, max_steps=steps, learning_rate=2e-2,
-        lr_scheduler_type="cosine", num_draft_tokens=1, num_drafts=4, unmasking_weight=1.0, loss_normalizer="masked",
-        report_to="none", save_strategy="no", disable_tqdm=True, use_cpu=True, logging_steps=200, seed=0,
-    )  # fmt: skip
+        str(tmp_path),
+        per_device_train_batch_size=batch,
+        max_steps=steps,
+        learning_rate=2e-2,
+        lr_scheduler_type="cosine",
+        num_draft_tokens=1,
+        num_drafts=4,
+        unmasking_weight=1.0,
+        loss_normalizer="masked",
+        report_to="none",
+        save_strategy="no",
+        disable_tqdm=True,
+        use_cpu=True,
+        logging_steps=200,
+        seed=0,
+    )
     PrismTrainer(model, args, train_dataset=Words(table, steps * batch, seed=1)).train()
 
     canvases = torch.tensor(list(itertools.product(range(SYMBOLS + 1), repeat=POSITIONS)))
@@ -165,10 +177,19 @@ def test_critic_is_the_posterior_given_the_whole_draft(tmp_path, normalizer):
     )
     steps, batch = 500, 512
     args = TokenCriticTrainingArguments(
-        str(tmp_path), per_device_train_batch_size=batch, max_steps=steps, learning_rate=1e-2,
-        lr_scheduler_type="cosine", loss_normalizer=normalizer, report_to="none", save_strategy="no",
-        disable_tqdm=True, use_cpu=True, logging_steps=200, seed=0,
-    )  # fmt: skip
+        str(tmp_path),
+        per_device_train_batch_size=batch,
+        max_steps=steps,
+        learning_rate=1e-2,
+        lr_scheduler_type="cosine",
+        loss_normalizer=normalizer,
+        report_to="none",
+        save_strategy="no",
+        disable_tqdm=True,
+        use_cpu=True,
+        logging_steps=200,
+        seed=0,
+    )
     denoiser = ExactDenoiser(TableConfig(), table)
     words = Words(table, steps * batch, seed=1)
     TokenCriticTrainer(critic, args, denoiser=denoiser, train_dataset=words).train()

@@ -98,9 +98,15 @@ def test_resumed_training_is_the_unbroken_run_bit_for_bit(critic, prism, sequenc
     def run(folder, last_step, resume=None):
         critic.load_state_dict(start)
         args = arguments(
-            TokenCriticTrainingArguments, output_dir=str(tmp_path / folder), save_strategy="steps", save_steps=1,
-            ema_decay=0.9, use_muon=True, head_learning_rate=2e-2, gradient_accumulation_steps=2,
-        )  # fmt: skip
+            TokenCriticTrainingArguments,
+            output_dir=str(tmp_path / folder),
+            save_strategy="steps",
+            save_steps=1,
+            ema_decay=0.9,
+            use_muon=True,
+            head_learning_rate=2e-2,
+            gradient_accumulation_steps=2,
+        )
         trainer = TokenCriticTrainer(critic, args, denoiser=prism, train_dataset=sequences(64))
 
         class Stop(TrainerCallback):

@@ -85,9 +85,15 @@ def test_prism_loss_and_gradients_of_a_batch(prism, sequences, arguments, qualit
     """Against a plain implementation with full logits, both graphs and loops over the batch."""
     k, weight = 3, 0.7
     args = arguments(
-        PrismTrainingArguments, num_draft_tokens=k, num_drafts=2, draft_selection=selection, draft_do_sample=sample,
-        draft_window=4, unmasking_weight=weight, quality_normalizer=quality_normalizer,
-    )  # fmt: skip
+        PrismTrainingArguments,
+        num_draft_tokens=k,
+        num_drafts=2,
+        draft_selection=selection,
+        draft_do_sample=sample,
+        draft_window=4,
+        unmasking_weight=weight,
+        quality_normalizer=quality_normalizer,
+    )
     for module in prism.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
@@ -182,9 +188,16 @@ def test_metrics_are_exact_over_accumulation(prism, sequences, arguments):
 def test_resumed_training_is_the_unbroken_run_bit_for_bit(prism, sequences, arguments, tmp_path, stop):
     def run(folder, max_steps, resume=None, model=prism):
         args = arguments(
-            PrismTrainingArguments, output_dir=str(tmp_path / folder), max_steps=6, save_strategy="steps", save_steps=1,
-            ema_decay=0.9, use_muon=True, head_learning_rate=2e-2, gradient_accumulation_steps=2,
-        )  # fmt: skip
+            PrismTrainingArguments,
+            output_dir=str(tmp_path / folder),
+            max_steps=6,
+            save_strategy="steps",
+            save_steps=1,
+            ema_decay=0.9,
+            use_muon=True,
+            head_learning_rate=2e-2,
+            gradient_accumulation_steps=2,
+        )
         trainer = PrismTrainer(model, args, train_dataset=sequences(64))
 
         class Stop(TrainerCallback):
@@ -241,9 +254,10 @@ def test_accumulation_gives_the_curve_of_one_large_batch(backbone, sequences, ar
     for batch, accumulation in ((16, 1), (4, 4)):
         backbone.load_state_dict(start)
         args = arguments(
-            MaskedDiffusionTrainingArguments, per_device_train_batch_size=batch,
+            MaskedDiffusionTrainingArguments,
+            per_device_train_batch_size=batch,
             gradient_accumulation_steps=accumulation,
-        )  # fmt: skip
+        )
         trainer = MaskedDiffusionTrainer(backbone, args, train_dataset=sequences(96))
         trainer.train()
         curves.append(curve(trainer))

@@ -109,12 +109,18 @@ def run_program(
     """
     check_arguments(run_program, locals())
     job = {
-        "program": program, "tests": tests, "isolation": isolation,
+        "program": program,
+        "tests": tests,
+        "isolation": isolation,
         "limits": {
-            "timeout": timeout, "cpu_seconds": math.ceil(timeout), "memory": memory, "disk": disk,
-            "num_processes": num_processes, "open_files": open_files,
+            "timeout": timeout,
+            "cpu_seconds": math.ceil(timeout),
+            "memory": memory,
+            "disk": disk,
+            "num_processes": num_processes,
+            "open_files": open_files,
         },
-    }  # fmt: skip
+    }
     # A crowded machine may have no process or memory to spare for a moment.
     for attempt in range(1, STARTS + 1):
         try:
@@ -133,10 +139,8 @@ def run_program(
 def start(job: dict[str, Any], timeout: float) -> tuple[bool, str, str]:
     """Run a job: whether the walls stood and the program began, what came of it, and the end of its standard error."""
     with tempfile.TemporaryDirectory(prefix="program-", ignore_cleanup_errors=True) as folder:
-        process = subprocess.Popen(
-            command(job["isolation"]), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={},
-            cwd="/", start_new_session=True,
-        )  # fmt: skip
+        pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+        process = subprocess.Popen(command(job["isolation"]), **pipes, env={}, cwd="/", start_new_session=True)
         # A user that nobody else is, and that has no files: the limit of processes is one of the user.
         user = MIB + process.pid if os.geteuid() == 0 else None
         job = job | {"folder": os.path.realpath(folder), "user": user}

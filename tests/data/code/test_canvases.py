@@ -169,13 +169,23 @@ def test_training_step(tmp_path, tokenizer, streaming, code_rows, write_jsonl):
         path, tokenizer, streaming=streaming, held_out=0.2, canvas_length=192, max_target_length=32
     )
     config = BertConfig(
-        vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
-        max_position_embeddings=192, pad_token_id=None,
-    )  # fmt: skip
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=192,
+        pad_token_id=None,
+    )
     args = MaskedDiffusionTrainingArguments(
-        str(tmp_path / "run"), max_steps=2, per_device_train_batch_size=4, use_cpu=True, report_to="none",
-        save_strategy="no", disable_tqdm=True,
-    )  # fmt: skip
+        str(tmp_path / "run"),
+        max_steps=2,
+        per_device_train_batch_size=4,
+        use_cpu=True,
+        report_to="none",
+        save_strategy="no",
+        disable_tqdm=True,
+    )
     trainer = MaskedDiffusionTrainer(
         BertForMaskedLM(config), args, train_dataset=train, eval_dataset=held_out, processing_class=tokenizer
     )

@@ -128,12 +128,16 @@ def test_mauve_tells_the_same_texts_from_others(scorer, tokenizer):
     different = mauve(others, words, scorer, tokenizer, **settings)
     assert same == pytest.approx(1, abs=1e-3) and different < 0.5
     states = [
-        torch.stack([
-            scorer(torch.tensor([tokenizer(text).input_ids]), output_hidden_states=True).hidden_states[-1][0, -1]
-            for text in texts
-        ]).detach().numpy()
+        torch.stack(
+            [
+                scorer(torch.tensor([tokenizer(text).input_ids]), output_hidden_states=True).hidden_states[-1][0, -1]
+                for text in texts
+            ]
+        )
+        .detach()
+        .numpy()
         for texts in (words, others)
-    ]  # fmt: skip
+    ]
     whole = package.compute_mauve(p_features=states[0], q_features=states[1], **settings)
     assert different == pytest.approx(whole.mauve, abs=1e-3)
     with pytest.raises(ValueError, match="no tokens"):

@@ -48,9 +48,12 @@ def test_no_program_ends_the_evaluator_reads_or_passes_or_takes_twice_its_memory
     with tempfile.TemporaryDirectory(prefix="theirs-") as folder:
         Path(folder).chmod(0o777)  # whoever runs it
         run = subprocess.run(
-            [*command, str(RUNNER), str(Path(sandbox.__file__).parent), folder], capture_output=True, text=True,
-            env=environment, cwd="/",
-        )  # fmt: skip
+            [*command, str(RUNNER), str(Path(sandbox.__file__).parent), folder],
+            capture_output=True,
+            text=True,
+            env=environment,
+            cwd="/",
+        )
     assert run.returncode == 0, run.stderr
     answer = json.loads(run.stdout)
     assert answer["programs"] >= 73 and answer["still_right"]

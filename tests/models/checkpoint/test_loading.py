@@ -17,10 +17,15 @@ from prism_hf.models.prism.peft_model import PeftModelForPrism
 def bert(hidden_size=16, num_hidden_layers=1) -> BertForMaskedLM:
     return BertForMaskedLM(
         BertConfig(
-            vocab_size=12, hidden_size=hidden_size, num_hidden_layers=num_hidden_layers, num_attention_heads=2,
-            intermediate_size=16, max_position_embeddings=8, mask_token_id=0,
+            vocab_size=12,
+            hidden_size=hidden_size,
+            num_hidden_layers=num_hidden_layers,
+            num_attention_heads=2,
+            intermediate_size=16,
+            max_position_embeddings=8,
+            mask_token_id=0,
         )
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture(scope="module")

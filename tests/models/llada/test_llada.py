@@ -279,9 +279,19 @@ def test_lora_of_the_published_recipe_lands_on_96_modules():
 
 # Of every config of transformers, or of a class that has no more to say.
 OF_TRANSFORMERS = (
-    "transformers_version", "architectures", "output_hidden_states", "return_dict", "dtype", "chunk_size_feed_forward",
-    "is_encoder_decoder", "id2label", "label2id", "problem_type", "_name_or_path", "output_attentions",
-)  # fmt: skip
+    "transformers_version",
+    "architectures",
+    "output_hidden_states",
+    "return_dict",
+    "dtype",
+    "chunk_size_feed_forward",
+    "is_encoder_decoder",
+    "id2label",
+    "label2id",
+    "problem_type",
+    "_name_or_path",
+    "output_attentions",
+)
 
 
 def test_a_fresh_config_is_saved_with_every_published_field(tmp_path):

@@ -32,9 +32,13 @@ def bare(tmp_path):
     """A folder with a backbone that has no head and whose config names no mask token."""
     torch.manual_seed(0)
     config = BertConfig(
-        vocab_size=12, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
+        vocab_size=12,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
         max_position_embeddings=8,
-    )  # fmt: skip
+    )
     BertForMaskedLM(config).save_pretrained(tmp_path / "bare")
     return str(tmp_path / "bare")
 

@@ -31,10 +31,9 @@ def enter_new_root(folder: str, paths: set[str], size: int) -> None:
             mount(path, target, None, MS_BIND | MS_REC)
     os.mkdir(folder + WORKING_DIRECTORY)
     attributes = (ctypes.c_uint64 * 4)(MOUNT_ATTR_RDONLY)
-    call(
-        "syscall", MOUNT_SETATTR, AT_FDCWD, folder.encode(), AT_RECURSIVE,
-        ctypes.byref(attributes), ctypes.c_size_t(ctypes.sizeof(attributes)),
-    )  # fmt: skip
+    size_of_attributes = ctypes.c_size_t(ctypes.sizeof(attributes))
+    where = (AT_FDCWD, folder.encode(), AT_RECURSIVE)
+    call("syscall", MOUNT_SETATTR, *where, ctypes.byref(attributes), size_of_attributes)
     mount("tmpfs", folder + WORKING_DIRECTORY, "tmpfs", MS_NOSUID | MS_NODEV, f"size={size},nr_inodes=4096,mode=777")
     os.chroot(folder)
     os.chdir(WORKING_DIRECTORY)

@@ -107,7 +107,7 @@ ANSWERS = {
     "IPython": ("In [1]: def add(a, b):\n   ...:     return a + b\n\nIn [2]: add(1, 2)\nOut[2]: 3", "bare code"),
     "a session that assigns": (">>> def add(a, b):\n...     c = a + b\n...     return c\n>>> x = 1", "bare code"),
     "a session": (">>> def add(a, b):\n...     return a + b\n...\n>>> add(1, 2)\n3", "bare code"),
-}  # fmt: skip
+}
 
 
 def adds(code):

@@ -10,40 +10,51 @@ from prism_hf.evaluation import isolation_problem, pass_at_k, read_problems, run
 
 MBPP = [
     {
-        "text": "Write a function to add two numbers.", "task_id": 11, "test_setup_code": "",
-        "code": "def add(a, b):\r\n  return a + b", "test_list": ["assert add(1, 2) == 3", "assert add(-1, 1) == 0"],
+        "text": "Write a function to add two numbers.",
+        "task_id": 11,
+        "test_setup_code": "",
+        "code": "def add(a, b):\r\n  return a + b",
+        "test_list": ["assert add(1, 2) == 3", "assert add(-1, 1) == 0"],
         "challenge_test_list": [],
     },
     {
-        "text": "Write a function to count the pairs that are in order.", "task_id": 12, "test_setup_code": "",
+        "text": "Write a function to count the pairs that are in order.",
+        "task_id": 12,
+        "test_setup_code": "",
         "code": "class Pair(object):\n\tdef __init__(self, a, b):\n\t\tself.a = a\n\t\tself.b = b\n"
         "def ordered(pairs):\n\treturn sum(pair.a < pair.b for pair in pairs)",
-        "test_list": ["assert ordered([Pair(1, 2), Pair(3, 2)]) == 1"], "challenge_test_list": [],
+        "test_list": ["assert ordered([Pair(1, 2), Pair(3, 2)]) == 1"],
+        "challenge_test_list": [],
     },
     {
-        "text": "Write a function to read the root of a tree.", "task_id": 511, "challenge_test_list": [],
-        "test_setup_code": "root = Node(4)\nroot.data += 1", "test_list": ["assert read_root(root) == 5"],
+        "text": "Write a function to read the root of a tree.",
+        "task_id": 511,
+        "challenge_test_list": [],
+        "test_setup_code": "root = Node(4)\nroot.data += 1",
+        "test_list": ["assert read_root(root) == 5"],
         "code": "def read_root(root):\n  return root.data\nclass Node:\n  def __init__(self, data): self.data = data",
     },
-]  # fmt: skip
+]
 HUMANEVAL = [
     {
-        "task_id": "HumanEval/0", "entry_point": "largest",
+        "task_id": "HumanEval/0",
+        "entry_point": "largest",
         "prompt": 'from typing import List\n\n\ndef largest(numbers: List[int]) -> int:\n    """ The largest.\n'
-        "    >>> largest([1, 3, 2])\n    3\n    \"\"\"\n",
+        '    >>> largest([1, 3, 2])\n    3\n    """\n',
         "canonical_solution": "    best = numbers[0]\n    for number in numbers:\n        best = max(best, number)\n"
         "    return best\n",
         "test": "METADATA = {}\n\n\ndef check(candidate):\n    assert candidate([1, 3, 2]) == 3\n"
         "    assert candidate([-1]) == -1\n",
     },
     {
-        "task_id": "HumanEval/1", "entry_point": "decode",
+        "task_id": "HumanEval/1",
+        "entry_point": "decode",
         "prompt": 'def encode(text: str):\n    """ Text backwards. """\n    return text[::-1]\n\n\n'
         'def decode(text: str):\n    """ The inverse of encode. """\n',
         "canonical_solution": "    return encode(text)\n",
         "test": "def check(candidate):\n    assert candidate(encode('ab c')) == 'ab c'\n",
     },
-]  # fmt: skip
+]
 
 
 def write(path, rows):
@@ -98,9 +109,13 @@ def test_prompts_name_what_to_write(tmp_path):
 
 
 SANITIZED = {
-    "source_file": "x", "task_id": 11, "prompt": MBPP[0]["text"], "code": MBPP[0]["code"],
-    "test_imports": ["import math"], "test_list": MBPP[0]["test_list"],
-}  # fmt: skip
+    "source_file": "x",
+    "task_id": 11,
+    "prompt": MBPP[0]["text"],
+    "code": MBPP[0]["code"],
+    "test_imports": ["import math"],
+    "test_list": MBPP[0]["test_list"],
+}
 
 
 def as_chat(text):
@@ -144,10 +159,13 @@ def test_pass_at_k_is_the_share_of_subsets_with_a_right_answer():
                 subsets = list(combinations([True] * c + [False] * (n - c), k))
                 assert pass_at_k(n, c, k) == pytest.approx(sum(map(any, subsets)) / len(subsets), abs=1e-12)
     for wrong, message in (
-        ((3, 4, 1), "0 <= c <= n and 1 <= k <= n, got n=3"), ((3, 1, 4), "got n=3, c=1, k=4"),
-        ((3, -1, 1), "c=-1 must be"), ((3, 1, 0), "k=0 must be"),
-        ((3, 1, 1.5), "k=1.5 must be"), (("3", 1, 1), "n='3' must be"),
-    ):  # fmt: skip
+        ((3, 4, 1), "0 <= c <= n and 1 <= k <= n, got n=3"),
+        ((3, 1, 4), "got n=3, c=1, k=4"),
+        ((3, -1, 1), "c=-1 must be"),
+        ((3, 1, 0), "k=0 must be"),
+        ((3, 1, 1.5), "k=1.5 must be"),
+        (("3", 1, 1), "n='3' must be"),
+    ):
         with pytest.raises(ValueError, match=message):
             pass_at_k(*wrong)
 

@@ -12,9 +12,12 @@ from prism_hf.evaluation import isolation_problem, pass_table
 
 RECIPE = Path(__file__).parents[4] / "recipes" / "evaluate_code.py"
 PROBLEM = {
-    "task_id": "HumanEval/0", "entry_point": "add", "prompt": 'def add(a, b):\n    """ Add. """\n',
-    "canonical_solution": "    return a + b\n", "test": "def check(f):\n    assert f(1, 2) == 3\n",
-}  # fmt: skip
+    "task_id": "HumanEval/0",
+    "entry_point": "add",
+    "prompt": 'def add(a, b):\n    """ Add. """\n',
+    "canonical_solution": "    return a + b\n",
+    "test": "def check(f):\n    assert f(1, 2) == 3\n",
+}
 OTHER = PROBLEM | {"task_id": "HumanEval/1", "test": "def check(f):\n    assert f(1, 2) == -1\n"}
 ANSWERS = ["    return a + b\n", "<py>\ndef add(a, b): return a - b\n</py>", "```\nreturn b + a\n```", "I cannot."]
 

@@ -32,7 +32,7 @@ def lazy_names(package: str, **renamed: str) -> tuple[Callable[[str], Any], Call
     """
     modules = _imports_for_type_checkers(package)
 
-    def __getattr__(name: str) -> Any:
+    def load(name: str) -> Any:
         if name in renamed:
             warn_renamed(f"{package}.{name}", f"{package}.{renamed[name]}")
             return getattr(sys.modules[package], renamed[name])
@@ -42,10 +42,10 @@ def lazy_names(package: str, **renamed: str) -> tuple[Callable[[str], Any], Call
         setattr(sys.modules[package], name, value)
         return value
 
-    def __dir__() -> list[str]:
+    def names() -> list[str]:
         return sorted({*vars(sys.modules[package]), *modules})
 
-    return __getattr__, __dir__
+    return load, names
 
 
 def _imports_for_type_checkers(package: str) -> dict[str, str]:

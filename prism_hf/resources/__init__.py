@@ -1,6 +1,4 @@
-"""What ships with the package: a small Sudoku model, its PRISM fine-tune, 500 puzzles with their
-solutions, and the `generate` of pushed repositories.
-"""
+"""What ships: a small Sudoku model, its PRISM fine-tune, 500 puzzles with solutions, the `generate` of repositories."""
 
 from pathlib import Path
 

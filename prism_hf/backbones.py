@@ -19,6 +19,7 @@ takes models of classes that are not ours, which carry no adapter of their own.
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -97,7 +98,7 @@ class SplitDecoder(nn.Module):
         columns: its `weight` (F, V), transposed, continues that of `rows` to (V, E + F).
     """
 
-    def __init__(self, rows: nn.Module, bias: nn.Module, columns: nn.Linear | None = None):
+    def __init__(self, rows: nn.Linear | nn.Embedding, bias: nn.Module, columns: nn.Linear | None = None):
         super().__init__()
         self.rows, self.bias_owner, self.columns = rows, bias, columns
 
@@ -107,36 +108,36 @@ class SplitDecoder(nn.Module):
 
     @property
     def bias(self) -> torch.Tensor:
-        return self.bias_owner.bias
+        return cast(torch.Tensor, self.bias_owner.bias)
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         """(..., E) -> (..., V)."""
         return nn.functional.linear(states, self.weight, self.bias)
 
 
-def esm_decoder(model) -> nn.Module:
+def esm_decoder(model: Any) -> nn.Module:
     return SplitDecoder(model.lm_head.decoder, bias=model.lm_head)
 
 
-def mobilebert_decoder(model) -> nn.Module:
+def mobilebert_decoder(model: Any) -> nn.Module:
     predictions = model.cls.predictions
     return SplitDecoder(predictions.decoder, bias=predictions.decoder, columns=predictions.dense)
 
 
-def deberta_decoder(model) -> nn.Module:
+def deberta_decoder(model: Any) -> nn.Module:
     if model.config.legacy:
         return output_embeddings(model)
     return SplitDecoder(model.get_input_embeddings(), bias=model.lm_predictions.lm_head)
 
 
-def deberta_states(model, hidden_states, body_output):
+def deberta_states(model: Any, hidden_states: torch.Tensor, body_output: ModelOutput) -> torch.Tensor:
     if model.config.legacy:
         return model.cls.predictions.transform(hidden_states)
     head = model.lm_predictions.lm_head
     return head.LayerNorm(head.transform_act_fn(head.dense(hidden_states)))
 
 
-def mdlm_states(model, hidden_states, body_output):
+def mdlm_states(model: Any, hidden_states: torch.Tensor, body_output: Any) -> torch.Tensor:
     # Without time conditioning every row has the same conditioning, so the first one serves all N positions.
     if model.config.time_conditioning:
         raise ValueError("time_conditioning=True is not supported under a quality head; PRISM's models have it False.")

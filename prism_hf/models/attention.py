@@ -3,6 +3,8 @@
 Positions are half-split (RoFormer, arXiv 2104.09864; the layout of GPT-NeoX), in float32 whatever the dtype.
 """
 
+from typing import Any
+
 import torch
 from torch import nn
 from transformers.masking_utils import create_bidirectional_mask
@@ -40,7 +42,7 @@ def rotate(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.
     return rotated.to(states.dtype)
 
 
-def padding_mask(module: nn.Module, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None):
+def padding_mask(module: nn.Module, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None) -> Any:
     """What the attention implementation of `module.config` takes for padding (B, L), or None.
 
     `hidden_states` (B, W, D) are those that attend; they may be some of the L positions.
@@ -63,7 +65,7 @@ def attend(
     attention_mask: torch.Tensor | None = None,
     cache: CanvasCache | None = None,
     dropout: float = 0.0,
-    **kwargs,
+    **kwargs: Any,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Attend by the implementation that the config of `layer` names, which has `scaling` and `num_key_value_groups`.
 

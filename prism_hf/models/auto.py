@@ -22,7 +22,7 @@ from .prism.peft_model import AutoPeftModelForPrism, PeftModelForPrism
 Dtype = Annotated[str, Allowed(choices=("auto", *DTYPES))] | torch.dtype | None
 
 
-def load_model(name_or_path: str, **kwargs) -> PreTrainedModel | PeftModelForPrism:
+def load_model(name_or_path: str, **kwargs: Any) -> PreTrainedModel | PeftModelForPrism:
     """A masked diffusion model, or the adapter of one on its base model, from a folder or the Hub, ready to generate.
 
     Args:

@@ -24,6 +24,7 @@ import torch
 from transformers import AutoTokenizer, PreTrainedModel
 
 from prism_hf.data.sudoku import SudokuTokenizer
+from prism_hf.generation import RemaskGenerationConfig
 from prism_hf.models.checkpoint.loading import ADAPTER_WEIGHTS, MODEL_WEIGHTS
 from prism_hf.models.mdlm import MdlmConfig, MdlmForMaskedDiffusion, MdlmOutputLayer
 from prism_hf.models.prism import PrismConfig, PrismForMaskedDiffusion
@@ -62,7 +63,7 @@ def build_prism(backbone: StateDict, adapter: StateDict, config: MdlmConfig) -> 
     model = empty_prism(prism_config)
     weights = {f"backbone.{key}": value for key, value in backbone.items()}
     model.load_state_dict(weights | {f"quality_head.{key}": value for key, value in adapter.items()}, assign=True)
-    model.generation_config.remask_strategy = "prism"  # as PrismTrainer does
+    model.generation_config = RemaskGenerationConfig(remask_strategy="prism")  # as PrismTrainer does
     return model
 
 
@@ -89,7 +90,7 @@ def empty_prism(config: PrismConfig) -> PrismForMaskedDiffusion:
         return PrismForMaskedDiffusion(config)
 
 
-def save_tokenizer(config: MdlmConfig, folder: Path) -> str:
+def save_tokenizer(config: Any, folder: Path) -> str:
     """Save the tokenizer of a published model into its folder, where it can be had. Returns what happened, in words."""
     known = VOCABULARIES.get(config.vocab_size)
     if known is None or known.tokenizer is None or known.mask_token_id != config.mask_token_id:

@@ -1,5 +1,7 @@
 """What the masked language models of our own, LLaDA and MDLM, do alike."""
 
+from typing import TYPE_CHECKING
+
 from torch import nn
 
 from prism_hf.backbones import BACKBONE_ADAPTERS
@@ -8,8 +10,13 @@ from prism_hf.hub.usage import AUTO_IMPORTS, AUTO_LOAD, generation_snippet, mask
 
 from .vocabulary import resize_vocabulary
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel as Host  # what the mixin is mixed into
+else:
+    Host = object
 
-class NativeGenerationMixin(RemaskGenerationMixin):
+
+class NativeGenerationMixin(RemaskGenerationMixin, Host):  # type: ignore[misc]  # the mixin's settings win
     """Gives a native model `generate`, a vocabulary that can be resized, and a snippet for its card.
 
     Its forward takes `logits_to_keep` as `keep_positions` does. List it before the class that it extends.
@@ -17,7 +24,7 @@ class NativeGenerationMixin(RemaskGenerationMixin):
 
     _supports_logit_positions = True
 
-    def resize_token_embeddings(
+    def resize_token_embeddings(  # type: ignore[override]  # not every embedding is an nn.Embedding
         self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
     ) -> nn.Module:
         """As transformers' models do, see `resize_vocabulary`; the mask token keeps its id."""

@@ -4,6 +4,8 @@ A vocabulary is resized in place: each parameter keeps its identity, so that wha
 stays apart. transformers' own way does not achieve that for every family.
 """
 
+from typing import Any
+
 import torch
 from torch import nn
 from transformers import PreTrainedModel
@@ -67,7 +69,7 @@ def vocabulary_tensors(model: PreTrainedModel, adapter: BackboneAdapter) -> list
     """
     embedding, decoder = model.get_input_embeddings(), adapter.decoder(model)
     parts = [decoder]
-    tensors = [(parameter, 0) for parameter in embedding.parameters()]
+    tensors: list[tuple[Any, int]] = [(parameter, 0) for parameter in embedding.parameters()]
     if isinstance(decoder, SplitDecoder):
         parts = [part for part in (decoder.rows, decoder.columns) if part is not None]
         tensors += [(decoder.rows.weight, 0), (decoder.bias, 0)]

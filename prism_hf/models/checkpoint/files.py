@@ -70,7 +70,7 @@ class ShardedFile:
         self.data = {name: value for file in self.files for name, value in file.data.items()}
 
     def read(self, tensors: Mapping[str, StoredTensor]) -> dict[str, torch.Tensor]:
-        found = {}
+        found: dict[str, torch.Tensor] = {}
         for file in self.files:
             own = {id(value) for value in file.data.values()}
             found |= file.read({name: value for name, value in tensors.items() if id(value) in own})

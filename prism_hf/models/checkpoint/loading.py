@@ -47,12 +47,12 @@ class WholeCheckpointMixin:
     @classmethod
     def from_pretrained(
         cls,
-        pretrained_model_name_or_path,
-        *model_args,
+        pretrained_model_name_or_path: str | os.PathLike,
+        *model_args: Any,
         output_loading_info: bool = False,
         ignore_mismatched_sizes: bool = False,
-        **kwargs,
-    ):
+        **kwargs: Any,
+    ) -> Any:
         """As transformers'.
 
         Raises:
@@ -61,7 +61,7 @@ class WholeCheckpointMixin:
         """
         refuse_two_models(pretrained_model_name_or_path, kwargs)
         with naming_damage(pretrained_model_name_or_path, kwargs):
-            model, info = super().from_pretrained(
+            model, info = super().from_pretrained(  # type: ignore[misc]  # of the class that this is mixed into
                 pretrained_model_name_or_path,
                 *model_args,
                 output_loading_info=True,

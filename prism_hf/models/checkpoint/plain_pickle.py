@@ -13,7 +13,7 @@ import math
 import pickletools
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 
@@ -116,7 +116,17 @@ def is_shape(value: Any) -> bool:
     return type(value) is tuple and len(value) <= MAX_ARGUMENTS and all(map(is_count, value))
 
 
-def stored_tensor(storage, offset, shape, stride, _grad=None, _hooks=None, metadata=None, dtype=None):
+def stored_tensor(
+    storage: Any,
+    offset: Any,
+    shape: Any,
+    stride: Any,
+    _grad: Any = None,
+    _hooks: Any = None,
+    metadata: Any = None,
+    dtype: torch.dtype | None = None,
+) -> StoredTensor | Inert:
+    """What `torch._utils._rebuild_tensor` would build, if it lies within its storage."""
     if not isinstance(storage, Storage):
         return Inert(Global("torch.Tensor"), (storage,))
     if dtype is None:
@@ -131,11 +141,13 @@ def stored_tensor(storage, offset, shape, stride, _grad=None, _hooks=None, metad
     return tensor
 
 
-def tensor_of_dtype(storage, offset, shape, stride, _grad, _hooks, dtype: Global, metadata=None):
+def tensor_of_dtype(
+    storage: Any, offset: Any, shape: Any, stride: Any, _grad: Any, _hooks: Any, dtype: Global, metadata: Any = None
+) -> StoredTensor | Inert:
     return stored_tensor(storage, offset, shape, stride, metadata=metadata, dtype=DTYPES[dtype.path])
 
 
-def dictionary(*pairs) -> dict | Inert:
+def dictionary(*pairs: Any) -> dict | Inert:
     """Empty, as torch makes it, and filled by later instructions."""
     return Inert(Global("collections.OrderedDict"), pairs) if pairs else {}
 
@@ -186,8 +198,13 @@ VALUES = {
     *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"),
 }
 CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
-EMPTY = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_SET": list, "EMPTY_TUPLE": tuple}
-MARKED = {"TUPLE": tuple, "LIST": list, "FROZENSET": tuple, "DICT": lambda items: set_items({}, items)}
+EMPTY: dict[str, Callable[[], Any]] = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_SET": list, "EMPTY_TUPLE": tuple}
+MARKED: dict[str, Callable[[list], Any]] = {
+    "TUPLE": tuple,
+    "LIST": list,
+    "FROZENSET": tuple,
+    "DICT": lambda items: set_items({}, items),
+}
 TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 NOTHING = {"PROTO", "FRAME", "STOP"}
 
@@ -199,7 +216,7 @@ class Unpickler:
     instruction_limit: int
     storages: list[Storage] = field(default_factory=list)
 
-    def load(self, file: BinaryIO) -> Any:
+    def load(self, file: Any) -> Any:
         """Interpret the next pickle of `file`."""
         self.stack: list[Any] = []
         self.marks: list[int] = []
@@ -242,77 +259,77 @@ class Unpickler:
         del self.stack[height:]
         return items
 
-    def mark(self, _) -> None:
+    def mark(self, _: Any) -> None:
         self.marks.append(len(self.stack))
 
-    def drop(self, _) -> None:
+    def drop(self, _: Any) -> None:
         if self.marks and self.marks[-1] == len(self.stack):
             self.marks.pop()
         else:
             self.pop(1)
 
-    def drop_marked(self, _) -> None:
+    def drop_marked(self, _: Any) -> None:
         self.pop_marked()
 
-    def dup(self, _) -> None:
+    def dup(self, _: Any) -> None:
         self.stack.append(self.stack[-1])
 
     def put(self, index: int) -> None:
         self.memo[index] = self.stack[-1]
 
-    def memoize(self, _) -> None:
+    def memoize(self, _: Any) -> None:
         self.memo[len(self.memo)] = self.stack[-1]
 
     def get(self, index: int) -> None:
         self.stack.append(self.memo[index])
 
-    def append(self, _) -> None:
+    def append(self, _: Any) -> None:
         self.extend(self.pop(1))
 
-    def append_marked(self, _) -> None:
+    def append_marked(self, _: Any) -> None:
         self.extend(self.pop_marked())
 
     def extend(self, items: list) -> None:
         if isinstance(self.stack[-1], list):
             self.stack[-1].extend(items)
 
-    def set_item(self, _) -> None:
+    def set_item(self, _: Any) -> None:
         items = self.pop(2)
         set_items(self.stack[-1], items)
 
-    def set_marked(self, _) -> None:
+    def set_marked(self, _: Any) -> None:
         items = self.pop_marked()
         set_items(self.stack[-1], items)
 
     def name(self, names: str) -> None:
         self.stack.append(Global(names.replace(" ", ".")))
 
-    def stack_name(self, _) -> None:
+    def stack_name(self, _: Any) -> None:
         module, name = self.pop(2)
         if max(len(module), len(name)) > MAX_NAME:
             raise BrokenFile(f"its pickle has a name of more than {MAX_NAME} characters. Remedy: {DAMAGED}.")
         self.stack.append(Global(f"{module}.{name}"))
 
-    def call(self, _) -> None:
+    def call(self, _: Any) -> None:
         self.stack.append(make(*self.pop(2)))
 
-    def call_with_keywords(self, _) -> None:
+    def call_with_keywords(self, _: Any) -> None:
         maker, arguments, _keywords = self.pop(3)
         self.stack.append(Inert(maker, arguments))
 
     def call_name(self, names: str) -> None:
         self.stack.append(Inert(Global(names.replace(" ", ".")), tuple(self.pop_marked())))
 
-    def call_marked(self, _) -> None:
+    def call_marked(self, _: Any) -> None:
         maker, *arguments = self.pop_marked()
         self.stack.append(Inert(maker, tuple(arguments)))
 
-    def build(self, _) -> None:
+    def build(self, _: Any) -> None:
         (state,) = self.pop(1)
         if isinstance(self.stack[-1], Inert):
             self.stack[-1].state = state
 
-    def refer(self, _) -> None:
+    def refer(self, _: Any) -> None:
         """A storage: ("storage", type, key, device, number of elements), and in the old format a view of it, None."""
         (identity,) = self.pop(1)
         if type(identity) is not tuple or len(identity) > MAX_ARGUMENTS:

@@ -7,6 +7,7 @@ import os
 import struct
 import zipfile
 from collections.abc import Mapping
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -53,7 +54,7 @@ class TorchFile:
                 f"{str(error)[:200]}). Remedy: {DAMAGED}."
             ) from error
 
-    def read_zip(self, file: BinaryIO) -> Any:
+    def read_zip(self, file: BufferedReader) -> Any:
         entries = zip_entries(file, self.size)
         pickles = [name for name in entries if name.count("/") == 1 and name.endswith("/data.pkl")]
         if len(pickles) != 1:
@@ -67,7 +68,7 @@ class TorchFile:
         file.seek(offset)
         return self.unpickler.load(Window(file, nbytes))
 
-    def read_legacy(self, file: BinaryIO) -> Any:
+    def read_legacy(self, file: BufferedReader) -> Any:
         """The format before torch 1.6: five pickles, then the storages, each after its number of elements."""
         start = file.peek(len(LFS_START))[: len(LFS_START)]
         if start == LFS_START:
@@ -111,11 +112,11 @@ class TorchFile:
         with self.path.open("rb") as file:
             return {name: self.read_tensor(file, tensor) for name, tensor in tensors.items()}
 
-    def read_tensor(self, file: BinaryIO, tensor: StoredTensor) -> torch.Tensor:
+    def read_tensor(self, file: BufferedReader, tensor: StoredTensor) -> torch.Tensor:
         itemsize = tensor.dtype.itemsize
         buffer = torch.empty(tensor.span * itemsize, dtype=torch.uint8)
         file.seek(self.places[tensor.storage.key][0] + tensor.offset * itemsize)
-        if file.readinto(memoryview(buffer.numpy())) != len(buffer):
+        if file.readinto(buffer.numpy().data) != len(buffer):
             raise ValueError(f"{self.path} has changed while it was read. Remedy: {DAMAGED}.")
         strided = buffer.view(tensor.dtype).as_strided(tensor.shape, tensor.stride)
         return strided.contiguous()

@@ -1,6 +1,6 @@
 """Configuration of LLaDA, under the field names of its published checkpoints."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
@@ -131,7 +131,7 @@ class LladaConfig(PreTrainedConfig):
     init_std: float = 0.02
     use_cache: bool = False
 
-    def __post_init__(self, **kwargs):
+    def __post_init__(self, **kwargs: Any) -> None:
         for name, supported in SUPPORTED.items():
             if name in kwargs and kwargs[name] not in supported:
                 raise ValueError(

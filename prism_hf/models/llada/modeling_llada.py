@@ -1,9 +1,11 @@
 """LLaDA (arXiv 2502.09992): a Llama-like transformer that attends in both directions and predicts masked tokens."""
 
+from typing import Any
+
 import torch
 from torch import nn
 from transformers import PreTrainedModel
-from transformers.core_model_loading import WeightRenaming
+from transformers.core_model_loading import WeightConverter, WeightRenaming
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
@@ -32,7 +34,7 @@ BLOCK_NAMES = {
     "ff_out": "mlp.down_proj",
 }
 # Published key -> ours, applied at loading and reversed at saving. At most one capture group works in a renaming.
-CHECKPOINT_NAMES = [
+CHECKPOINT_NAMES: list[WeightConverter | WeightRenaming] = [
     WeightRenaming(r"model\.transformer\.wte\.weight", "model.embed_tokens.weight"),
     WeightRenaming(r"model\.transformer\.ff_out\.weight", "lm_head.weight"),
     WeightRenaming(r"model\.transformer\.ln_f\.weight", "model.norm.weight"),
@@ -63,7 +65,7 @@ class LladaAttention(nn.Module):
         hidden_states: torch.Tensor,
         position_embeddings: PositionEmbeddings,
         attention_mask: torch.Tensor | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """(B, L, D) -> (B, L, D), and the weights (B, heads, L, L) where the attention implementation gives them."""
         heads = (*hidden_states.shape[:-1], -1, self.config.head_dim)
@@ -105,7 +107,7 @@ class LladaLayer(GradientCheckpointingLayer):
         hidden_states: torch.Tensor,
         position_embeddings: PositionEmbeddings,
         attention_mask: torch.Tensor | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> torch.Tensor:
         attended, _ = self.self_attn(self.input_layernorm(hidden_states), position_embeddings, attention_mask, **kwargs)
         hidden_states = hidden_states + attended
@@ -157,7 +159,7 @@ class LladaModel(LladaPreTrainedModel):
         position_ids: torch.LongTensor | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
         cache: CanvasCache | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> BaseModelOutput:
         """Run the transformer.
 
@@ -190,7 +192,7 @@ class LladaModel(LladaPreTrainedModel):
         return BaseModelOutput(last_hidden_state=self.norm(hidden_states))
 
 
-class LladaForMaskedDiffusion(NativeGenerationMixin, LladaPreTrainedModel):
+class LladaForMaskedDiffusion(NativeGenerationMixin, LladaPreTrainedModel):  # type: ignore[misc]
     """LLaDA with its token logits, one for each of the `embedding_size` rows of the embedding.
 
     It reads and writes the published checkpoints, without remote code.
@@ -230,7 +232,7 @@ class LladaForMaskedDiffusion(NativeGenerationMixin, LladaPreTrainedModel):
         position_ids: torch.LongTensor | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
         logits_to_keep: torch.Tensor | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> MaskedLMOutput:
         """Predict the clean token at every position.
 

@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> type:
     if name != "MdlmQualityHead":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from prism_hf.models.prism.quality_heads import MdlmQualityHead  # which is built on this module

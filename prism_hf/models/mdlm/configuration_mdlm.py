@@ -1,5 +1,7 @@
 """Configuration of the MDLM diffusion transformer."""
 
+from typing import Any
+
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
@@ -49,7 +51,7 @@ class MdlmConfig(PreTrainedConfig):
     mask_token_id: int | None = None
     initializer_range: float = 0.02
 
-    def __post_init__(self, **kwargs):
+    def __post_init__(self, **kwargs: Any) -> None:
         check_attributes(self, BOUNDS)
         if self.hidden_dim % self.n_heads or (self.hidden_dim // self.n_heads) % 2:
             raise ValueError(

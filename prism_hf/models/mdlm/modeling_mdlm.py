@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -34,10 +35,10 @@ class MdlmModelOutput(BaseModelOutput):
 
     Args:
         last_hidden_state (`torch.FloatTensor`): (B, L, D), before the output layer.
-        conditioning (`torch.FloatTensor`): (B, cond_dim), what drives every adaLN; a quality head takes it too.
+        conditioning (`torch.Tensor`): (B, cond_dim), what drives every adaLN; a quality head takes it too.
     """
 
-    conditioning: torch.FloatTensor | None = None
+    conditioning: torch.Tensor | None = None
 
 
 class MdlmLayerNorm(nn.Module):
@@ -66,6 +67,8 @@ class MdlmLmHead(LmHead, MdlmZeroLinear):
 
 class MdlmRotaryEmbedding(nn.Module):
     """Half-split rotary positions: the cosines and sines of any positions."""
+
+    inv_freq: torch.Tensor
 
     def __init__(self, config: MdlmConfig):
         super().__init__()
@@ -105,7 +108,7 @@ class MdlmSigmaMap(nn.Module):
         steps = torch.arange(half, dtype=torch.float32, device=sigma.device)
         angles = sigma.float()[:, None] * torch.exp(-math.log(SIGMA_MAX_PERIOD) * steps / half)
         features = torch.cat((angles.cos(), angles.sin()), dim=-1)
-        return self.mlp(features.to(self.mlp[0].weight.dtype))
+        return self.mlp(features.to(next(self.mlp.parameters()).dtype))
 
 
 class MdlmBlock(GradientCheckpointingLayer):
@@ -184,7 +187,7 @@ class MdlmOutputLayer(nn.Module):
 
 
 def run_blocks(
-    module: nn.Module,
+    module: Any,
     hidden_states: torch.Tensor,
     conditioning: torch.Tensor,
     attention_mask: torch.Tensor | None,
@@ -233,7 +236,7 @@ class MdlmPreTrainedModel(WholeCheckpointMixin, PreTrainedModel):
     _can_record_outputs = {"hidden_states": MdlmBlock}
 
     @torch.no_grad()
-    def _init_weights(self, module: nn.Module):
+    def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         init_mdlm_module(module, self.config.initializer_range)
 
@@ -274,7 +277,7 @@ class MdlmModel(MdlmPreTrainedModel):
         sigma: torch.Tensor | None = None,
         cache: CanvasCache | None = None,
         position_ids: torch.LongTensor | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> MdlmModelOutput:
         """Run the transformer.
 
@@ -313,7 +316,7 @@ class MdlmModel(MdlmPreTrainedModel):
         return F.silu(self.sigma_map(sigma))
 
 
-class MdlmForMaskedDiffusion(NativeGenerationMixin, MdlmPreTrainedModel):
+class MdlmForMaskedDiffusion(NativeGenerationMixin, MdlmPreTrainedModel):  # type: ignore[misc]
     """MDLM with its token logits.
 
     The logits are the network's own. Of the SUBS parametrisation, the zero probability of the mask token and the
@@ -348,7 +351,7 @@ class MdlmForMaskedDiffusion(NativeGenerationMixin, MdlmPreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         sigma: torch.Tensor | None = None,
         logits_to_keep: torch.Tensor | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> MaskedLMOutput:
         """Predict the clean token at every position.
 

@@ -30,7 +30,7 @@ LORA_FIELDS = {
 Weights = Mapping[str, torch.Tensor]
 
 
-def read_config(adapter: str | os.PathLike, **hub) -> PeftConfig:
+def read_config(adapter: str | os.PathLike, **hub: Any) -> PeftConfig:
     """The config of an adapter. ValueError if it is damaged, or none that this version of PEFT knows."""
     try:
         with naming_damage(adapter, hub):
@@ -65,7 +65,9 @@ def check_head(model: Any, peft_config: PeftConfig) -> None:
             "PrismForMaskedDiffusion.from_pretrained, or base and adapter with AutoPeftModelForPrism.from_pretrained."
         )
     if peft_config.is_prompt_learning:
-        raise ValueError(f"{peft_config.peft_type.value} writes into the prompt, which a canvas lacks: use LoraConfig.")
+        raise ValueError(
+            f"{PeftType(peft_config.peft_type).value} writes into the prompt, which a canvas lacks: use LoraConfig."
+        )
     init = peft_config.to_dict().get("init_lora_weights")
     if str(init).startswith("pissa_niter"):
         raise ValueError(
@@ -112,7 +114,7 @@ def check_whole(
     model: PeftModel, peft_config: PeftConfig, adapter: str | os.PathLike, mismatched: list[str], loaded: Any
 ) -> None:
     """Raise ValueError where weights of an adapter are `mismatched`, or PEFT has `loaded` too few or too many."""
-    kind, remedy = f"{peft_config.peft_type.value} adapter of this model", adapter_remedy(peft_config)
+    kind, remedy = f"{PeftType(peft_config.peft_type).value} adapter of this model", adapter_remedy(peft_config)
     refuse_weights(adapter, kind, "of another size", mismatched, remedy)
     refuse_weights(adapter, kind, "missing", not_shared(model, loaded.missing_keys), remedy)
     left_over = [name for name in loaded.unexpected_keys if not any(each in name for each in WRAPPED)]

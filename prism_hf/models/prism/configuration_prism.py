@@ -1,6 +1,7 @@
 """Configuration of a backbone with a quality head."""
 
-from typing import Annotated
+import os
+from typing import Annotated, Any
 
 from transformers import AutoConfig, PreTrainedConfig
 
@@ -45,13 +46,13 @@ class PrismConfig(PreTrainedConfig):
     model_type = "prism"
     sub_configs = {"backbone_config": AutoConfig}
 
-    backbone_config: PreTrainedConfig | dict | None = None
+    backbone_config: PreTrainedConfig | None = None
     head_type: str = "mlp"
     head_num_blocks: int = 0
     mask_token_id: int | None = None
     initializer_range: float = 0.02
 
-    def __post_init__(self, **kwargs):
+    def __post_init__(self, **kwargs: Any) -> None:
         if isinstance(self.backbone_config, dict):
             self.backbone_config = AutoConfig.for_model(**self.backbone_config)
         if self.backbone_config is not None:
@@ -72,7 +73,9 @@ class PrismConfig(PreTrainedConfig):
             )
 
     @classmethod
-    def get_config_dict(cls, pretrained_model_name_or_path, **kwargs):
+    def get_config_dict(
+        cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
         """As the parent's; the config of a bare backbone becomes `backbone_config`, as PEFT expects of a base model."""
         config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
         if config_dict.get("model_type", cls.model_type) != cls.model_type:
@@ -93,5 +96,5 @@ class PrismConfig(PreTrainedConfig):
     def vocab_size(self) -> int:
         return self.backbone_config.vocab_size
 
-    def get_text_config(self, *args, **kwargs):
+    def get_text_config(self, *args: Any, **kwargs: Any) -> "PrismConfig":
         return self

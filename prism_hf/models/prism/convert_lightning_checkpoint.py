@@ -81,8 +81,8 @@ def convert_lightning_checkpoint(
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     tensors = file.read(backbone | adapter)
-    adapter = {key.removeprefix(ADAPTER): tensors[key] for key in adapter}
-    return {key: tensors[key] for key in backbone}, adapter or None, config
+    head = {key.removeprefix(ADAPTER): tensors[key] for key in adapter}
+    return {key: tensors[key] for key in backbone}, head or None, config
 
 
 def split_state_dict(data: Any) -> tuple[StoredDict, StoredDict]:

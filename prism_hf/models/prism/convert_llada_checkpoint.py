@@ -129,6 +129,6 @@ def write_adapter(weights: dict[str, torch.Tensor], config: LoraConfig, folder: 
     """Write an adapter as PEFT does, with generation settings by which it corrects itself."""
     Path(folder).mkdir(parents=True, exist_ok=True)
     base = base_from(config.base_model_name_or_path, Path(folder), public=False)
-    replace(config, base_model_name_or_path=base).save_pretrained(folder)
+    replace(config, base_model_name_or_path=base).save_pretrained(str(folder))
     save_file(weights, Path(folder) / SAFETENSORS_WEIGHTS_NAME, metadata={"format": "pt"})
     RemaskGenerationConfig(remask_strategy="prism").save_pretrained(folder)

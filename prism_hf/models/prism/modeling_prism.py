@@ -39,23 +39,23 @@ class PrismOutput(ModelOutput):
     """Posteriors and qualities of one forward pass.
 
     Args:
-        logits (`torch.FloatTensor`, *optional*): (B, L, V), or (N, V) or (B, W, V) at the positions of
+        logits (`torch.Tensor`, *optional*): (B, L, V), or (N, V) or (B, W, V) at the positions of
             `logits_to_keep`; None with `return_logits=False`.
-        quality_logits (`torch.FloatTensor`, *optional*): (B, L); their sigmoid is the probability that the token is
+        quality_logits (`torch.Tensor`, *optional*): (B, L); their sigmoid is the probability that the token is
             right given all others. Meaningless at masked positions. None with `return_quality=False`.
-        prediction_states (`torch.FloatTensor`, *optional*): (N, E) or (B, W, E) at the positions of `logits_to_keep`,
+        prediction_states (`torch.Tensor`, *optional*): (N, E) or (B, W, E) at the positions of `logits_to_keep`,
             where it was given: what the model's `decoder` maps to logits. With `return_logits=False` a trainer gets the
             states alone and never holds the whole vocabulary.
-        hidden_states (`tuple[torch.FloatTensor]`, *optional*): With `output_hidden_states=True`, each (B, L, D).
-        attentions (`tuple[torch.FloatTensor]`, *optional*): With `output_attentions=True`, each (B, heads, L, L), where
+        hidden_states (`tuple[torch.Tensor]`, *optional*): With `output_hidden_states=True`, each (B, L, D).
+        attentions (`tuple[torch.Tensor]`, *optional*): With `output_attentions=True`, each (B, heads, L, L), where
             the backbone gives them.
     """
 
-    logits: torch.FloatTensor | None = None
-    quality_logits: torch.FloatTensor | None = None
-    prediction_states: torch.FloatTensor | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    attentions: tuple[torch.FloatTensor, ...] | None = None
+    logits: torch.Tensor | None = None
+    quality_logits: torch.Tensor | None = None
+    prediction_states: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
 
 
 def check_mask_token(config: PrismConfig) -> None:
@@ -82,7 +82,7 @@ def mask_of_tokenizer(name_or_path: str | os.PathLike, hub_kwargs: dict[str, Any
         return None
 
 
-class PrismForMaskedDiffusion(RemaskGenerationMixin, HubMixin, WholeCheckpointMixin, PreTrainedModel):
+class PrismForMaskedDiffusion(RemaskGenerationMixin, HubMixin, WholeCheckpointMixin, PreTrainedModel):  # type: ignore[misc]
     """A masked diffusion model that says, beside the token posteriors, how likely each clean token is to be right.
 
     The quality is learned at filled positions only. Its value at a masked position means nothing, and nothing reads it.
@@ -137,17 +137,17 @@ class PrismForMaskedDiffusion(RemaskGenerationMixin, HubMixin, WholeCheckpointMi
         self.post_init()
 
     @torch.no_grad()
-    def _init_weights(self, module: nn.Module):
+    def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         init_mdlm_module(module, self.config.initializer_range)
 
     @classmethod
-    def from_pretrained(
+    def from_pretrained(  # type: ignore[override]  # the arguments of transformers', most of them by keyword
         cls,
         pretrained_model_name_or_path: str | os.PathLike,
-        *model_args,
+        *model_args: Any,
         config: PreTrainedConfig | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> "PrismForMaskedDiffusion":
         """Load a saved PRISM model, or any backbone checkpoint, which then gets a new quality head.
 
@@ -184,7 +184,7 @@ class PrismForMaskedDiffusion(RemaskGenerationMixin, HubMixin, WholeCheckpointMi
 
     @classmethod
     def from_backbone(
-        cls, pretrained_model_name_or_path: str | os.PathLike, config: PrismConfig, *model_args, **kwargs
+        cls, pretrained_model_name_or_path: str | os.PathLike, config: PrismConfig, *model_args: Any, **kwargs: Any
     ) -> "PrismForMaskedDiffusion":
         """Load what `AutoModelForMaskedLM` loads, under a new quality head with the settings of `config`."""
         refuse_two_models(pretrained_model_name_or_path, kwargs)
@@ -211,13 +211,14 @@ class PrismForMaskedDiffusion(RemaskGenerationMixin, HubMixin, WholeCheckpointMi
         denoiser = portable(self.training_record.denoiser) if self.training_record else None
         if denoiser is not None:
             imports = f"from prism_hf import {loader}, load_model, remask_generate"
-            load = f'model = load_model("{denoiser}")', f'critic = {loader}.from_pretrained("{repo_id}").eval()'
+            load = [f'model = load_model("{denoiser}")', f'critic = {loader}.from_pretrained("{repo_id}").eval()']
             call = 'remask_generate(model, input_ids, remask_strategy="token_critic", critic=critic'
             return generation_snippet(self, repo_id, [imports], load, call)
-        strategy = "" if self.generation_config.remask_strategy else ', remask_strategy="prism"'
-        load = f'model = {loader}.from_pretrained("{repo_id}")'
+        config: Any = self.generation_config
+        strategy = "" if config.remask_strategy else ', remask_strategy="prism"'
+        load = [f'model = {loader}.from_pretrained("{repo_id}")']
         call = f"model.generate(input_ids{strategy}"
-        return generation_snippet(self, repo_id, [f"from prism_hf import {loader}"], [load], call)
+        return generation_snippet(self, repo_id, [f"from prism_hf import {loader}"], load, call)
 
     @property
     def _supports_canvas_cache(self) -> bool:
@@ -244,7 +245,7 @@ class PrismForMaskedDiffusion(RemaskGenerationMixin, HubMixin, WholeCheckpointMi
         """
         return self.adapter.decoder(self.backbone)
 
-    def resize_token_embeddings(
+    def resize_token_embeddings(  # type: ignore[override]  # not every embedding is an nn.Embedding
         self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
     ) -> nn.Module:
         """As transformers' models do, see `resize_vocabulary`; the mask token keeps its id."""
@@ -262,7 +263,7 @@ class PrismForMaskedDiffusion(RemaskGenerationMixin, HubMixin, WholeCheckpointMi
         return_quality: bool = True,
         cache: CanvasCache | None = None,
         position_ids: torch.LongTensor | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> PrismOutput:
         """One pass of the backbone for posteriors and qualities.
 

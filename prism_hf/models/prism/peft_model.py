@@ -6,7 +6,7 @@ takes a local folder with both files for a whole model, and PEFT would drop a he
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from peft import PeftConfig, PeftModel, load_peft_weights
 from peft.utils.error import NoMatchingPeftModuleError
@@ -70,7 +70,7 @@ class PeftModelForPrism(HubMixin, PeftModel):
     """
 
     def __init__(
-        self, model: PrismForMaskedDiffusion, peft_config: PeftConfig, adapter_name: str = "default", **kwargs
+        self, model: PrismForMaskedDiffusion, peft_config: PeftConfig, adapter_name: str = "default", **kwargs: Any
     ) -> None:
         check_head(model, peft_config)
         if peft_config.base_model_name_or_path is None:  # PEFT looks there whether the vocabulary was resized
@@ -78,13 +78,13 @@ class PeftModelForPrism(HubMixin, PeftModel):
         super().__init__(model, peft_config, adapter_name, **kwargs)
 
     @classmethod
-    def from_pretrained(
-        cls, model: PrismForMaskedDiffusion, model_id: str | os.PathLike, *args, **kwargs
+    def from_pretrained(  # type: ignore[override]  # PEFT's arguments, most of them by keyword
+        cls, model: PrismForMaskedDiffusion, model_id: str | os.PathLike, *args: Any, **kwargs: Any
     ) -> "PeftModelForPrism":
         """As the parent's. Raises ValueError for an adapter of another base model, or a damaged file, naming it."""
         try:
             with naming_damage(model_id, kwargs):
-                return super().from_pretrained(model, str(model_id), *args, **kwargs)
+                return cast(PeftModelForPrism, super().from_pretrained(model, str(model_id), *args, **kwargs))
         except NoMatchingPeftModuleError as error:
             raise ValueError(
                 f"{model_id} is an adapter of another model than {type(unwrapped(model)).__name__} "
@@ -92,12 +92,12 @@ class PeftModelForPrism(HubMixin, PeftModel):
                 "the base model that it was trained on (base_model_name_or_path in its adapter_config.json)."
             ) from error
 
-    def add_adapter(self, adapter_name: str, peft_config: PeftConfig, *args, **kwargs) -> None:
+    def add_adapter(self, adapter_name: str, peft_config: PeftConfig, *args: Any, **kwargs: Any) -> None:
         """As the parent's. Raises ValueError for an adapter of another quality head."""
         check_head(self.get_base_model(), peft_config)
         super().add_adapter(adapter_name, peft_config, *args, **kwargs)
 
-    def load_adapter(self, model_id: str | os.PathLike, adapter_name: str, *args, **kwargs) -> Any:
+    def load_adapter(self, model_id: str | os.PathLike, adapter_name: str, *args: Any, **kwargs: Any) -> Any:
         """As the parent's. Raises ValueError for an adapter of another quality head, or one that is not whole."""
         model_id = str(model_id)  # a path without weights, PEFT takes for a name on the Hub
         where = {name: kwargs[name] for name in (*HUB_ARGUMENTS, "revision", "subfolder") if name in kwargs}
@@ -105,7 +105,7 @@ class PeftModelForPrism(HubMixin, PeftModel):
         if saves_head(peft_config):  # of the head's weights, PEFT tells only those left over
             with naming_damage(model_id, where):
                 weights = load_peft_weights(model_id, device="cpu", **where)
-            check_head_weights(self.get_base_model(), weights, model_id)
+            check_head_weights(unwrapped(self), weights, model_id)
         is_new, result, mismatched = adapter_name not in self.peft_config, None, []
         try:
             with naming_damage(model_id, where):
@@ -124,11 +124,13 @@ class PeftModelForPrism(HubMixin, PeftModel):
         loaded.base_model_name_or_path = base_seen_from(loaded.base_model_name_or_path, model_id)
         return result
 
-    def save_pretrained(self, save_directory: str | os.PathLike, *args, is_main_process: bool = True, **kwargs) -> None:
+    def save_pretrained(
+        self, save_directory: str | os.PathLike, *args: Any, is_main_process: bool = True, **kwargs: Any
+    ) -> None:
         """As the parent's; a model card that the folder has already is kept."""
         card = Path(save_directory) / CARD
         before = card.read_bytes() if card.exists() else None
-        super().save_pretrained(save_directory, *args, is_main_process=is_main_process, **kwargs)
+        super().save_pretrained(str(save_directory), *args, is_main_process=is_main_process, **kwargs)  # type: ignore[misc]
         if is_main_process:
             write_files(self, save_directory)
             if before is None:
@@ -158,7 +160,7 @@ class AutoPeftModelForPrism:
         revision: str | None = None,
         subfolder: str | None = None,
         base_model_name_or_path: str | os.PathLike | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> PeftModelForPrism:
         """Load an adapter from the Hub or a folder, onto the base model that it names.
 
@@ -189,7 +191,7 @@ class AutoPeftModelForPrism:
         base = load_base(pretrained_model_name_or_path, peft_config, head, kwargs)
         base.quality_head.float()
         with naming_damage(pretrained_model_name_or_path, adapter_hub):
-            fit_vocabulary(base, load_peft_weights(pretrained_model_name_or_path, device="cpu", **adapter_hub))
+            fit_vocabulary(base, load_peft_weights(str(pretrained_model_name_or_path), device="cpu", **adapter_hub))
         if "device_map" in kwargs:
             adapter_hub["device_map"] = kwargs["device_map"]
         model = PeftModelForPrism.from_pretrained(
@@ -203,9 +205,8 @@ class AutoPeftModelForPrism:
         where = {name: value for name, value in hub.items() if name != "force_download"} | {"revision": revision}
         if has_file(str(pretrained_model_name_or_path), GENERATION_CONFIG_NAME, **where):
             with naming_damage(pretrained_model_name_or_path, adapter_hub):
-                base.generation_config = RemaskGenerationConfig.from_pretrained(
-                    pretrained_model_name_or_path, revision=revision, **hub
-                )
+                config = RemaskGenerationConfig.from_pretrained(pretrained_model_name_or_path, revision=revision, **hub)
+            base.generation_config = cast(RemaskGenerationConfig, config)
         return model
 
 

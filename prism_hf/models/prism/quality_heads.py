@@ -8,7 +8,7 @@ any.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
@@ -29,7 +29,7 @@ class PrismLinearHead(nn.Module):
         self.norm = nn.LayerNorm(config.hidden_size)
         self.linear = nn.Linear(config.hidden_size, 1)
 
-    def forward(self, hidden_states: torch.Tensor, conditioning=None, attention_mask=None, **kwargs) -> torch.Tensor:
+    def forward(self, hidden_states: torch.Tensor, *context: Any, **placed: Any) -> torch.Tensor:
         """(B, L, D) -> (B, L)."""
         return self.linear(self.norm(hidden_states.to(self.linear.weight.dtype))).squeeze(-1)
 
@@ -43,7 +43,7 @@ class PrismMlpHead(nn.Module):
         self.dense = nn.Linear(config.hidden_size, config.hidden_size)
         self.linear = nn.Linear(config.hidden_size, 1)
 
-    def forward(self, hidden_states: torch.Tensor, conditioning=None, attention_mask=None, **kwargs) -> torch.Tensor:
+    def forward(self, hidden_states: torch.Tensor, *context: Any, **placed: Any) -> torch.Tensor:
         """(B, L, D) -> (B, L)."""
         hidden_states = self.norm(hidden_states.to(self.linear.weight.dtype))
         return self.linear(nn.functional.gelu(self.dense(hidden_states))).squeeze(-1)
@@ -85,5 +85,5 @@ class MdlmQualityHead(nn.Module):
 QUALITY_HEADS: dict[str, Callable[[PrismConfig], nn.Module]] = {
     "linear": PrismLinearHead,
     "mlp": PrismMlpHead,
-    "dit": lambda config: MdlmQualityHead(config.backbone_config, config.head_num_blocks),
+    "dit": lambda config: MdlmQualityHead(cast(MdlmConfig, config.backbone_config), config.head_num_blocks),
 }

@@ -30,8 +30,6 @@ import yaml
 from transformers import AutoTokenizer
 
 import prism_hf
-import prism_hf.evaluation
-import prism_hf.training.running  # noqa: F401  (what the recipes import)
 from prism_hf import LladaConfig, LladaForMaskedDiffusion
 from prism_hf.data import train_byte_level_bpe
 
@@ -125,6 +123,8 @@ RUNS: dict[str, tuple[str, dict[str, Any]]] = {
 
 def prepare(work: Path) -> dict[str, str]:
     """A tiny model of text and a file of prompts, by what stands for them in `RUNS`."""
+    for recipe in RECIPES.glob("*.py"):
+        runpy.run_path(str(recipe))  # imports what it needs
     model, prompts = work / "text_model", work / "prompts.txt"
     tokenizer = train_byte_level_bpe(sorted(SOURCES.glob("*.py")), 300)
     special = {name: getattr(tokenizer, name) for name in ("mask_token_id", "eos_token_id", "pad_token_id")}

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
 from transformers import AutoTokenizer
 
 from prism_hf import RemaskGenerationConfig, generate_to_jsonl, load_model
@@ -23,6 +22,7 @@ from prism_hf.fields import DTYPES, Positive, Seed, check_fields
 from prism_hf.hub.portable import portable
 from prism_hf.jobs.launching import end_with_launcher
 from prism_hf.jobs.output_lock import output_lock
+from prism_hf.jobs.share import by_main_process
 from prism_hf.training import parse_arguments
 
 
@@ -55,12 +55,9 @@ def main() -> None:
 
 
 def generate(args: GenerateArguments, state: PartialState) -> None:
-    prompts = [None]
-    if state.is_main_process:  # a pipe can be read once only
-        if args.prompts_file is not None and Path(args.prompts_file).resolve() == Path(args.output_file).resolve():
-            raise ValueError(f"output_file and prompts_file are both {args.output_file}: name another output.")
-        prompts = [read_prompts(args.prompts_file)]
-    (prompts,) = broadcast_object_list(prompts)
+    if args.prompts_file is not None and Path(args.prompts_file).resolve() == Path(args.output_file).resolve():
+        raise ValueError(f"output_file and prompts_file are both {args.output_file}: name another output.")
+    prompts = by_main_process(lambda: read_prompts(args.prompts_file))  # a pipe can be read once only
     tokenizer = AutoTokenizer.from_pretrained(args.model_name_or_path)
     model = load_model(args.model_name_or_path, dtype=args.dtype, attn_implementation=args.attn_implementation)
     generate_to_jsonl(

@@ -60,12 +60,28 @@ def test_the_evaluation_in_89_tokens_runs(tmp_path):
     PrismForMaskedDiffusion(PrismConfig(backbone_config=config, head_type="dit")).save_pretrained(tmp_path / "model")
     (args,) = parse_arguments(
         (evaluate_sudoku.EvaluationArguments,),
-        ["--config", str(CONFIGS / "sudoku_evaluation_published.yaml"), "--output_dir", str(tmp_path), "--num_puzzles",
-         "2", "--model_name_or_path", str(tmp_path / "model"), "--bf16", "false", "--use_cpu", "true"],
-    )  # fmt: skip
+        [
+            "--config",
+            str(CONFIGS / "sudoku_evaluation_published.yaml"),
+            "--output_dir",
+            str(tmp_path),
+            "--num_puzzles",
+            "2",
+            "--model_name_or_path",
+            str(tmp_path / "model"),
+            "--bf16",
+            "false",
+            "--use_cpu",
+            "true",
+        ],
+    )
     assert args.layout == 89 and args.settings[0] == {
-        "order": "random", "do_sample": True, "steps": 51, "remask_strategy": "prism", "num_remask": 4,
-    }  # fmt: skip
+        "order": "random",
+        "do_sample": True,
+        "steps": 51,
+        "remask_strategy": "prism",
+        "num_remask": 4,
+    }
     evaluate_sudoku.evaluate_settings(args, tmp_path / "results.jsonl", PartialState(cpu=True))
     rows = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
     assert [row["forward_passes"] for row in rows] == [51, 51, 51]

@@ -32,39 +32,74 @@ RECIPES = Path(__file__).parents[2] / "recipes"
 TINY = {
     "model_type": "bert",
     "model_config": {
-        "vocab_size": 11, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32,
-        "max_position_embeddings": 81, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0,
+        "vocab_size": 11,
+        "hidden_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+        "max_position_embeddings": 81,
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
         "mask_token_id": 0,
     },
-    "layout": 81, "num_train_samples": 400, "num_eval_samples": 50, "max_steps": 5, "logging_steps": 1,
-    "save_steps": 5, "learning_rate": 3e-3, "use_cpu": True, "report_to": "none", "disable_tqdm": True,
-    "loss_normalizer": "masked", "use_muon": True, "per_device_eval_batch_size": 25,
-}  # fmt: skip
+    "layout": 81,
+    "num_train_samples": 400,
+    "num_eval_samples": 50,
+    "max_steps": 5,
+    "logging_steps": 1,
+    "save_steps": 5,
+    "learning_rate": 3e-3,
+    "use_cpu": True,
+    "report_to": "none",
+    "disable_tqdm": True,
+    "loss_normalizer": "masked",
+    "use_muon": True,
+    "per_device_eval_batch_size": 25,
+}
 PRISM = {name: value for name, value in TINY.items() if name not in ("model_type", "model_config")} | {
-    "num_draft_tokens": 4, "unmasking_weight": 5.0,
-}  # fmt: skip
+    "num_draft_tokens": 4,
+    "unmasking_weight": 5.0,
+}
 
 
 LLADA = {
     "model_type": "llada",
     "model_config": {"d_model": 32, "n_layers": 2, "n_heads": 2, "mlp_hidden_size": 64, "max_sequence_length": 64},
-    "dataset": "source_files", "dataset_path": str(Path(prism_hf.__file__).parent / "diffusion"), "held_out": 0.2,
-    "length": 64, "vocab_size": 300, "max_steps": 4, "logging_steps": 1, "save_steps": 4, "learning_rate": 3e-3,
-    "use_cpu": True, "report_to": "none", "disable_tqdm": True, "loss_normalizer": "masked",
-}  # fmt: skip
+    "dataset": "source_files",
+    "dataset_path": str(Path(prism_hf.__file__).parent / "diffusion"),
+    "held_out": 0.2,
+    "length": 64,
+    "vocab_size": 300,
+    "max_steps": 4,
+    "logging_steps": 1,
+    "save_steps": 4,
+    "learning_rate": 3e-3,
+    "use_cpu": True,
+    "report_to": "none",
+    "disable_tqdm": True,
+    "loss_normalizer": "masked",
+}
 LLADA_PRISM = {name: value for name, value in LLADA.items() if name not in ("model_type", "model_config")} | {
-    "num_draft_tokens": 4, "unmasking_weight": 1.0,
+    "num_draft_tokens": 4,
+    "unmasking_weight": 1.0,
     "peft": {"r": 4, "lora_alpha": 8, "lora_dropout": 0.0, "target_modules": ["q_proj", "k_proj", "v_proj"]},
-}  # fmt: skip
+}
 
 
 def tiny_chat_model(folder):
     tokenizer = train_byte_level_bpe(sorted((Path(prism_hf.__file__).parent / "diffusion").glob("*.py")), 300)
     torch.manual_seed(0)
     config = LladaConfig(
-        d_model=32, n_layers=1, n_heads=2, mlp_hidden_size=32, vocab_size=300, mask_token_id=tokenizer.mask_token_id,
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, init_std=0.3,
-    )  # fmt: skip
+        d_model=32,
+        n_layers=1,
+        n_heads=2,
+        mlp_hidden_size=32,
+        vocab_size=300,
+        mask_token_id=tokenizer.mask_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        init_std=0.3,
+    )
     LladaForMaskedDiffusion(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return tokenizer
@@ -92,10 +127,21 @@ def launch(recipe, config, folder, processes=1, accelerate_config=None, run_by=(
     if accelerate_config is not None:
         kind = ["--config_file", str(RECIPES / "accelerate" / accelerate_config)]
     command = [
-        sys.executable, "-m", "accelerate.commands.launch", *kind, "--num_processes", str(processes),
-        "--dynamo_backend", "no", "--main_process_port", "0", *run_by, str(RECIPES / recipe), "--config",
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        *kind,
+        "--num_processes",
+        str(processes),
+        "--dynamo_backend",
+        "no",
+        "--main_process_port",
+        "0",
+        *run_by,
+        str(RECIPES / recipe),
+        "--config",
         str(folder / "config.yaml"),
-    ]  # fmt: skip
+    ]
     run = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stderr[-3000:]
     return run.stdout
@@ -130,9 +176,12 @@ def test_two_processes_give_the_curves_of_one_and_the_result_is_evaluated(tmp_pa
         {"order": "random", "do_sample": True, "steps": 4, "remask_strategy": "prism", "num_remask": 1},
     ]
     evaluation = {
-        "model_name_or_path": str(tmp_path / "prism1"), "num_puzzles": 7, "batch_size": 3, "layout": 81,
+        "model_name_or_path": str(tmp_path / "prism1"),
+        "num_puzzles": 7,
+        "batch_size": 3,
+        "layout": 81,
         "settings": settings,
-    }  # fmt: skip
+    }
     printed = launch("evaluate_sudoku.py", evaluation, tmp_path / "evaluated")
     assert "| none | margin | greedy | 3 |" in printed
     for name in ("results.md", "results.png", "reliability.png", "corrections.png"):
@@ -141,8 +190,10 @@ def test_two_processes_give_the_curves_of_one_and_the_result_is_evaluated(tmp_pa
     launch("evaluate_sudoku.py", evaluation, tmp_path / "evaluated", here=False)
     assert (tmp_path / "evaluated" / "results.jsonl").read_text() == first  # nothing was computed again
     launch("evaluate_sudoku.py", evaluation, tmp_path / "shared", processes=2)
-    rows = [[json.loads(line) for line in text.splitlines()] for text in (
-        first, (tmp_path / "shared" / "results.jsonl").read_text())]  # fmt: skip
+    rows = [
+        [json.loads(line) for line in text.splitlines()]
+        for text in (first, (tmp_path / "shared" / "results.jsonl").read_text())
+    ]
     for left, right in zip(*rows, strict=True):
         assert left | {"seconds": 0} == right | {"seconds": 0}
 
@@ -156,9 +207,11 @@ def test_a_critic_of_the_shipped_model_has_the_curve_of_one_process_on_two(tmp_p
 
 def test_a_comparison_goes_on_and_two_processes_give_that_of_one(tmp_path):
     config = yaml.safe_load((RECIPES / "configs" / "sudoku_compare_quick.yaml").read_text()) | {
-        "task": {"name": "sudoku", "layout": 81, "num_puzzles": 5, "num_tuning_puzzles": 3}, "batch_size": 2,
-        "budgets": [4, 6], "use_cpu": True,
-    }  # fmt: skip
+        "task": {"name": "sudoku", "layout": 81, "num_puzzles": 5, "num_tuning_puzzles": 3},
+        "batch_size": 2,
+        "budgets": [4, 6],
+        "use_cpu": True,
+    }
     printed = launch("compare.py", config, tmp_path / "one")
     assert printed.strip() == (tmp_path / "one" / "comparison.md").read_text().strip()
     assert "## 4 forward passes" in printed and "no solution of theirs fits a reported puzzle" in printed
@@ -186,14 +239,22 @@ def test_text_is_compared_by_its_likelihood_once(tmp_path):
         tokenizer.save_pretrained(tmp_path / name)
     (tmp_path / "prompts.txt").write_text("".join(f"x{n} = {n}\n" for n in range(8)))
     config = yaml.safe_load((RECIPES / "configs" / "text_compare.yaml").read_text()) | {
-        "model_name_or_path": str(tmp_path / "model"), "budgets": [4, 6], "batch_size": 2, "use_cpu": True,
-        "attn_implementation": "eager", "bf16": False,
+        "model_name_or_path": str(tmp_path / "model"),
+        "budgets": [4, 6],
+        "batch_size": 2,
+        "use_cpu": True,
+        "attn_implementation": "eager",
+        "bf16": False,
         "task": {
-            "name": "text", "length": 12, "num_samples": 5, "num_tuning_samples": 3, "scorer": str(tmp_path / "scorer"),
+            "name": "text",
+            "length": 12,
+            "num_samples": 5,
+            "num_tuning_samples": 3,
+            "scorer": str(tmp_path / "scorer"),
             "prompts_file": str(tmp_path / "prompts.txt"),
         },
         "strategies": [{"name": "none"}, {"name": "remdm_cap", "eta": [0.04, 0.2]}, {"name": "prism", "num_remask": 1}],
-    }  # fmt: skip
+    }
     printed = launch("compare.py", config, tmp_path / "out")
     report = (tmp_path / "out" / "comparison.md").read_text()
     assert printed.strip() == report.strip() and "5 samples of 12 tokens from prompts of prompts.txt" in report
@@ -213,25 +274,37 @@ def test_code_is_compared_by_its_tests_once(tmp_path):
     tokenizer.save_pretrained(tmp_path / "model")
     problems = [
         {
-            "task_id": task_id, "text": text, "code": f"def {name}(x):\n    return {result}", "test_setup_code": "",
+            "task_id": task_id,
+            "text": text,
+            "code": f"def {name}(x):\n    return {result}",
+            "test_setup_code": "",
             "test_list": [f"x = 3\nassert {name}(x) == {result}"],
         }
         for task_id, text, name, result in (
-            (11, "Double a number.", "double", "2 * x"), (12, "Negate a number given to you.", "negate", "-x"),
-            (13, "Square.", "square", "x * x"), (511, "Halve.", "halve", "x / 2"), (512, "Add one.", "add", "x + 1"),
+            (11, "Double a number.", "double", "2 * x"),
+            (12, "Negate a number given to you.", "negate", "-x"),
+            (13, "Square.", "square", "x * x"),
+            (511, "Halve.", "halve", "x / 2"),
+            (512, "Add one.", "add", "x + 1"),
         )
-    ]  # fmt: skip
+    ]
     (tmp_path / "mbpp.jsonl").write_text("".join(json.dumps(problem) + "\n" for problem in problems))
     config = yaml.safe_load((RECIPES / "configs" / "code_compare.yaml").read_text())
     config |= {
-        "model_name_or_path": str(tmp_path / "model"), "budgets": [4], "batch_size": 2, "use_cpu": True,
+        "model_name_or_path": str(tmp_path / "model"),
+        "budgets": [4],
+        "batch_size": 2,
+        "use_cpu": True,
         "attn_implementation": "eager",
-        "task": config["task"] | {
-            "problems_file": str(tmp_path / "mbpp.jsonl"), "num_tuning_problems": 2, "max_new_tokens": 16,
+        "task": config["task"]
+        | {
+            "problems_file": str(tmp_path / "mbpp.jsonl"),
+            "num_tuning_problems": 2,
+            "max_new_tokens": 16,
             "isolation": "limits" if isolation_problem() else "namespaces",
         },
         "strategies": [strategy | {"block_length": 8} for strategy in config["strategies"]],
-    }  # fmt: skip
+    }
     printed = launch("compare.py", config, tmp_path / "one")
     report = (tmp_path / "one" / "comparison.md").read_text()
     assert printed.strip() == report.strip() and "3 problems of mbpp.jsonl, 16 tokens for each answer" in report
@@ -271,9 +344,14 @@ def test_all_weights_under_fsdp2(tmp_path):
     launch("train_prism.py", config, tmp_path / "one", per_device_train_batch_size=8)
     on_cpu = str(Path(__file__).parents[1] / "training" / "fsdp2_on_cpu.py")
     launch(
-        "train_prism.py", config, tmp_path / "fsdp2", processes=2, accelerate_config="fsdp2.yaml", run_by=[on_cpu],
+        "train_prism.py",
+        config,
+        tmp_path / "fsdp2",
+        processes=2,
+        accelerate_config="fsdp2.yaml",
+        run_by=[on_cpu],
         per_device_train_batch_size=4,
-    )  # fmt: skip
+    )
     assert_same_curves(tmp_path / "one", tmp_path / "fsdp2", ["loss", "grad_norm", "unmasking_loss", "quality_loss"])
 
 
@@ -281,9 +359,12 @@ def test_two_processes_generate_the_lines_of_one(tmp_path):
     tiny_chat_model(tmp_path / "model")
     (tmp_path / "prompts.txt").write_text("".join(f"x = {n}\n" for n in range(7)))
     config = {
-        "model_name_or_path": str(tmp_path / "model"), "prompts_file": str(tmp_path / "prompts.txt"), "batch_size": 2,
-        "use_cpu": True, "generation": {"max_new_tokens": 6, "steps": 3, "do_sample": True},
-    }  # fmt: skip
+        "model_name_or_path": str(tmp_path / "model"),
+        "prompts_file": str(tmp_path / "prompts.txt"),
+        "batch_size": 2,
+        "use_cpu": True,
+        "generation": {"max_new_tokens": 6, "steps": 3, "do_sample": True},
+    }
     for processes in (1, 2):
         output = {"output_file": str(tmp_path / f"{processes}.jsonl")}
         launch("generate.py", config | output, tmp_path / f"run{processes}", processes=processes)
@@ -309,9 +390,15 @@ def test_chat_over_a_pipe_answers_each_turn_of_the_conversation(tmp_path):
             messages.append({"role": "assistant", "content": tokenizer.decode(new, skip_special_tokens=True)})
             expected.append(messages[-1]["content"])
     command = [
-        sys.executable, str(RECIPES / "chat.py"), "--model_name_or_path", str(tmp_path / "model"), "--use_cpu", "true",
-        "--generation", json.dumps(generation),
-    ]  # fmt: skip
+        sys.executable,
+        str(RECIPES / "chat.py"),
+        "--model_name_or_path",
+        str(tmp_path / "model"),
+        "--use_cpu",
+        "true",
+        "--generation",
+        json.dumps(generation),
+    ]
     turns = "def f(x):\nreturn\n\n/clear\ndef f(x):\n/exit\nnever read\n"
     run = subprocess.run(command, input=turns.encode(), capture_output=True, timeout=300)
     assert run.returncode == 0, run.stderr.decode()[-3000:]

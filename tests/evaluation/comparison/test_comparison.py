@@ -60,8 +60,13 @@ def test_a_grid_is_the_product_of_its_axes():
     assert points[8].arguments == {"num_remask": 1, "remask_start": 0.0}
     assert points[-1].row == ("prism + eta", "margin", 0.5, 9)
     assert points[-1].setting == {
-        "remask_strategy": "prism", "order": "margin", "steps": 9, "do_sample": True, "temperature": 0.5, "eta": 0.1,
-    }  # fmt: skip
+        "remask_strategy": "prism",
+        "order": "margin",
+        "steps": 9,
+        "do_sample": True,
+        "temperature": 0.5,
+        "eta": 0.1,
+    }
 
 
 def test_steps_leave_room_for_all_forward_passes():
@@ -206,9 +211,18 @@ def test_other_examples_weights_or_seeds_are_computed_anew(tmp_path):
 
 def row(label, scores, budget=10, passes=10, order="random", **more):
     return {
-        "label": label, "order": order, "temperature": 1.0, "budget": budget, "arguments": {"num_remask": 2},
-        "forward_passes": passes, "seconds": 3.2, "scores": scores, "candidates": [], "measures": {}, "setting": {},
-    } | more  # fmt: skip
+        "label": label,
+        "order": order,
+        "temperature": 1.0,
+        "budget": budget,
+        "arguments": {"num_remask": 2},
+        "forward_passes": passes,
+        "seconds": 3.2,
+        "scores": scores,
+        "candidates": [],
+        "measures": {},
+        "setting": {},
+    } | more
 
 
 def solved(count, total=40):

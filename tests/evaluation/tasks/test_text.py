@@ -42,9 +42,16 @@ def folder(tokenizer, tmp_path_factory):
     folder = tmp_path_factory.mktemp("text")
     torch.manual_seed(0)
     backbone = LladaConfig(
-        d_model=32, n_layers=1, n_heads=2, mlp_hidden_size=32, vocab_size=300, mask_token_id=tokenizer.mask_token_id,
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, init_std=0.3,
-    )  # fmt: skip
+        d_model=32,
+        n_layers=1,
+        n_heads=2,
+        mlp_hidden_size=32,
+        vocab_size=300,
+        mask_token_id=tokenizer.mask_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        init_std=0.3,
+    )
     backbone = LladaForMaskedDiffusion(backbone)
     model = PrismForMaskedDiffusion(PrismConfig(backbone_config=backbone.config), backbone)
     shape = {"vocab_size": 300, "n_positions": 32, "n_embd": 32, "n_layer": 1, "n_head": 2, "initializer_range": 0.4}
@@ -78,9 +85,14 @@ def test_samples_from_nothing_are_all_masks_and_tuned_with_other_random_numbers(
 def test_prompts_are_given_and_those_to_tune_on_follow(folder, tokenizer):
     (folder / "twice.txt").write_text("\n".join([*PROMPTS[:2], *PROMPTS]), encoding="utf-8")
     task = load_task(
-        "text", load_model(folder), length=16, num_samples=4, num_tuning_samples=3, scorer=str(folder / "scorer"),
+        "text",
+        load_model(folder),
+        length=16,
+        num_samples=4,
+        num_tuning_samples=3,
+        scorer=str(folder / "scorer"),
         prompts_file=str(folder / "twice.txt"),
-    )  # fmt: skip
+    )
     for row, prompt in zip(torch.cat([task.examples, task.tuning_examples]).tolist(), PROMPTS, strict=True):
         ids = tokenizer(prompt).input_ids
         assert row == ids + [tokenizer.mask_token_id] * (16 - len(ids))
@@ -88,9 +100,14 @@ def test_prompts_are_given_and_those_to_tune_on_follow(folder, tokenizer):
 
 def test_scores_and_measures_are_those_of_the_texts_without_their_prompts(folder, tokenizer):
     task = load_task(
-        "text", load_model(folder), length=16, num_samples=7, scorer=str(folder / "scorer"), scorer_batch_size=3,
+        "text",
+        load_model(folder),
+        length=16,
+        num_samples=7,
+        scorer=str(folder / "scorer"),
+        scorer_batch_size=3,
         prompts_file=str(folder / "prompts.txt"),
-    )  # fmt: skip
+    )
     generator = torch.Generator().manual_seed(0)
     masked = task.examples == tokenizer.mask_token_id
     drawn = torch.randint(6, 300, task.examples.shape, generator=generator)
@@ -185,9 +202,14 @@ def test_a_model_may_have_a_mask_that_its_tokenizer_lacks(folder, tmp_path):
     PreTrainedTokenizerFast(tokenizer_object=letters).save_pretrained(tmp_path / "letters")
     model = load_model(tmp_path, "mdlm")
     task = load_task(
-        "text", model, length=16, num_samples=3, scorer=str(folder / "scorer"), tokenizer=str(tmp_path / "letters"),
+        "text",
+        model,
+        length=16,
+        num_samples=3,
+        scorer=str(folder / "scorer"),
+        tokenizer=str(tmp_path / "letters"),
         prompts_file=str(folder / "prompts.txt"),
-    )  # fmt: skip
+    )
     assert (task.examples[:, -1] == 256).all()
     rows = compare(
         model, task, expand_grid([{"name": "prism", "num_remask": 1}], ["random"], [1.0], [4]), tmp_path / "r"
@@ -199,9 +221,16 @@ def test_nothing_stands_between_a_prompt_and_its_text_and_all_is_text(folder, to
     """Of a tokenizer that ends each text, and of a model with eight tokens more than it."""
     torch.manual_seed(0)
     config = LladaConfig(
-        d_model=32, n_layers=1, n_heads=2, mlp_hidden_size=32, vocab_size=308, mask_token_id=tokenizer.mask_token_id,
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, init_std=0.3,
-    )  # fmt: skip
+        d_model=32,
+        n_layers=1,
+        n_heads=2,
+        mlp_hidden_size=32,
+        vocab_size=308,
+        mask_token_id=tokenizer.mask_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        init_std=0.3,
+    )
     model = LladaForMaskedDiffusion(config).eval()
     closing = PreTrainedTokenizerFast.from_pretrained(folder / "model")
     closing.backend_tokenizer.post_processor = processors.TemplateProcessing(
@@ -277,9 +306,13 @@ def test_without_its_package_mauve_is_left_out_and_that_is_said(folder, tmp_path
     monkeypatch.setattr("prism_hf.evaluation.tasks.text.find_spec", lambda name: None)
     (tmp_path / "people.txt").write_text("x\ny\n")
     task = load_task(
-        "text", load_model(folder), length=8, num_samples=2, scorer=str(folder / "scorer"),
+        "text",
+        load_model(folder),
+        length=8,
+        num_samples=2,
+        scorer=str(folder / "scorer"),
         references_file=str(tmp_path / "people.txt"),
-    )  # fmt: skip
+    )
     assert "MAUVE is left out" in task.origin
     measures = task.judge(task.examples.fill_(7), task.examples).measures
     assert set(measures) == {"generative perplexity", "entropy"}

@@ -25,9 +25,12 @@ NEW = 48
 
 def problem(task_id, name, value, text="Give a number"):
     return {
-        "task_id": task_id, "text": text, "code": f"def {name}():\n    return {value}", "test_setup_code": "",
+        "task_id": task_id,
+        "text": text,
+        "code": f"def {name}():\n    return {value}",
+        "test_setup_code": "",
         "test_list": [f"assert {name}() == {value}"],
-    }  # fmt: skip
+    }
 
 
 ROWS = [
@@ -88,9 +91,7 @@ def test_the_test_split_is_reported_and_another_tuned_on(files, arguments):
     ]
     assert ["`one`" in texts[0], "`forty_two`" in texts[1], "`three`" in texts[2]] == [True] * 3
     assert texts[0].startswith("Give a number\n") and (task.examples[0] == PADDING).any()
-    points = expand_grid(
-        [{"name": "none"}, {"name": "prism", "num_remask": [1, 2]}], ["confidence"], [0], [4]
-    )  # fmt: skip
+    points = expand_grid([{"name": "none"}, {"name": "prism", "num_remask": [1, 2]}], ["confidence"], [0], [4])
     rows = compare(model, task, points, files / "rows.jsonl", batch_size=2)
     assert [row["scores"].tolist() for row in rows] == [[True, False, True]] * 2
     assert [candidate["score"] for candidate in rows[1]["candidates"]] == [1.0, 1.0]
@@ -122,9 +123,14 @@ def test_padding_makes_no_difference(files, arguments):
     setting = {"order": "random", "steps": 5, "do_sample": True, "temperature": 0.5}
     seen = []
     evaluate_settings(
-        model, task.examples, [setting], files / "padded.jsonl", lambda sequences: seen.append(sequences) or {}, {},
+        model,
+        task.examples,
+        [setting],
+        files / "padded.jsonl",
+        lambda sequences: seen.append(sequences) or {},
+        {},
         batch_size=1,
-    )  # fmt: skip
+    )
     for start, (row, example) in enumerate(zip(seen[0], task.examples, strict=True)):
         alone = example[example != PADDING][None]
         generator = torch.Generator().manual_seed(start)

@@ -87,11 +87,21 @@ def test_rows_hold_what_a_direct_run_gives_and_are_not_computed_twice(tmp_path):
 def test_results_of_an_earlier_version_are_taken_over(tmp_path):
     model, path = Solver(), tmp_path / "rows.jsonl"
     old = {
-        "setting": {"remask_strategy": "none"} | SETTINGS[0], "num_puzzles": 6, "examples": digest(PUZZLES),
-        "weights": weights_digest(model), "batch_size": 250, "seed": 0, "bf16": False, "forward_passes": 40,
-        "mean_forward_passes": 40.0, "seconds": 2.5, "success": 2 / 3, "success_low": 0.3, "success_high": 0.9,
+        "setting": {"remask_strategy": "none"} | SETTINGS[0],
+        "num_puzzles": 6,
+        "examples": digest(PUZZLES),
+        "weights": weights_digest(model),
+        "batch_size": 250,
+        "seed": 0,
+        "bf16": False,
+        "forward_passes": 40,
+        "mean_forward_passes": 40.0,
+        "seconds": 2.5,
+        "success": 2 / 3,
+        "success_low": 0.3,
+        "success_high": 0.9,
         "cell_accuracy": 0.75,
-    }  # fmt: skip
+    }
     path.write_text(json.dumps(old) + "\n")
     adopt_results(path)
     rows = evaluate(model, TASK, SETTINGS, path)

@@ -48,7 +48,8 @@ from prism_hf import (
     PrismTrainingArguments,
     remask_generate,
 )
-from prism_hf.data.sudoku import read_sudoku_csv, to_grid, to_sequence
+from prism_hf.data.sudoku.csv_files import read_sudoku_csv
+from prism_hf.data.sudoku.grids import to_grid, to_sequence
 from prism_hf.diffusion.losses import linear_unmasking_loss
 from prism_hf.generation import STRATEGIES
 from prism_hf.resources import resource_path

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import torch
 
-from prism_hf.data.sudoku import generate_puzzles, to_sequence, write_sudoku_csv
+from prism_hf.data.sudoku.csv_files import write_sudoku_csv
+from prism_hf.data.sudoku.grids import to_sequence
+from prism_hf.data.sudoku.puzzles import generate_puzzles
 
 FOLDER = Path(__file__).resolve().parents[1] / "prism_hf" / "resources" / "sudoku"
 

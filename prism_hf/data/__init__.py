@@ -5,33 +5,18 @@ from typing import TYPE_CHECKING
 from prism_hf._lazy import lazy_names
 
 if TYPE_CHECKING:
-    from .code import (
-        code_prompt,
-        code_target,
-        encode_code,
-        first_function_name,
-        load_code,
-        load_code_datasets,
-        split_code,
-    )
+    from .code.canvases import encode_code, load_code_datasets
+    from .code.loading import load_code, split_code
+    from .code.texts import code_prompt, code_target, first_function_name
     from .prompts import decode_completions, encode_prompts, read_prompts, tokens_without_text
     from .source_files import SourceFiles, python_files, train_byte_level_bpe
-    from .sudoku import (
-        Layout,
-        SolvedGrids,
-        SudokuGrids,
-        SudokuTokenizer,
-        cell_positions,
-        count_solutions,
-        generate_puzzles,
-        generate_solved_grids,
-        is_solved,
-        is_valid_grid,
-        read_sudoku_csv,
-        to_grid,
-        to_sequence,
-        write_sudoku_csv,
-    )
+    from .sudoku.csv_files import read_sudoku_csv, write_sudoku_csv
+    from .sudoku.datasets import SolvedGrids, SudokuGrids
+    from .sudoku.grids import Layout, cell_positions, is_solved, is_valid_grid, to_grid, to_sequence
+    from .sudoku.puzzles import generate_puzzles
+    from .sudoku.solving import count_solutions
+    from .sudoku.symmetries import generate_solved_grids
+    from .sudoku.tokenizer import SudokuTokenizer
     from .training_data import DataArguments, load_training_data
 else:
     __getattr__, __dir__ = lazy_names(__name__)

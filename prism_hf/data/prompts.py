@@ -213,11 +213,5 @@ def tokens_without_text(tokenizer: PreTrainedTokenizerBase, vocab_size: int | No
         tokenizer (`PreTrainedTokenizerBase`): The model's.
         vocab_size (`int`, *optional*): How many ids the model has; none is named if not given.
         mask_token_id (`int`): The model's mask, which is not among them.
-
-    Example:
-        ```python
-        without_text = tokens_without_text(tokenizer, model.config.vocab_size, model.config.mask_token_id)
-        model.generate(input_ids, suppress_tokens=without_text)
-        ```
     """
     return sorted(set(range(vocab_size or 0)) - set(tokenizer.get_vocab().values()) - {mask_token_id})

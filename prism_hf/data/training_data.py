@@ -8,9 +8,11 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from prism_hf.fields import Count, Positive, Share, check_fields
 
-from . import code  # of which the parts that load `datasets` come with their first use
 from .source_files import SourceFiles, python_files, train_byte_level_bpe
-from .sudoku import Blanks, Layout, SolvedGrids, SudokuGrids, SudokuTokenizer
+from .sudoku.datasets import SolvedGrids, SudokuGrids
+from .sudoku.grids import Layout
+from .sudoku.puzzles import Blanks
+from .sudoku.tokenizer import SudokuTokenizer
 
 Loaded: TypeAlias = tuple[Dataset | IterableDataset, Dataset | IterableDataset | None, PreTrainedTokenizerBase]
 DATASETS = ("sudoku", "source_files", "code")
@@ -109,8 +111,10 @@ def _load_code(args: DataArguments, seed: int, source: str | None) -> Loaded:
         raise ValueError("dataset='code' needs dataset_path: a JSONL or Parquet file, a folder, or a name on the Hub.")
     if source is None:
         raise ValueError("dataset='code' needs tokenizer_name_or_path, or a model that has a tokenizer.")
+    from .code.canvases import load_code_datasets  # which loads `datasets`; the rest does without
+
     tokenizer = _read_tokenizer(args, source)
-    train, held_out = code.load_code_datasets(
+    train, held_out = load_code_datasets(
         args.dataset_path,
         tokenizer,
         name=args.dataset_name,

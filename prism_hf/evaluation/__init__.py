@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from prism_hf._lazy import lazy_names
 
 if TYPE_CHECKING:
-    from prism_hf.data.sudoku import is_solved
+    from prism_hf.data.sudoku.grids import is_solved
     from prism_hf.jobs.digests import weights_digest
 
     from .comparison.comparison import compare, evaluate

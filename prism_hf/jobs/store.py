@@ -19,19 +19,7 @@ SHARD = ".shard-"
 
 @dataclass(frozen=True)
 class ResumableJsonl:
-    """A JSONL file and, while it is not finished, its shards.
-
-    Args:
-        path (`Path`): The file.
-
-    Example:
-        ```python
-        output = ResumableJsonl(Path("rows.jsonl"))
-        if not output.begin({"seed": 0}):
-            output.append(0, [{"n": 0}], process_index=0)
-            output.finish([0])
-        ```
-    """
+    """A JSONL file and, while it is not finished, its shards."""
 
     path: Path
 

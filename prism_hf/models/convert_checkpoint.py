@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer, PreTrainedModel
 
-from prism_hf.data.sudoku import SudokuTokenizer
+from prism_hf.data.sudoku.tokenizer import SudokuTokenizer
 from prism_hf.generation import RemaskGenerationConfig
 from prism_hf.models.checkpoint.loading import ADAPTER_WEIGHTS, MODEL_WEIGHTS
 from prism_hf.models.mdlm import MdlmConfig, MdlmForMaskedDiffusion, MdlmOutputLayer

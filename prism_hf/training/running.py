@@ -15,7 +15,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import logging
 
 from prism_hf.data import DataArguments, SudokuGrids, is_solved
-from prism_hf.data.sudoku import BLANK
+from prism_hf.data.sudoku.grids import BLANK
 from prism_hf.jobs.launching import end_with_launcher
 from prism_hf.jobs.output_lock import output_lock
 

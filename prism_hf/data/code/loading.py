@@ -36,11 +36,6 @@ def load_code(
 
     Raises:
         ValueError: if nothing readable is there, it has no rows, or a column is missing.
-
-    Example:
-        ```python
-        rows = load_code("OpenCoder-LLM/opc-sft-stage2", "educational_instruct", streaming=True)
-        ```
     """
     local = Path(path).expanduser()
     try:

@@ -24,11 +24,6 @@ def read_sudoku_csv(path: str | Path) -> Tensor:
 
     Raises:
         ValueError: with the file, the line and what is wrong with it.
-
-    Example:
-        ```python
-        puzzles = read_sudoku_csv(resource_path("sudoku/puzzles.csv"))
-        ```
     """
     check_arguments(read_sudoku_csv, locals())
     check_utf8(existing_file(path))

@@ -74,11 +74,6 @@ def is_solved(predictions: Tensor, puzzles: Tensor) -> Tensor:
 
     Raises:
         ValueError: if the shapes differ.
-
-    Example:
-        ```python
-        success = is_solved(model.generate(puzzles), puzzles).float().mean()
-        ```
     """
     if predictions.shape != puzzles.shape:
         raise ValueError(

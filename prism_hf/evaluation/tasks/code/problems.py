@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prism_hf.data.code import code_prompt, first_function_name
+from prism_hf.data.code.texts import code_prompt, first_function_name
 from prism_hf.data.files import read_bytes, read_object, text_lines
 from prism_hf.evaluation.sandbox.sandbox import ProgramResult, run_programs
 from prism_hf.fields import Count, Positive, check_arguments

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from prism_hf.data.sudoku import BLANK, cell_positions, is_solved
+from prism_hf.data.sudoku.grids import BLANK, cell_positions, is_solved
 from prism_hf.generation import RemaskGenerationOutput, Trajectory
 
 if TYPE_CHECKING:

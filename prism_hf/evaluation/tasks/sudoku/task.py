@@ -8,16 +8,9 @@ import torch
 from torch import Tensor
 
 from prism_hf._deprecation import warn_renamed
-from prism_hf.data.sudoku import (
-    BLANK,
-    MAX_BLANKS,
-    Layout,
-    generate_puzzles,
-    is_solved,
-    read_sudoku_csv,
-    to_grid,
-    to_sequence,
-)
+from prism_hf.data.sudoku.csv_files import read_sudoku_csv
+from prism_hf.data.sudoku.grids import BLANK, Layout, is_solved, to_grid, to_sequence
+from prism_hf.data.sudoku.puzzles import MAX_BLANKS, generate_puzzles
 from prism_hf.evaluation.metrics.statistics import wilson_interval
 from prism_hf.evaluation.tasks.task import Judgement, Task
 from prism_hf.fields import Allowed, Count, Positive, check_arguments, check_value

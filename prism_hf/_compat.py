@@ -5,6 +5,7 @@ methods of `Trainer` that ours override have an underscore as well; why stands i
 """
 
 import argparse
+import copy
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     import torch
     from accelerate import Accelerator
     from peft import PeftModel
-    from transformers import PreTrainedModel
+    from transformers import GenerationConfig, PreTrainedModel
 
 AnyModel: TypeAlias = "PreTrainedModel | PeftModel"
 
@@ -47,6 +48,18 @@ def attention_of(config: Any) -> str | None:
 def use_attention(config: Any, implementation: str | None) -> None:
     """Note in a config the attention implementation of a model, without handing it to nested configs."""
     config._attn_implementation_internal = implementation
+
+
+def is_prepared(generation_config: "GenerationConfig | None") -> bool:
+    """Whether transformers' own `generate` has prepared the config for decoding: it sets tensors of special tokens."""
+    return hasattr(generation_config, "_eos_token_tensor")
+
+
+def unprepared(generation_config: "GenerationConfig") -> "GenerationConfig":
+    """A copy of a config, which nothing tells to be prepared."""
+    generation_config = copy.copy(generation_config)
+    vars(generation_config).pop("_eos_token_tensor", None)
+    return generation_config
 
 
 def mask_token_of(config: Any) -> int | None:

@@ -45,7 +45,7 @@ def main() -> None:
     model = load_model(args.model_name_or_path, dtype=args.dtype, attn_implementation=args.attn_implementation)
     model.to(device)
     settings = fitted_to_tokenizer(model, tokenizer, args.generation)
-    config = prepare_generation_config(model, None, **settings)
+    config, _ = prepare_generation_config(model, None, **settings)
     if sys.stdout.isatty():
         streamer = TerminalDraftStreamer(tokenizer, config.mask_token_id, skip_prompt=True, skip_special_tokens=True)
     else:

@@ -52,15 +52,15 @@ SHAPES = {
 SETTINGS = {
     "ours": {},
     "ours, PRISM": {"remask_strategy": "prism", "num_remask": 4},
-    "ours, prefix cache": {"cache": "prefix"},
-    "ours, dual cache": {"cache": "dual"},
+    "ours, prefix cache": {"cache_implementation": "prefix"},
+    "ours, dual cache": {"cache_implementation": "dual"},
     "ours, left to right": {"order": "left_to_right"},
-    "ours, left to right, dual cache": {"order": "left_to_right", "cache": "dual"},
+    "ours, left to right, dual cache": {"order": "left_to_right", "cache_implementation": "dual"},
     "ours, plain LM head": {},
-    "ours, dual cache, plain LM head": {"cache": "dual"},
-    "ours, left to right, dual cache, plain LM head": {"order": "left_to_right", "cache": "dual"},
+    "ours, dual cache, plain LM head": {"cache_implementation": "dual"},
+    "ours, left to right, dual cache, plain LM head": {"order": "left_to_right", "cache_implementation": "dual"},
     "ours, bfloat16": {},
-    "ours, bfloat16, dual cache": {"cache": "dual"},
+    "ours, bfloat16, dual cache": {"cache_implementation": "dual"},
 }
 LITERAL = "literal loop"
 # By the cache that they have; the model, attention and cache are ours, so that the loop alone is compared.

@@ -284,8 +284,8 @@ def literal_loop(model: PrismForMaskedDiffusion, canvas: torch.Tensor, shape: Sh
 
 GENERATIONS = {
     "exact": {},
-    "prefix cache": {"cache": "prefix"},
-    "dual cache": {"cache": "dual"},
+    "prefix cache": {"cache_implementation": "prefix"},
+    "dual cache": {"cache_implementation": "dual"},
     "threshold 0.9": {"confidence_threshold": 0.9},
 }
 WITH_PRISM = {"remask_strategy": "prism", "num_remask": 4}

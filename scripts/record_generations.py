@@ -25,13 +25,13 @@ SAMPLERS = {
     "static": {"steps": 10},
     "every": {"steps": 20},
     "blocks": {"steps": 12, "block_length": 6},
-    "blocks, prefix": {"steps": 12, "block_length": 6, "cache": "prefix"},
+    "blocks, prefix": {"steps": 12, "block_length": 6, "cache_implementation": "prefix"},
     "blocks, dual": {
-        "steps": 12, "block_length": 6, "cache": "dual", "cache_refresh_interval": 3,
+        "steps": 12, "block_length": 6, "cache_implementation": "dual", "cache_refresh_interval": 3,
     },
     "threshold": {"confidence_threshold": 0.35},
     "threshold, blocks, dual": {
-        "confidence_threshold": 0.35, "steps": 16, "block_length": 8, "cache": "dual",
+        "confidence_threshold": 0.35, "steps": 16, "block_length": 8, "cache_implementation": "dual",
     },
 }  # fmt: skip
 EXTRAS = {

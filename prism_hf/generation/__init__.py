@@ -8,11 +8,22 @@ if TYPE_CHECKING:
     from ..jobs.completions import generate_to_jsonl
     from .configuration_remask import Order, RemaskGenerationConfig, fitted_to_tokenizer, prepare_generation_config
     from .denoising.orders import ORDERS
-    from .generation_remask import RemaskGenerationMixin, RemaskGenerationOutput, remask_generate
+    from .generation_remask import (
+        RemaskGenerationMixin,
+        RemaskGenerationOutput,
+        as_custom_generate,
+        remask_generate,
+    )
     from .retrying import generate_with_retries
-    from .strategies.base import STRATEGIES, StepState, register_strategy
-    from .strategies.ranking import PathPlanning, TokenCritic
-    from .strategies.score import NoRemasking, PrismLoopRemasking, PrismRemasking, RandomRemasking
+    from .strategies.base import STRATEGIES, RemaskStrategy, StepState, register_strategy
+    from .strategies.ranking import PathPlanning, RankingStrategy, TokenCritic
+    from .strategies.score import (
+        NoRemasking,
+        PrismLoopRemasking,
+        PrismRemasking,
+        RandomRemasking,
+        ScoreStrategy,
+    )
     from .strategies.transition import (
         AncestralSampling,
         FlowMatchingCorrector,
@@ -21,6 +32,7 @@ if TYPE_CHECKING:
         RemdmConf,
         RemdmLoop,
         RemdmRescale,
+        TransitionStrategy,
     )
     from .strategies.wino import WinoRemasking
     from .streaming import TerminalDraftStreamer
@@ -40,18 +52,23 @@ __all__ = [
     "PrismLoopRemasking",
     "PrismRemasking",
     "RandomRemasking",
+    "RankingStrategy",
     "RemaskGenerationConfig",
     "RemaskGenerationMixin",
     "RemaskGenerationOutput",
+    "RemaskStrategy",
     "RemdmCap",
     "RemdmConf",
     "RemdmLoop",
     "RemdmRescale",
+    "ScoreStrategy",
     "StepState",
     "TerminalDraftStreamer",
     "TokenCritic",
     "Trajectory",
+    "TransitionStrategy",
     "WinoRemasking",
+    "as_custom_generate",
     "fitted_to_tokenizer",
     "generate_to_jsonl",
     "generate_with_retries",

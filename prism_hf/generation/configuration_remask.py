@@ -1,26 +1,26 @@
 """Settings of the remasking sampler, saved with the model as `generation_config.json`."""
 
 import copy
-from dataclasses import replace
 from typing import Annotated, Any
 
 from transformers import GenerationConfig, PreTrainedTokenizerBase
+from transformers.generation.configuration_utils import ALL_CACHE_IMPLEMENTATIONS
 from transformers.utils import logging
 
+from prism_hf._compat import is_prepared
+from prism_hf._deprecation import warn_renamed, with_new_names
 from prism_hf.data.prompts import tokens_without_text
 from prism_hf.fields import Allowed, Count, Fraction, NotNegative, Positive, check_value, did_you_mean
 
 from .denoising.canvas import vocabulary_size
 from .denoising.orders import ORDERS
 from .denoising.stopping import padding_of
-from .strategies import field_names, has_loop, name_of, needs, resolve_strategy, selection_of, strategy_to_saved
+from .strategies.base import RemaskStrategy, class_of, field_names, resolve_strategy, strategy_to_saved
 
 logger = logging.get_logger(__name__)
 
 CACHES = ("prefix", "dual")
-DECIDED_BY_STRATEGY = ("num_remask", "eta", "quality_threshold", "confidence_threshold", "loop_steps")
-DETERMINISTIC = ("prism", "wino", "p2", "token_critic")
-ORDER_OF = {"lowest": "confidence", "probability": "random", "ranking": "confidence"}
+RENAMED = {"cache": "cache_implementation"}
 # Of `generate`, beside the fields of its config.
 ARGUMENTS = (
     *("input_ids", "attention_mask", "token_type_ids", "generator", "logits_processor", "stopping_criteria"),
@@ -28,56 +28,57 @@ ARGUMENTS = (
 )
 # What a config holds beside settings.
 NO_SETTINGS = ("_from_model_config", "transformers_version")
-
+# Settings of transformers' own `generate` that denoising has none of, by what to use instead.
 REASONS = {
     "beams need left-to-right generation, in which a beginning has a probability: for several sequences set "
     "num_return_sequences": (
-        "num_beams", "num_beam_groups", "length_penalty", "early_stopping", "diversity_penalty", "constraints",
-        "force_words_ids",
+        "num_beams num_beam_groups length_penalty early_stopping diversity_penalty constraints force_words_ids"
     ),
-    "a canvas is read in both directions, so that no token has a past: cache='prefix' or cache='dual', with "
+    "a canvas is read in both directions, so that no token has a past: cache_implementation='prefix' or 'dual', with "
     "block_length, reuse what is outside of a block": (
-        "use_cache", "past_key_values", "cache_implementation", "cache_config", "max_cache_len", "prefill_chunk_size",
-        "cache_position", "logits_to_keep",
+        "use_cache past_key_values cache_config max_cache_len prefill_chunk_size cache_position logits_to_keep"
     ),
-    "nothing guesses what comes next, as a step fills many positions anyway: see confidence_threshold": (
-        "assistant_model", "assistant_tokenizer", "prompt_lookup_num_tokens", "num_assistant_tokens", "use_mtp",
+    "nothing guesses what comes next, as a step unmasks many positions anyway: see confidence_threshold": (
+        "assistant_model assistant_tokenizer prompt_lookup_num_tokens num_assistant_tokens use_mtp"
     ),
     "classifier-free guidance is cfg_scale here, its unconditional side being the canvas without what is given": (
-        "guidance_scale", "negative_prompt_ids", "negative_prompt_attention_mask",
+        "guidance_scale negative_prompt_ids negative_prompt_attention_mask"
     ),
     "what is recorded of a generation is output_trajectory, with return_dict_in_generate": (
-        "output_scores", "output_logits", "output_attentions", "output_hidden_states",
+        "output_scores output_logits output_attentions output_hidden_states"
     ),
     "a canvas is made of token ids, and numbers its positions itself": (
-        "position_ids", "inputs_embeds", "encoder_outputs", "decoder_input_ids", "decoder_attention_mask", "labels",
+        "position_ids inputs_embeds encoder_outputs decoder_input_ids decoder_attention_mask labels"
     ),
-}  # fmt: skip
+}
 # The same for those of which transformers' own `generate` makes a logits processor or a stopping criterion.
 CALLABLES = {
     "max_new_tokens masks are appended; that none ends a row earlier is said by suppress_tokens": (
-        "min_length", "min_new_tokens",
+        "min_length min_new_tokens"
     ),
     "it is a stopping criterion: pass stopping_criteria=[MaxTimeCriteria(...)] or [StopStringCriteria(...)]": (
-        "stop_strings", "max_time",
+        "stop_strings max_time"
     ),
     "it is a logits processor: pass one of transformers in logits_processor=[...]": (
-        "repetition_penalty", "encoder_repetition_penalty", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size",
-        "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff", "exponential_decay_length_penalty",
-        "sequence_bias", "forced_bos_token_id", "forced_eos_token_id", "begin_suppress_tokens", "remove_invalid_values",
-        "renormalize_logits", "prefix_allowed_tokens_fn", "watermarking_config",
+        "repetition_penalty encoder_repetition_penalty no_repeat_ngram_size encoder_no_repeat_ngram_size min_p top_h "
+        "typical_p epsilon_cutoff eta_cutoff exponential_decay_length_penalty sequence_bias forced_bos_token_id "
+        "forced_eos_token_id begin_suppress_tokens remove_invalid_values renormalize_logits prefix_allowed_tokens_fn "
+        "watermarking_config"
     ),
-}  # fmt: skip
-MADE_CALLABLE = [name for names in CALLABLES.values() for name in names]
-REASON_OF = {name: reason for reason, names in (REASONS | CALLABLES).items() for name in names}
+}
+MADE_CALLABLE = " ".join(CALLABLES.values()).split()
+REASON_OF = {name: reason for reason, names in (REASONS | CALLABLES).items() for name in names.split()}
 DEFAULTS = GenerationConfig._get_default_generation_params()
 
 
 def asks_for_nothing(name: str, value: Any) -> bool:
     """Whether a setting of transformers' has the value at which it does nothing: `num_beams=1`, `output_scores=False`.
 
-    `use_cache` may be True: a canvas has no cache to leave out.
+    `use_cache` may be True: a canvas has no cache to leave out. Of a setting that denoising has too, None leaves it
+    open.
     """
+    if name in FIELDS:
+        return value is None and name in SHARED
     if reason_against(name) is None:
         return False
     plain = isinstance(value, int | float | str)
@@ -98,7 +99,7 @@ FIELDS: dict[str, tuple[Any, Any]] = {
     "mask_token_id": (Count, None),
     "steps": (Positive, None),
     "block_length": (Positive, None),
-    "cache": (Annotated[str, Allowed(choices=CACHES)], None),
+    "cache_implementation": (Annotated[str, Allowed(choices=CACHES)], None),
     "cache_refresh_interval": (Positive, None),
     "order": (Order, None),
     "confidence_threshold": (Fraction, None),
@@ -127,10 +128,8 @@ FIELDS: dict[str, tuple[Any, Any]] = {
 }
 
 
-def decided_by(strategy: Any) -> tuple[str, ...]:
-    """The settings that the strategy decides itself, so that they have no meaning with it."""
-    decides = selection_of(strategy) != "lowest" or hasattr(strategy, "verify_threshold")
-    return DECIDED_BY_STRATEGY if decides else ()
+# Those that are transformers' too, by the same meaning.
+SHARED = set(FIELDS) & set(GenerationConfig().__dict__) - {"cache_implementation"}
 
 
 class RemaskGenerationConfig(GenerationConfig):
@@ -150,13 +149,13 @@ class RemaskGenerationConfig(GenerationConfig):
             many, left to right, whatever remains being the last block. The steps are spread over the row's blocks, and
             must be as many or more. Within a block, each step fills its share of the block's masks (what cannot be
             divided goes to the first steps) and as many more as it is to remask. A complete block is final.
-        cache (`str`, defaults to None = exact): reuse keys and values within a block (Fast-dLLM, arXiv 2505.22618), for
-            models that can. The step that begins a block computes all positions; the others only the block and what
-            comes after it (`"prefix"`) or only the block (`"dual"`), the rest being as it was then. An approximation:
-            tokens may differ, and if rows differ in their number of masks, one row's new block refreshes all rows.
-            Needs `block_length`. With a class that has transformers' own `generate`, pass `use_cache=False` too.
+        cache_implementation (`str`, defaults to None = exact): reuse keys and values within a block (Fast-dLLM, arXiv
+            2505.22618), for models that can. The step that begins a block computes all positions; the others only the
+            block and what comes after it (`"prefix"`) or only the block (`"dual"`), the rest being as it was then. An
+            approximation: tokens may differ, and if rows differ in their number of masks, one row's new block refreshes
+            all rows. Needs `block_length`.
         cache_refresh_interval (`int`, defaults to None = at each block alone): within a block, too, compute all
-            positions at every so many steps; 1 is exact. Only with `cache`.
+            positions at every so many steps; 1 is exact. Only with `cache_implementation`.
         order (`str`, defaults to `"confidence"`): which masks are filled first: `"random"`, `"confidence"`, `"margin"`,
             `"entropy"` or `"left_to_right"`. A strategy that decides on masks too leaves nothing to it: with one that
             has probabilities it is `"random"`, with one that ranks drafts unset. With `do_sample` too, `"confidence"`
@@ -218,6 +217,7 @@ class RemaskGenerationConfig(GenerationConfig):
     fields = tuple(FIELDS)
 
     def __init__(self, **kwargs):
+        kwargs = with_new_names(kwargs, RENAMED, type(self).__name__)
         # The parent's __init__ would add dozens of left-to-right settings, all silently without effect here.
         for name in self.fields:
             setattr(self, name, kwargs.pop(name, None))
@@ -241,6 +241,17 @@ class RemaskGenerationConfig(GenerationConfig):
             hint = hint or f" The fields are {', '.join(cls.fields)}."
             raise ValueError(f"{name!r} is not a generation parameter of {cls.__name__}.{hint}")
 
+    @property
+    def cache(self) -> str | None:
+        """The old name of `cache_implementation`."""
+        warn_renamed("RemaskGenerationConfig.cache", "cache_implementation")
+        return self.cache_implementation
+
+    @cache.setter
+    def cache(self, value: str | None) -> None:
+        warn_renamed("RemaskGenerationConfig.cache", "cache_implementation")
+        self.cache_implementation = value
+
     @staticmethod
     def _get_default_generation_params() -> dict[str, Any]:
         return {name: default for name, (_, default) in FIELDS.items() if default is not None}
@@ -254,6 +265,8 @@ class RemaskGenerationConfig(GenerationConfig):
     def from_dict(cls, config_dict: dict[str, Any], **kwargs) -> "RemaskGenerationConfig":
         """As the parent's; the left-to-right settings that a base checkpoint's file may hold are left out."""
         foreign = set(GenerationConfig().__dict__) - set(cls.fields) - set(NO_SETTINGS)
+        if config_dict.get("cache_implementation") in (*ALL_CACHE_IMPLEMENTATIONS, "paged"):
+            foreign.add("cache_implementation")
         return super().from_dict({key: value for key, value in config_dict.items() if key not in foreign}, **kwargs)
 
     @classmethod
@@ -277,80 +290,67 @@ class RemaskGenerationConfig(GenerationConfig):
                 setattr(self, name, check_value(name, value, kind))
         if [] in (self.bad_words_ids or []):
             raise ValueError(f"bad_words_ids={self.bad_words_ids} has a word without tokens: leave it out.")
-        resolve_strategy(self.remask_strategy)
+        if self.remask_strategy is not None:
+            resolve_strategy(self.remask_strategy)
         if self.num_remask is not None and self.eta is not None:
             raise ValueError(
                 f"num_remask={self.num_remask} and eta={self.eta} both say how many to remask: set one to None."
             )
 
-    def validate_complete(self) -> None:
+    def check_complete(self, strategy: RemaskStrategy) -> None:
         """Raise ValueError where fields contradict one another, once defaults and call arguments are all in."""
-        self.validate()
-        strategy = resolve_strategy(self.remask_strategy)
         self.check_strategy(strategy)
         self.check_cache(strategy)
-        self.check_steps(strategy)
+        self.check_steps()
         self.check_outputs(strategy)
 
-    def check_strategy(self, strategy: Any) -> None:
+    def check_strategy(self, strategy: RemaskStrategy) -> None:
         """Raise ValueError for settings that the strategy decides itself, or that it cannot serve."""
-        decided = decided_by(strategy)
-        for name in decided:
+        for name in strategy.refuses:
             if getattr(self, name):
                 raise ValueError(
-                    f"{name}={getattr(self, name)!r} does not go with remask_strategy {name_of(strategy)}, which "
-                    f"decides itself what is remasked and filled: leave {name} out, or set it to "
+                    f"{name}={getattr(self, name)!r} does not go with remask_strategy {strategy}, which decides itself "
+                    f"what is remasked and unmasked: leave {name} out, or set it to "
                     f"{self._get_default_generation_params().get(name)}."
                 )
-        if decided and self.order != ORDER_OF[selection_of(strategy)]:
+        if strategy.refuses and self.order != strategy.order:
             raise ValueError(
-                f"order={self.order!r} does not go with remask_strategy {name_of(strategy)}, which decides itself what "
-                "is filled: leave order out, or set it to None."
+                f"order={self.order!r} does not go with remask_strategy {strategy}, which decides itself what is "
+                "unmasked: leave order out, or set it to None."
             )
-        if hasattr(strategy, "check_config"):
-            strategy.check_config(self)
-        if strategy is not None and self.quality_threshold is not None and not needs(strategy, "quality"):
-            raise ValueError(
-                f"quality_threshold={self.quality_threshold} needs a strategy that reads quality, such as 'prism'; "
-                f"got remask_strategy={self.remask_strategy!r}."
-            )
+        strategy.check_config(self)
 
-    def check_cache(self, strategy: Any) -> None:
+    def check_cache(self, strategy: RemaskStrategy) -> None:
         """Raise ValueError for a cache without blocks, or with a strategy that reads what it leaves out."""
-        if self.cache_refresh_interval is not None and self.cache is None:
+        if self.cache_refresh_interval is not None and self.cache_implementation is None:
             raise ValueError(
-                f"cache_refresh_interval={self.cache_refresh_interval} has nothing to refresh: set cache to one of "
-                f"{sorted(CACHES)}."
+                f"cache_refresh_interval={self.cache_refresh_interval} has nothing to refresh: set "
+                f"cache_implementation to one of {sorted(CACHES)}."
             )
-        if self.cache is None:
+        if self.cache_implementation is None:
             return
+        cache = f"cache_implementation={self.cache_implementation!r}"
         if self.block_length is None:
+            raise ValueError(f"{cache} needs block_length: what a block does not hold is reused within it.")
+        if "probs" in strategy.needs:
             raise ValueError(
-                f"cache={self.cache!r} needs block_length: what a block does not hold is reused within it."
+                f"{cache} leaves out most positions, and remask_strategy={self.remask_strategy!r} reads "
+                "the posterior of all: set cache_implementation=None."
             )
-        if needs(strategy, "probs"):
+        if "shadows" in strategy.needs:
             raise ValueError(
-                f"cache={self.cache!r} leaves out most positions, and remask_strategy={self.remask_strategy!r} reads "
-                "the posterior of all: set cache=None."
-            )
-        if needs(strategy, "shadows"):
-            raise ValueError(
-                f"cache={self.cache!r} does not go with remask_strategy={self.remask_strategy!r}, whose shadow tokens "
-                "have no place in it: set cache=None."
+                f"{cache} does not go with remask_strategy={self.remask_strategy!r}, whose shadow tokens "
+                "have no place in it: set cache_implementation=None."
             )
 
-    def check_steps(self, strategy: Any) -> None:
+    def check_steps(self) -> None:
         """Raise ValueError for a window, a loop, blocks and thresholds that do not go together."""
         if self.remask_start > self.remask_end:
             raise ValueError(f"remask_start={self.remask_start} is after remask_end={self.remask_end}: exchange them.")
-        if self.loop_steps and self.loop_start is None and not has_loop(strategy):
-            raise ValueError(f"loop_steps={self.loop_steps} needs loop_start: the step before which the loop runs.")
         if None not in (self.steps, self.loop_start) and self.loop_steps and self.loop_start > self.steps:
             raise ValueError(f"loop_start={self.loop_start} is after the last of steps={self.steps}: lower it.")
-        only_loop = ("block_length", "loop_steps", "only 'prism_loop' has a loop in each block")
         for name, other, reason in (
             ("block_length", "eta", "num_remask says how many to remask in a block"),
-            *([] if has_loop(strategy) else [only_loop]),
             ("confidence_threshold", "loop_steps", "the loop holds a count that the threshold does not keep"),
         ):
             if getattr(self, name) is not None and getattr(self, other):
@@ -362,10 +362,10 @@ class RemaskGenerationConfig(GenerationConfig):
                 f"confidence_threshold={self.confidence_threshold} needs order='confidence', got {self.order!r}."
             )
 
-    def check_outputs(self, strategy: Any) -> None:
+    def check_outputs(self, strategy: RemaskStrategy) -> None:
         """Raise ValueError for several sequences that would be one, and for a trajectory that nobody would get."""
-        draws = (self.do_sample and self.temperature > 0) or self.order == "random" or self.loop_steps
-        draws = draws or self.eta or not (strategy is None or self.remask_strategy in DETERMINISTIC)
+        samples = self.do_sample and self.temperature > 0
+        draws = samples or self.order == "random" or self.loop_steps or self.eta or strategy.draws
         if self.num_return_sequences > 1 and not draws:
             raise ValueError(
                 f"num_return_sequences={self.num_return_sequences} would be the same sequence each time: "
@@ -404,17 +404,55 @@ class RemaskGenerationConfig(GenerationConfig):
 EITHER_OR = (("num_remask", "eta"), ("max_new_tokens", "max_length"))
 
 
-def prepare_generation_config(model, generation_config: GenerationConfig | None, **kwargs) -> RemaskGenerationConfig:
-    """The complete settings of a call: `kwargs`, then `generation_config`, then the model's own, then the defaults.
+def prepare_generation_config(
+    model, generation_config: GenerationConfig | None, **kwargs
+) -> tuple[RemaskGenerationConfig, RemaskStrategy]:
+    """The complete settings of a call, and its strategy, resolved once: below it nothing takes a name.
 
-    The strategy's own defaults come before those of the config.
+    A setting is that of `kwargs`, of `generation_config`, of the model's own config, the strategy's default, or the
+    config's default, the first of these that has one. No argument is changed.
 
-    A name in `kwargs` that is neither a field nor one of the strategy's raises ValueError with the nearest right one,
-    unless it is a setting of transformers' at the value at which it does nothing. No argument is changed.
+    Args:
+        model (`Callable`): The model; its `generation_config` counts where it is a `RemaskGenerationConfig`.
+        generation_config (`GenerationConfig`, *optional*): Settings that win over the model's own.
+        **kwargs: Settings of the call, and fields of the strategy.
+
+    Raises:
+        ValueError: for a name in `kwargs` that is neither a field nor one of the strategy's, with the nearest right
+            one, unless it is a setting of transformers' at the value at which it does nothing; for settings that do not
+            go together.
     """
+    kwargs = with_new_names(kwargs, RENAMED, "generate", stacklevel=3)
     kwargs = {name: value for name, value in kwargs.items() if not asks_for_nothing(name, value)}
-    own = getattr(model, "generation_config", None)
-    inherited = {}
+    values, chosen = _merged(model, generation_config, kwargs)
+    if values["mask_token_id"] is None:
+        values["mask_token_id"] = getattr(getattr(model, "config", None), "mask_token_id", None)
+    if values["mask_token_id"] is None:
+        raise ValueError("The mask token is unknown: model.config has no mask_token_id; pass mask_token_id=...")
+    own = {name: value for name, value in kwargs.items() if name not in values}
+    known = field_names(class_of(values["remask_strategy"]))
+    RemaskGenerationConfig.reject_unknown([name for name in own if name not in known], known)
+    if "eta" in known and values["eta"] is not None:
+        own["eta"], values["eta"] = values["eta"], None
+    value = values.pop("remask_strategy")
+    strategy = resolve_strategy(value, **own)
+    values["order"] = strategy.order if values["order"] is None else values["order"]
+    config = RemaskGenerationConfig(**values)
+    config.remask_strategy = strategy.in_config if own else value
+    for name, default in strategy.defaults(config).items():
+        if name not in chosen:
+            setattr(config, name, default)
+    config.check_complete(strategy)
+    if config.temperature not in (0, 1) and not config.do_sample:
+        logger.warning_once(f"temperature={config.temperature} has no effect without do_sample=True.")
+    return config, strategy
+
+
+def _merged(
+    model, generation_config: GenerationConfig | None, kwargs: dict[str, Any]
+) -> tuple[dict[str, Any], set[str]]:
+    """The value of each field, and the fields that somebody has chosen."""
+    own, inherited = getattr(model, "generation_config", None), {}
     if isinstance(own, RemaskGenerationConfig):
         inherited = own.to_dict() | {"remask_strategy": own.remask_strategy}
     defaults = RemaskGenerationConfig._get_default_generation_params()
@@ -422,9 +460,8 @@ def prepare_generation_config(model, generation_config: GenerationConfig | None,
     for layer in (defaults, inherited, own_settings(generation_config), kwargs):
         given = {name: layer[name] for name in values if layer.get(name) is not None}
         set_aside = set(kwargs) & set(values) if layer is kwargs else set()
-        if "remask_strategy" in given:
-            decided = decided_by(resolve_strategy(given["remask_strategy"]))
-            set_aside |= {*decided, "order"} if decided else set()
+        if "remask_strategy" in given and (refused := class_of(given["remask_strategy"]).refuses):
+            set_aside |= {*refused, "order"}
         values |= {name: defaults.get(name) for name in set_aside}
         for pair in EITHER_OR:
             if any(name in given for name in pair):
@@ -432,35 +469,7 @@ def prepare_generation_config(model, generation_config: GenerationConfig | None,
                 set_aside |= set(pair)
         values |= given
         chosen = chosen - set_aside | (set() if layer is defaults else set(given))
-    if values["mask_token_id"] is None:
-        values["mask_token_id"] = getattr(getattr(model, "config", None), "mask_token_id", None)
-    if values["mask_token_id"] is None:
-        raise ValueError("The mask token is unknown: model.config has no mask_token_id; pass mask_token_id=...")
-    values |= with_own_fields(values, {name: value for name, value in kwargs.items() if name not in values})
-    config = RemaskGenerationConfig(**values)
-    strategy = resolve_strategy(config.remask_strategy)
-    if hasattr(strategy, "defaults"):
-        for name, value in strategy.defaults(config).items():
-            if name not in chosen:
-                setattr(config, name, value)
-    config.validate_complete()
-    if config.temperature not in (0, 1) and not config.do_sample:
-        logger.warning_once(f"temperature={config.temperature} has no effect without do_sample=True.")
-    return config
-
-
-def with_own_fields(values: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
-    """The strategy with its own fields as `given` in a call, `eta` among them if it has one, and its order."""
-    strategy = resolve_strategy(values["remask_strategy"])
-    order, eta = values["order"], values["eta"]
-    order = ORDER_OF[selection_of(strategy)] if order is None else order
-    known = field_names(strategy)
-    RemaskGenerationConfig.reject_unknown([name for name in given if name not in known], known)
-    if "eta" in known and eta is not None:
-        given, eta = given | {"eta": eta}, None
-    if given:
-        return {"remask_strategy": replace(strategy, **given), "order": order, "eta": eta}
-    return {"order": order}
+    return values, chosen
 
 
 def own_settings(generation_config: GenerationConfig | None) -> dict:
@@ -474,6 +483,11 @@ def own_settings(generation_config: GenerationConfig | None) -> dict:
     if isinstance(generation_config, RemaskGenerationConfig):
         shared = {"remask_strategy": generation_config.remask_strategy}  # it may hold a network
         return copy.deepcopy(generation_config.__dict__ | dict.fromkeys(shared)) | shared
+    if is_prepared(generation_config):
+        raise ValueError(
+            "transformers' generate has prepared generation_config for a decoder: pass it "
+            "custom_generate=as_custom_generate(...), with the settings of denoising, instead of remask_generate."
+        )
     settings = generation_config.to_dict()
     foreign = set(GenerationConfig().__dict__) - set(RemaskGenerationConfig.fields) - set(NO_SETTINGS)
     chosen = [name for name in settings if name in foreign and not asks_for_nothing(name, settings[name])]
@@ -487,7 +501,7 @@ def fitted_to_tokenizer(model, tokenizer: PreTrainedTokenizerBase, settings: dic
     Its EOS ends a text unless they or the model say what does, its pad token fills what follows unless they or the
     model have one, and ids that it lacks are never drawn: a vocabulary that was padded to a round number has some.
     """
-    config, size = prepare_generation_config(model, None, **settings), vocabulary_size(model)
+    (config, _), size = prepare_generation_config(model, None, **settings), vocabulary_size(model)
     told = {}
     for name, of_model in (("eos_token_id", None), ("pad_token_id", padding_of(model, config.mask_token_id))):
         token = getattr(tokenizer, name)

@@ -1,4 +1,9 @@
-"""Writing a row anew where the model's own quality says that something in it is wrong."""
+"""Writing a row anew where the model's own quality says that something in it is wrong.
+
+A retry is a generation of its own, not a mode of the loop. A finished canvas agrees with its first mistake: to remask
+its doubtful tokens, or a random half, restores them. But the head knows it from a right one, most of all with a part
+hidden (`hide`): it was trained on canvases that hold masks.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,15 +14,10 @@ from prism_hf.backbones import forward_parameters
 from prism_hf.fields import Fraction, Share, check_arguments
 
 from .configuration_remask import prepare_generation_config
+from .denoising.canvas import Generation
 from .denoising.orders import uniform
 from .denoising.reading import NAN_QUALITY, check_quality
-from .generation_remask import (
-    Generation,
-    RemaskGenerationOutput,
-    prepare_generation,
-    remask_generate,
-    without_descriptions,
-)
+from .generation_remask import RemaskGenerationOutput, prepare_generation, remask_generate, without_descriptions
 
 
 @torch.no_grad()
@@ -34,19 +34,20 @@ def generate_with_retries(
 ) -> RemaskGenerationOutput:
     """`remask_generate`, then again, with other settings, for rows with a written token of low quality.
 
-    A finished canvas is often consistent with its first mistake, so that remasking some of its tokens restores them.
-    But a trained head knows such a canvas from a right one, which is what it takes to try again. It knows best with
-    part of the canvas hidden: it was trained on canvases that hold masks, and what is consistent in full no longer is.
-
     Args:
-        model: with a quality head.
-        input_ids: (B, L), padded on the left where masks are to be appended.
-        retries: settings of further attempts, which win over `kwargs`. They should differ: a greedy attempt with the
-            same settings gives the same tokens.
-        retry_below: a row is written anew if a written token that is not hidden has a lower quality, in [0, 1].
-        hide: share of the written tokens that are masked while the others are judged, drawn anew each time, in [0, 1).
-            All rows are judged before each retry, so that one that was trusted may still be found wrong.
-        attention_mask, generator, token_type_ids, kwargs: as for `remask_generate`.
+        model (`Callable`): With a quality head.
+        input_ids (`torch.LongTensor`): (B, L), padded on the left where masks are to be appended.
+        retries (`Sequence[dict[str, Any]]`): Settings of further attempts, which win over `kwargs`. They should differ:
+            a greedy attempt with the same settings gives the same tokens.
+        retry_below (`float`, *optional*, defaults to 0.9): A row is written anew if a written token that is not hidden
+            has a lower quality, in [0, 1].
+        hide (`float`, *optional*, defaults to 0.0): Share of the written tokens that are masked while the others are
+            judged, drawn anew each time, in [0, 1). All rows are judged before each retry, so that one that was trusted
+            may still be found wrong.
+        attention_mask (`torch.Tensor`, *optional*): As for `remask_generate`.
+        generator (`torch.Generator`, *optional*): As for `remask_generate`.
+        token_type_ids (`torch.Tensor`, *optional*): As for `remask_generate`.
+        **kwargs: As for `remask_generate`.
 
     Returns:
         The last attempt at each row. `num_forwards` counts all calls, one judgement before each retry included. The
@@ -55,44 +56,38 @@ def generate_with_retries(
     Raises:
         ValueError: on wrong settings of any attempt, before the first forward; where a mask cannot be filled, or the
             quality is NaN.
+
+    Example:
+        ```python
+        retries = [{"order": "random"}, {"do_sample": True}]
+        generate_with_retries(model, input_ids, retries, hide=0.3, max_new_tokens=64, remask_strategy="prism").sequences
+        ```
     """
     check_arguments(generate_with_retries, {"retries": retries, "retry_below": retry_below, "hide": hide})
     check_quality(model)
     kwargs = without_descriptions(kwargs)
     attempts = [kwargs, *({**kwargs, **settings} for settings in retries)]
-    configs = [prepare_generation_config(model, None, **settings) for settings in attempts]
-    plans = [prepare_generation(model, config, input_ids, attention_mask, token_type_ids) for config in configs]
-    check_attempts(plans, attention_mask)
-    num_new = plans[0].canvas.num_new
-    mask_token_id = configs[0].mask_token_id
+    resolved = [prepare_generation_config(model, None, **settings) for settings in attempts]
+    inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
+    generations = [prepare_generation(model, config, strategy, **inputs) for config, strategy in resolved]
+    _check_attempts(generations, attention_mask)
+    num_new, mask_token_id = generations[0].canvas.num_new, generations[0].config.mask_token_id
     written = torch.cat([input_ids == mask_token_id, input_ids.new_ones(len(input_ids), num_new) > 0], dim=1)
     seen = None
     if attention_mask is not None:
         seen = torch.cat([attention_mask, attention_mask.new_ones(len(input_ids), num_new)], dim=1)
-    wanted = {"return_quality": True}
-    if "return_logits" in forward_parameters(model):
-        wanted["return_logits"] = False
 
     def write(rows: slice | torch.Tensor, settings: dict[str, Any]) -> RemaskGenerationOutput:
-        return remask_generate(
-            model,
-            input_ids[rows],
-            attention_mask=None if attention_mask is None else attention_mask[rows],
-            token_type_ids=None if token_type_ids is None else token_type_ids[rows],
-            generator=generator,
-            **{**settings, "return_dict_in_generate": True},
-        )
+        of_rows = {name: None if value is None else value[rows] for name, value in inputs.items()}
+        return remask_generate(model, generator=generator, **of_rows, **{**settings, "return_dict_in_generate": True})
 
     output = write(slice(None), kwargs)
     sequences, num_forwards = output.sequences, output.num_forwards
     for settings in attempts[1:]:
         judged = written & (uniform(written.shape, written.device, generator) >= hide)
-        visible = sequences.masked_fill(written & ~judged, mask_token_id)
-        quality = model(input_ids=visible, attention_mask=seen, **wanted).quality_logits.sigmoid()
+        quality = _judge(model, sequences.masked_fill(written & ~judged, mask_token_id), seen, judged)
         num_forwards += 1
-        if bool((quality.isnan() & judged).any()):
-            raise ValueError(NAN_QUALITY)
-        rows = (quality.masked_fill(~judged, 1.0).amin(-1) < retry_below).nonzero()[:, 0]
+        rows = (quality < retry_below).nonzero()[:, 0]
         if len(rows) == 0:
             break
         output = write(rows, settings)
@@ -101,15 +96,26 @@ def generate_with_retries(
     return RemaskGenerationOutput(sequences=sequences, num_forwards=num_forwards)
 
 
-def check_attempts(plans: Sequence[Generation], attention_mask: torch.Tensor | None) -> None:
+def _judge(model, sequences: torch.Tensor, seen: torch.Tensor | None, judged: torch.Tensor) -> torch.Tensor:
+    """The lowest quality of the `judged` (B, L) bool tokens of each row, (B,). Raises ValueError where one is NaN."""
+    wanted = {"return_quality": True}
+    if "return_logits" in forward_parameters(model):
+        wanted["return_logits"] = False
+    quality = model(input_ids=sequences, attention_mask=seen, **wanted).quality_logits.sigmoid()
+    if bool((quality.isnan() & judged).any()):
+        raise ValueError(NAN_QUALITY)
+    return quality.masked_fill(~judged, 1.0).amin(-1)
+
+
+def _check_attempts(generations: Sequence[Generation], attention_mask: torch.Tensor | None) -> None:
     """Raise ValueError unless what each attempt writes can take the place of what the one before wrote."""
-    appended = [plan.canvas.num_new for plan in plans]
+    appended = [generation.canvas.num_new for generation in generations]
     if len(set(appended)) > 1:
         raise ValueError(
             f"The attempts append {appended} tokens, but each takes the place of another: leave max_new_tokens and "
             "max_length out of retries."
         )
-    if any(plan.config.num_return_sequences > 1 for plan in plans):
+    if any(generation.config.num_return_sequences > 1 for generation in generations):
         raise ValueError("num_return_sequences must be 1, as each row is written anew by itself: repeat rows instead.")
     if appended[0] and attention_mask is not None and not attention_mask[:, -1].all():
         raise ValueError("Appended masks need input_ids padded on the left: set tokenizer.padding_side = 'left'.")

@@ -8,33 +8,56 @@ import torch
 from transformers import PreTrainedTokenizerBase
 from transformers.generation import BaseStreamer, TextDiffusionStreamer
 
-from .denoising.canvas import Canvas
+from .denoising.canvas import Changes, Generation
+from .denoising.schedule import Step
 
 
 class Stream:
-    """Hands a streamer the returned sequences from left to right: final tokens once, drafts of the block before."""
+    """Hands a streamer the returned sequences from left to right: final tokens once, drafts of the block before.
 
-    def __init__(self, streamer: BaseStreamer, canvas: Canvas):
-        self.streamer, self.canvas, self.shown = streamer, canvas, 0
+    Called once a step.
 
-    def confirm(self, tokens: torch.Tensor, pending: torch.Tensor, cut_off: torch.Tensor) -> None:
-        """Put the tokens before the first column in which some row is `pending` (B, L) bool, or every one has ended.
+    Args:
+        generation (`Generation`): What comes before its first mask is handed over at once.
+        streamer (`BaseStreamer`, *optional*): Gets the tokens; None gets none.
 
-        cut_off (B, L) bool: what follows the end of a row.
-        """
-        hidden = self.canvas.restore(pending).any(0) | self.canvas.restore(cut_off).all(0)
-        stop = max(first_true(hidden), self.shown)
-        self.streamer.put(self.canvas.restore(tokens)[:, self.shown : stop].cpu())
+    Raises:
+        ValueError: where the streamer is something else.
+    """
+
+    def __init__(self, generation: Generation, streamer: BaseStreamer | None):
+        if streamer is not None and not (hasattr(streamer, "put") and hasattr(streamer, "end")):
+            raise ValueError(f"streamer is {streamer!r}: give one of transformers, such as TextStreamer(tokenizer).")
+        self.streamer, self.shown = streamer, 0
+        if streamer is not None:
+            self._confirm(generation, generation.masked)
+
+    def __call__(self, generation: Generation, step: Step, changes: Changes) -> None:
+        if self.streamer is None:
+            return
+        if generation.ends_block:
+            incomplete = generation.later | (generation.window & ~generation.is_complete[:, None])
+            self._confirm(generation, incomplete & ~generation.finished[:, None])
+        elif hasattr(self.streamer, "put_draft"):
+            restore = generation.canvas.restore
+            stop = _first_true(restore(generation.later).any(0))
+            self.streamer.put_draft(restore(generation.tokens)[:, self.shown : stop].cpu())
+
+    def _confirm(self, generation: Generation, pending: torch.Tensor) -> None:
+        """Put the tokens before the first column in which some row is `pending` (B, L) bool, or every one has ended."""
+        restore = generation.canvas.restore
+        hidden = restore(pending).any(0) | restore(generation.cut_off).all(0)
+        stop = max(_first_true(hidden), self.shown)
+        self.streamer.put(restore(generation.tokens)[:, self.shown : stop].cpu())
         self.shown = stop
 
-    def draft(self, tokens: torch.Tensor, pending: torch.Tensor) -> None:
-        """Show the tokens in between as a draft, where the streamer takes one."""
-        if hasattr(self.streamer, "put_draft"):
-            stop = first_true(self.canvas.restore(pending).any(0))
-            self.streamer.put_draft(self.canvas.restore(tokens)[:, self.shown : stop].cpu())
+    def end(self) -> None:
+        """Tell the streamer that nothing follows."""
+        if self.streamer is not None:
+            self.streamer.end()
 
 
-def first_true(columns: torch.Tensor) -> int:
+def _first_true(columns: torch.Tensor) -> int:
     """The index of the first true one of `columns` (L,), L if there is none."""
     columns = columns.tolist()
     return columns.index(True) if True in columns else len(columns)

@@ -9,6 +9,9 @@ from typing import NamedTuple
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from .denoising.canvas import Canvas, Changes, Generation
+from .denoising.schedule import Step
+
 TEMPLATE = Path(__file__).with_name("trajectory.html")
 # Black on orange (low quality) to blue (high quality), of the 256 colours of a terminal; the page has the same five.
 QUALITY_COLORS = ("38;5;16;48;5;208", "38;5;16;48;5;223", "38;5;16;48;5;252", "38;5;16;48;5;153", "38;5;16;48;5;75")
@@ -116,6 +119,24 @@ class Trajectory:
             "steps": steps,
             "lineLength": line_length,
         }
+
+
+class Recorder:
+    """Records a generation, if its config asks for it. Called once a step."""
+
+    def __init__(self, generation: Generation):
+        self.records, self.is_on = [], generation.config.output_trajectory
+
+    def __call__(self, generation: Generation, step: Step, changes: Changes) -> None:
+        if self.is_on:
+            self.records.append((generation.tokens, *changes))
+
+    def trajectory(self, canvas: Canvas) -> Trajectory | None:
+        """What was recorded, in the columns of the returned sequences."""
+        if not self.records:
+            return None
+        series = [torch.stack(values) for values in zip(*self.records, strict=True) if values[0] is not None]
+        return Trajectory(*map(canvas.restore, series))
 
 
 def _positions(mask: torch.Tensor) -> list[int]:

@@ -29,6 +29,7 @@ from prism_hf.generation.configuration_remask import (
 )
 from prism_hf.generation.denoising.canvas import check_lengths
 from prism_hf.generation.generation_remask import prepare_generation, remask_generate
+from prism_hf.generation.strategies.base import RemaskStrategy
 
 from .output_lock import output_lock
 from .share import by_main_process, share_parts
@@ -90,10 +91,10 @@ def generate_to_jsonl(
     """
     check_arguments(generate_to_jsonl, {name: value for name, value in locals().items() if name in CHECKED})
     generation = fitted_to_tokenizer(model, tokenizer, kwargs) | {"return_dict_in_generate": True}
-    config = prepare_generation_config(model, None, **generation)
+    config, strategy = prepare_generation_config(model, None, **generation)
     if config.max_new_tokens is None:
         raise ValueError(f"max_length={config.max_length} counts a prompt of any length: set max_new_tokens instead.")
-    prompts = prepare_prompts(model, rows, tokenizer, config, apply_chat_template)
+    prompts = prepare_prompts(model, rows, tokenizer, config, strategy, apply_chat_template)
     depends_on = {
         "num_prompts": len(rows),
         "prompts": hashlib.sha256(json.dumps(rows).encode()).hexdigest(),
@@ -138,6 +139,7 @@ def prepare_prompts(
     rows: Sequence[dict[str, Any]],
     tokenizer: PreTrainedTokenizerBase,
     config: RemaskGenerationConfig,
+    strategy: RemaskStrategy,
     apply_chat_template: bool,
 ) -> list[list[int]]:
     """Token ids of each prompt. Raises ValueError, with the number of the row, for one that cannot be completed."""
@@ -153,7 +155,8 @@ def prepare_prompts(
     encoded = encode_prompts(prompts, tokenizer, apply_chat_template, appends, config.mask_token_id)
     check_lengths(model, map(len, encoded), config.max_new_tokens, name="Prompt", first=1)
     most_masks = max(encoded, key=lambda ids: ids.count(config.mask_token_id))
-    prepare_generation(model, config, torch.tensor([most_masks], dtype=torch.long, device=PartialState().device))
+    longest = torch.tensor([most_masks], dtype=torch.long, device=PartialState().device)
+    prepare_generation(model, config, strategy, longest)
     return encoded
 
 

@@ -8,6 +8,7 @@ from torch import nn
 
 from prism_hf.generation import RemaskGenerationConfig, remask_generate
 from prism_hf.generation.denoising.schedule import plan_steps, spread, spread_to_middle
+from prism_hf.generation.strategies.base import resolve_strategy
 
 from .test_remask_generate import MASK, VOCAB, TableModel, score_of
 
@@ -99,11 +100,11 @@ def test_published_counts():
     config = RemaskGenerationConfig(
         block_length=64, remask_strategy="prism", num_remask=12, max_new_tokens=64, remask_start=0.0, remask_end=1.0
     )
-    plan = plan_steps([64], 64, config, 64, "cpu")
-    assert [step.rows.num_remask.item() for step in plan] == [0] * 26 + [1] * 12 + [0] * 26
-    assert [step.rows.num_fill.item() for step in plan] == [1] * 26 + [2] * 12 + [1] * 26
+    schedule = plan_steps(resolve_strategy("prism"), config, [64], 64, 64, "cpu")
+    assert [step.rows.num_remask.item() for step in schedule] == [0] * 26 + [1] * 12 + [0] * 26
+    assert [step.rows.num_unmask.item() for step in schedule] == [1] * 26 + [2] * 12 + [1] * 26
     # The step that remasks sees one mask less than it leaves: 64, 63, ... 39, 38, 37, ...
-    assert [step.num_open for step in plan] == list(range(64, 0, -1))
+    assert [step.most_masks for step in schedule] == list(range(64, 0, -1))
 
 
 def test_one_block_of_everything_fills_by_the_even_shares():

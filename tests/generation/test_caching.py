@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import BertConfig, GenerationConfig, GenerationMixin
 
-from prism_hf.generation import remask_generate
+from prism_hf.generation import as_custom_generate, remask_generate
 from prism_hf.generation.denoising.caching import CanvasCache
 from prism_hf.models.llada import LladaConfig, LladaForMaskedDiffusion
 from prism_hf.models.mdlm import MdlmConfig, MdlmForMaskedDiffusion
@@ -160,9 +160,17 @@ def test_ragged_rows_equal_to_the_literal_loop(name, cache, interval):
     model = MODELS[name]()
     ids, attention_mask = pad(PROMPTS, "left")
     out = remask_generate(
-        model, ids, attention_mask=attention_mask, max_new_tokens=8, block_length=4, steps=14, cache=cache,
-        cache_refresh_interval=interval, remask_strategy="prism", num_remask=2,
-    )  # fmt: skip
+        model,
+        ids,
+        attention_mask=attention_mask,
+        max_new_tokens=8,
+        block_length=4,
+        steps=14,
+        cache_implementation=cache,
+        cache_refresh_interval=interval,
+        remask_strategy="prism",
+        num_remask=2,
+    )
     for row, prompt in zip(out.tolist(), PROMPTS, strict=True):
         length = len(prompt) + 8
         expected = literal_row(model, REFERENCES[name], prompt + [MASK] * 8, 14, 4, 2, cache, interval)
@@ -190,7 +198,7 @@ def test_a_refresh_at_every_step_is_exact(name, settings):
         return remask_generate(model, ids, attention_mask=attention_mask, generator=generator, **settings, **cached)
 
     for cache in ("prefix", "dual"):
-        assert torch.equal(generate(cache=cache, cache_refresh_interval=1), generate())
+        assert torch.equal(generate(cache_implementation=cache, cache_refresh_interval=1), generate())
 
 
 class Widths(nn.Module):
@@ -219,20 +227,20 @@ def test_no_more_is_computed_than_each_cache_needs():
         ("prefix", None, [13, 12, 12, 13, 8, 8, 13, 4, 4]),
     ):
         model = Widths(BACKBONES["llada"]())
-        remask_generate(model, ids, **settings, cache=cache, cache_refresh_interval=interval)
+        remask_generate(model, ids, **settings, cache_implementation=cache, cache_refresh_interval=interval)
         assert model.widths == expected
 
 
 def test_rows_with_different_numbers_of_masks_are_all_filled():
     ids = torch.tensor([[5, MASK, 6, MASK, MASK, 7, MASK], [8] * 7, [MASK] * 7])
     for cache in ("prefix", "dual"):
-        out = remask_generate(MODELS["llada"](), ids, block_length=2, steps=9, cache=cache)
+        out = remask_generate(MODELS["llada"](), ids, block_length=2, steps=9, cache_implementation=cache)
         assert not (out == MASK).any() and torch.equal(out[ids != MASK], ids[ids != MASK])
 
 
 def test_quality_is_known_where_it_was_computed():
     out = remask_generate(
-        MODELS["llada"](), torch.tensor([[5, 6, 7]]), max_new_tokens=4, block_length=4, cache="dual",
+        MODELS["llada"](), torch.tensor([[5, 6, 7]]), max_new_tokens=4, block_length=4, cache_implementation="dual",
         remask_strategy="prism", num_remask=1, return_dict_in_generate=True, output_trajectory=True,
     )  # fmt: skip
     assert out.trajectory.quality.isnan()[:, 0].tolist() == [[False] * 7] + 3 * [[True] * 3 + [False] * 4]
@@ -244,9 +252,10 @@ class GenerativeLlada(GenerationMixin, LladaForMaskedDiffusion):
 
 def test_custom_generate_of_a_class_with_transformers_generate():
     model = randomised(GenerativeLlada(LladaConfig(**LLADA, mask_token_id=MASK)))
-    prompt, settings = torch.tensor([[5, 6, 7]]), {"max_new_tokens": 8, "block_length": 4, "cache": "dual"}
-    out = model.generate(prompt, custom_generate=remask_generate, use_cache=False, **settings)
-    assert torch.equal(out, remask_generate(model, prompt, **settings))
+    prompt = torch.tensor([[5, 6, 7]])
+    settings = {"block_length": 4, "cache_implementation": "dual"}
+    out = model.generate(prompt, custom_generate=as_custom_generate(**settings), max_new_tokens=8)
+    assert torch.equal(out, remask_generate(model, prompt, max_new_tokens=8, **settings))
 
 
 class ReadsProbs:
@@ -259,11 +268,14 @@ class ReadsProbs:
 @pytest.mark.parametrize(
     "wrong, message",
     [
-        ({"cache": "prefx", "block_length": 4}, "Did you mean 'prefix'"),
-        ({"cache": "dual"}, "needs block_length"),
+        ({"cache_implementation": "prefx", "block_length": 4}, "Did you mean 'prefix'"),
+        ({"cache_implementation": "dual"}, "needs block_length"),
         ({"cache_refresh_interval": 2, "block_length": 4}, "nothing to refresh"),
-        ({"cache": "dual", "block_length": 4, "cache_refresh_interval": 0}, "at least 1"),
-        ({"cache": "dual", "block_length": 4, "remask_strategy": ReadsProbs(), "num_remask": 1}, "posterior of all"),
+        ({"cache_implementation": "dual", "block_length": 4, "cache_refresh_interval": 0}, "at least 1"),
+        (
+            {"cache_implementation": "dual", "block_length": 4, "remask_strategy": ReadsProbs(), "num_remask": 1},
+            "posterior of all",
+        ),
     ],
 )
 def test_impossible_combinations_are_named(wrong, message):
@@ -274,7 +286,7 @@ def test_impossible_combinations_are_named(wrong, message):
 def test_a_model_that_cannot_cache_is_named():
     model = prism(BertConfig(**SMALL, max_position_embeddings=40))
     with pytest.raises(ValueError, match="PrismForMaskedDiffusion does not"):
-        remask_generate(model, torch.tensor([[5]]), max_new_tokens=8, block_length=4, cache="dual")
+        remask_generate(model, torch.tensor([[5]]), max_new_tokens=8, block_length=4, cache_implementation="dual")
 
 
 def test_flash_attention_with_padding_is_refused():
@@ -283,5 +295,5 @@ def test_flash_attention_with_padding_is_refused():
     ids, attention_mask = pad([[5, 6], [7]], "left")
     with pytest.raises(ValueError, match="does not go with attn_implementation='flash_attention_2'"):
         remask_generate(
-            model, ids, attention_mask=attention_mask, max_new_tokens=8, block_length=4, cache="dual"
+            model, ids, attention_mask=attention_mask, max_new_tokens=8, block_length=4, cache_implementation="dual"
         )  # fmt: skip

@@ -24,6 +24,7 @@ from transformers import (
 from prism_hf import LladaConfig, LladaForMaskedDiffusion, MdlmConfig, MdlmForMaskedDiffusion
 from prism_hf.generation import (
     STRATEGIES,
+    as_custom_generate,
     generate_with_retries,
     prepare_generation_config,
     register_strategy,
@@ -92,7 +93,7 @@ def test_inputs_by_the_name_of_transformers(prism, bert):
     assert torch.equal(prism.generate(inputs=ids), prism.generate(ids))
     expected = remask_generate(bert, ids)
     assert torch.equal(remask_generate(bert, inputs=ids), expected)
-    assert torch.equal(bert.generate(inputs=ids, custom_generate=remask_generate), expected)
+    assert torch.equal(bert.generate(inputs=ids, custom_generate=as_custom_generate()), expected)
 
 
 class Typed(nn.Module):
@@ -129,7 +130,7 @@ def test_token_types_of_pairs_reach_bert(bert, tokenizer):
     masked = encoded.input_ids == MASK
     out = remask_generate(bert, **encoded, steps=1)
     assert torch.equal(out, encoded.input_ids.where(~masked, logits.argmax(-1)))
-    through = bert.generate(**encoded, steps=1, custom_generate=remask_generate)
+    through = bert.generate(**encoded, custom_generate=as_custom_generate(steps=1))
     assert torch.equal(through, out)
     wino = {"remask_strategy": "wino", "steps": 3}
     assert not (remask_generate(bert, **encoded, **wino) == MASK).any()
@@ -173,7 +174,7 @@ REFUSED = {
     "num_beams": (4, "beams need left-to-right"),
     "num_beam_groups": (2, "beams"),
     "past_key_values": ((), "no token has a past"),
-    "cache_implementation": ("static", "no token has a past"),
+    "cache_implementation": ("static", "must be one of 'prefix', 'dual'"),
     "guidance_scale": (2.0, "cfg_scale"),
     "repetition_penalty": (1.2, "logits_processor"),
     "no_repeat_ngram_size": (2, "logits_processor"),
@@ -210,7 +211,7 @@ def test_a_config_of_transformers_is_refused_for_the_same_reason(prism, name):
 
 def test_what_transformers_makes_of_a_setting_counts_and_the_rest_is_refused(bert):
     ids = torch.tensor([[5, 6, 7]])
-    call = {"custom_generate": remask_generate, "max_new_tokens": 8, "order": "left_to_right"}
+    call = {"custom_generate": as_custom_generate(order="left_to_right"), "max_new_tokens": 8}
     plain = bert.generate(ids, **call)
     assert len(set(plain[0, 3:].tolist())) < 8
     assert len(set(bert.generate(ids, no_repeat_ngram_size=1, **call)[0].tolist())) == 11
@@ -231,11 +232,7 @@ def test_settings_at_the_value_that_does_nothing_are_nobodys_mistake(prism):
 
 def test_a_strategy_registered_by_a_user_keeps_its_fields(bert):
     """Through `custom_generate` too, however late it was registered; once it is gone, so are its fields."""
-    prompt, settings = (
-        torch.tensor([[5, 6, 7]]),
-        {"max_new_tokens": 8, "remask_strategy": "test_doubt", "num_remask": 2},
-    )
-    call = {"custom_generate": remask_generate, **settings}
+    prompt, settings = torch.tensor([[5, 6, 7]]), {"remask_strategy": "test_doubt", "num_remask": 2}
     try:
 
         @register_strategy("test_doubt")
@@ -249,19 +246,26 @@ def test_a_strategy_registered_by_a_user_keeps_its_fields(bert):
                 return (state.canvas * self.patience % 1).float()
 
         for patience in (0.2, 0.37):
-            out = bert.generate(prompt, patience=patience, **call)
+            custom_generate = as_custom_generate(patience=patience, **settings)
+            out = bert.generate(prompt, max_new_tokens=8, custom_generate=custom_generate)
             assert set(Doubt.seen) == {patience}
             Doubt.seen.clear()
-            assert torch.equal(out, remask_generate(bert, prompt, patience=patience, **settings))
+            expected = remask_generate(bert, prompt, max_new_tokens=8, patience=patience, **settings)
+            assert torch.equal(out, expected)
             Doubt.seen.clear()
-        bert.generate(prompt, **call)
+        bert.generate(prompt, max_new_tokens=8, custom_generate=as_custom_generate(**settings))
         assert set(Doubt.seen) == {0.1}
         with pytest.raises(ValueError, match="'patienc'"):
-            remask_generate(bert, prompt, patienc=0.2, **settings)
+            remask_generate(bert, prompt, max_new_tokens=8, patienc=0.2, **settings)
     finally:
         STRATEGIES.pop("test_doubt", None)
     with pytest.raises(ValueError, match="patience"):
-        bert.generate(prompt, custom_generate=remask_generate, max_new_tokens=2, patience=0.2)
+        bert.generate(prompt, custom_generate=as_custom_generate(patience=0.2), max_new_tokens=2)
+
+
+def test_remask_generate_itself_is_no_custom_generate(bert):
+    with pytest.raises(ValueError, match=r"as_custom_generate\("):
+        bert.generate(torch.tensor([[5, 6, 7]]), custom_generate=remask_generate, max_new_tokens=8)
 
 
 # What can be known before the first forward

@@ -27,7 +27,7 @@ from transformers import (
 )
 from transformers.generation import BaseStreamer, TextDiffusionStreamer
 
-from prism_hf.generation import RemaskGenerationConfig, remask_generate
+from prism_hf.generation import RemaskGenerationConfig, as_custom_generate, remask_generate
 from prism_hf.models.mdlm import MdlmConfig, MdlmForMaskedDiffusion
 from prism_hf.models.prism import PrismConfig, PrismForMaskedDiffusion
 
@@ -498,32 +498,41 @@ def test_plain_call_on_a_model_without_generate(name):
 def test_custom_generate_of_a_class_with_transformers_generate():
     model = randomised(GenerativeBert(BertConfig(**SMALL, mask_token_id=MASK, pad_token_id=PAD)))
     prompt = torch.tensor([[5, 6, 7], [8, 9, 10]])
-    settings = {"max_new_tokens": 8, "block_length": 4, "steps": 6}
-    generator = torch.Generator().manual_seed(0)
-    out = model.generate(prompt, custom_generate=remask_generate, **settings)
-    assert torch.equal(out, remask_generate(model, prompt, **settings))
+    own = {"block_length": 4, "steps": 6}
+    out = model.generate(prompt, custom_generate=as_custom_generate(**own), max_new_tokens=8)
+    assert torch.equal(out, remask_generate(model, prompt, max_new_tokens=8, **own))
 
-    settings |= {"do_sample": True, "temperature": 0.7, "top_k": 5, "top_p": 0.9, "num_return_sequences": 2}
-    settings |= {"remask_strategy": "random", "num_remask": 1, "suppress_tokens": [4], "bad_words_ids": [[5, 6]]}
-    generator = torch.Generator().manual_seed(0)
-    out = model.generate(
-        prompt, custom_generate=remask_generate, generator=generator, return_dict_in_generate=True, **settings
+    own |= {"remask_strategy": "random", "num_remask": 1}
+    shared = {"do_sample": True, "temperature": 0.7, "top_k": 5, "top_p": 0.9, "max_length": 11}
+    shared |= {"suppress_tokens": [4], "bad_words_ids": [[5, 6]]}
+    generator = torch.Generator()
+    expected = remask_generate(
+        model, prompt, num_return_sequences=2, generator=generator.manual_seed(0), **own, **shared
     )
-    expected = remask_generate(model, prompt, generator=generator.manual_seed(0), **settings)
-    assert torch.equal(out.sequences, expected) and out.sequences.shape == (4, 11)
+    for call in (
+        {"num_return_sequences": 2},
+        {"generation_config": GenerationConfig(do_sample=True, num_return_sequences=2)},
+    ):
+        call |= shared | {"generator": generator.manual_seed(0), "return_dict_in_generate": True}
+        out = model.generate(prompt, custom_generate=as_custom_generate(**own), **call)
+        assert torch.equal(out.sequences, expected) and out.sequences.shape == (4, 11)
+    streamer = Log()
+    custom_generate = as_custom_generate(**own, streamer=streamer, generator=generator.manual_seed(0))
+    out = model.generate(prompt[:1], custom_generate=custom_generate, max_new_tokens=8)
+    assert sum((value[0] for name, value in streamer.log[:-1] if name == "put"), []) == out[0].tolist()
 
     ids, attention_mask = pad([[5, 6, 7], [8]], "left")
     settings = {"max_new_tokens": 8, "attention_mask": attention_mask, "eos_token_id": 3, "pad_token_id": PAD}
     out = model.generate(
-        ids, custom_generate=remask_generate, logits_processor=[Recorder(forced=3)],
+        ids, custom_generate=as_custom_generate(), logits_processor=[Recorder(forced=3)],
         stopping_criteria=[Holds([5, 4])], **settings,
     )  # fmt: skip
     assert out.tolist() == [[5, 6, 7, 3] + [PAD] * 7, [PAD, PAD, 8, 3] + [PAD] * 7]
 
-    filled = model.generate(torch.tensor([[5, MASK, 6]]), custom_generate=remask_generate)
+    filled = model.generate(torch.tensor([[5, MASK, 6]]), custom_generate=as_custom_generate())
     assert filled.shape == (1, 3) and filled[0, 1] != MASK
     with pytest.raises(ValueError, match="no quality head"):
-        model.generate(prompt, custom_generate=remask_generate, max_new_tokens=4, remask_strategy="prism", num_remask=1)
+        model.generate(prompt, custom_generate=as_custom_generate(remask_strategy="prism"), max_new_tokens=4)
 
 
 def test_settings_of_transformers_own_config_are_read_but_not_its_defaults():

@@ -150,9 +150,10 @@ def test_blocks_padding_and_caches(name):
     alone = [model.generate(prompts[:1, 2:], **settings), model.generate(prompts[1:], **settings)]
     assert torch.equal(together[0, 2:], alone[0][0]) and torch.equal(together[1], alone[1][0])
     for cache in ("prefix", "dual"):
-        exact = model.generate(prompts, attention_mask=mask, cache=cache, cache_refresh_interval=1, **settings)
+        cached = settings | {"cache_implementation": cache}
+        exact = model.generate(prompts, attention_mask=mask, cache_refresh_interval=1, **cached)
         assert torch.equal(exact, together)
-        reused = model.generate(prompts, attention_mask=mask, cache=cache, **settings)
+        reused = model.generate(prompts, attention_mask=mask, **cached)
         assert not (reused == 19).any()
 
 

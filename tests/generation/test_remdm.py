@@ -10,11 +10,9 @@ from torch import nn
 
 from prism_hf.generation import RemaskGenerationConfig, StepState, remask_generate
 from prism_hf.generation.configuration_remask import prepare_generation_config
-from prism_hf.generation.denoising.canvas import prepare_canvas
-from prism_hf.generation.denoising.reading import make_reader
-from prism_hf.generation.denoising.schedule import most_filled, plan_steps
-from prism_hf.generation.denoising.unmasking import Progress, Sampler, denoise
-from prism_hf.generation.strategies import resolve_strategy
+from prism_hf.generation.generation_remask import prepare_generation
+from prism_hf.generation.strategies.base import resolve_strategy
+from prism_hf.generation.strategies.transition import TransitionStrategy, most_unmasked
 
 MASK = 3
 POSTERIOR = [0.5, 0.3, 0.2]
@@ -83,18 +81,16 @@ def label(strategy):
 def one_step(strategy, step, steps, tokens, masked, confidence=None, seed=0):
     """The canvas (B, L) after one step of the sampler from a given canvas."""
     model = Constant()
-    config = prepare_generation_config(model, None, remask_strategy=strategy, do_sample=True)
-    canvas = prepare_canvas(torch.full_like(tokens, MASK), None, config)
-    plan = plan_steps([tokens.shape[1]] * len(tokens), 0, config, steps, tokens.device)
-    sampler = Sampler(
-        make_reader(model, canvas, config, False), resolve_strategy(strategy), config, steps, None,
-        torch.Generator().manual_seed(seed), None,
-    )  # fmt: skip
-    progress, changes = denoise(Progress(tokens, masked, confidence), torch.ones_like(masked), plan[step], sampler)
-    assert torch.equal(progress.masked, progress.tokens == MASK)
-    assert torch.equal(changes.filled, masked & ~progress.masked)
-    assert torch.equal(changes.remasked, ~masked & progress.masked)
-    return progress.tokens
+    config, strategy = prepare_generation_config(model, None, remask_strategy=strategy, do_sample=True, steps=steps)
+    generator = torch.Generator().manual_seed(seed)
+    generation = prepare_generation(model, config, strategy, torch.full_like(tokens, MASK), generator=generator)
+    planned = generation.begin(generation.schedule[step])
+    generation.tokens, generation.masked, generation.confidence = tokens, masked, confidence
+    changes = strategy.step(generation, planned)
+    assert torch.equal(generation.masked, generation.tokens == MASK)
+    assert torch.equal(changes.unmasked, masked & ~generation.masked)
+    assert torch.equal(changes.remasked, ~masked & generation.masked)
+    return generation.tokens
 
 
 def agrees(counts, probabilities):
@@ -208,11 +204,11 @@ def test_probabilities_are_probabilities(strategy, steps):
 
 
 def test_the_planned_width_is_the_quantile():
-    widths = most_filled(resolve_strategy("ancestral"), 32, 32)
+    widths = most_unmasked(resolve_strategy("ancestral"), 32, 32)
     assert widths[-1] == 32
     for i in (0, 5, 20, 30):
         assert binom.sf(widths[i], 32, 1 / (32 - i)) <= 1e-12 < binom.sf(widths[i] - 1, 32, 1 / (32 - i))
-    assert most_filled(lambda state: state.canvas.float(), 7, 3) == [7, 7, 7]
+    assert most_unmasked(TransitionStrategy(), 7, 3) == [7, 7, 7]
 
 
 @pytest.mark.parametrize("strategy", [*STRATEGIES, {"name": "remdm_conf"}], ids=label)
@@ -249,8 +245,8 @@ def test_blocks_run_their_own_time():
 def test_confidence_is_the_probability_of_the_draw():
     seen = []
 
-    class Watching:
-        selection, needs_confidence = "probability", True
+    class Watching(TransitionStrategy):
+        needs = ("confidence",)
 
         def __call__(self, state):
             seen.append(state)
@@ -274,8 +270,8 @@ def test_confidence_is_the_probability_of_the_draw():
 def test_a_strategy_that_reads_the_model_is_asked_after_the_forward():
     """PRISM's quality as a probability: remask with 1 - quality, fill by the linear schedule."""
 
-    class ByQuality:
-        selection, needs_quality, needs_token_probs = "probability", True, True
+    class ByQuality(TransitionStrategy):
+        needs = ("quality", "token_probs")
 
         def __call__(self, state):
             assert state.token_probs[state.generated].sub(0.5).abs().max() < 1e-6 if state.generated.any() else True
@@ -302,8 +298,8 @@ def test_a_strategy_that_reads_the_model_is_asked_after_the_forward():
 
 def test_eta_reaches_the_strategy_each_way():
     def settings(**kwargs):
-        config = prepare_generation_config(Constant(), kwargs.pop("config", None), **kwargs)
-        return resolve_strategy(config.remask_strategy).eta, config.eta, config.order
+        config, strategy = prepare_generation_config(Constant(), kwargs.pop("config", None), **kwargs)
+        return strategy.eta, config.eta, config.order
 
     expected = (0.2, None, "random")
     assert settings(remask_strategy="remdm_cap", eta=0.2) == expected

@@ -234,8 +234,8 @@ def test_what_cannot_be_is_refused_before_the_first_forward():
     with pytest.raises(ValueError, match="flash_attention_2"):
         remask_generate(model, ids, remask_strategy="wino")
     model = build("llada")
-    with pytest.raises(ValueError, match="cache='dual' does not go with remask_strategy='wino'"):
-        remask_generate(model, ids, remask_strategy="wino", block_length=2, cache="dual")
+    with pytest.raises(ValueError, match="cache_implementation='dual' does not go with remask_strategy='wino'"):
+        remask_generate(model, ids, remask_strategy="wino", block_length=2, cache_implementation="dual")
     for settings in ({"num_remask": 2}, {"confidence_threshold": 0.5}, {"order": "margin"}):
         with pytest.raises(ValueError, match=f"{next(iter(settings))}=.* does not go with remask_strategy 'wino'"):
             remask_generate(model, ids, remask_strategy="wino", **settings)

@@ -109,15 +109,15 @@ def test_default_numbers_of_remasked_tokens(name):
     assert remasked_counts(num_remask=0, **settings) == [0] * 12
     model = Hashed()
     model.generation_config = RemaskGenerationConfig(num_remask=3)
-    config = prepare_generation_config(model, None, remask_strategy=name)
+    config, _ = prepare_generation_config(model, None, remask_strategy=name)
     assert (config.num_remask, config.eta) == (3, None)
 
 
 def test_prism_verifies_what_a_threshold_fills():
-    named = prepare_generation_config(Hashed(), None, remask_strategy="prism", confidence_threshold=0.4)
+    named, _ = prepare_generation_config(Hashed(), None, remask_strategy="prism", confidence_threshold=0.4)
     assert (named.quality_threshold, named.num_remask) == (0.5, None)
     for said in ({"num_remask": 2}, {"eta": 0.1}, {"quality_threshold": 0.3}):
-        config = prepare_generation_config(Hashed(), None, remask_strategy="prism", confidence_threshold=0.4, **said)
+        config, _ = prepare_generation_config(Hashed(), None, remask_strategy="prism", confidence_threshold=0.4, **said)
         assert config.quality_threshold == said.get("quality_threshold")
     out = remask_generate(
         Hashed(), torch.full((1, 12), MASK), remask_strategy="prism", confidence_threshold=0.4, **RECORD
@@ -310,7 +310,7 @@ def test_an_unknown_selection():
 
 
 def test_fields_beside_the_name():
-    config = prepare_generation_config(Hashed(), None, remask_strategy="remdm_loop", t_on=0.5, eta=0.1)
+    config, _ = prepare_generation_config(Hashed(), None, remask_strategy="remdm_loop", t_on=0.5, eta=0.1)
     assert config.remask_strategy == RemdmLoop(eta=0.1, t_on=0.5)
 
 
@@ -319,12 +319,12 @@ def test_a_call_sets_aside_what_a_model_has_for_another_kind():
     model.generation_config = RemaskGenerationConfig(
         steps=7, order="margin", remask_strategy="prism", num_remask=2, quality_threshold=0.5
     )
-    config = prepare_generation_config(model, None, remask_strategy="remdm_cap")
+    config, _ = prepare_generation_config(model, None, remask_strategy="remdm_cap")
     assert (config.steps, config.order, config.num_remask, config.quality_threshold) == (7, "random", None, None)
-    back = prepare_generation_config(model, RemaskGenerationConfig(remask_strategy="p2"), remask_strategy="none")
+    back, _ = prepare_generation_config(model, RemaskGenerationConfig(remask_strategy="p2"), remask_strategy="none")
     assert (back.order, back.remask_strategy) == ("confidence", "none")
     model.generation_config = RemaskGenerationConfig(remask_strategy="remdm_cap", eta=0.3)
-    config = prepare_generation_config(model, None, remask_strategy="prism", num_remask=1)
+    config, _ = prepare_generation_config(model, None, remask_strategy="prism", num_remask=1)
     assert (config.order, config.eta, config.num_remask) == ("confidence", None, 1)
 
 
@@ -333,4 +333,4 @@ def test_saved_and_loaded(tmp_path, value):
     RemaskGenerationConfig(remask_strategy=value).save_pretrained(tmp_path)
     loaded = RemaskGenerationConfig.from_pretrained(tmp_path)
     assert loaded.remask_strategy == {"name": "remdm_cap", "eta": 0.2}
-    assert prepare_generation_config(Hashed(), loaded).remask_strategy == {"name": "remdm_cap", "eta": 0.2}
+    assert prepare_generation_config(Hashed(), loaded)[0].remask_strategy == {"name": "remdm_cap", "eta": 0.2}

@@ -7,7 +7,7 @@ import torch
 from torch._dynamo.testing import CompileCounter
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from prism_hf.generation import STRATEGIES, remask_generate
+from prism_hf.generation import STRATEGIES, ScoreStrategy, remask_generate
 from prism_hf.models.mdlm import MdlmConfig
 from prism_hf.models.prism import PrismConfig, PrismForMaskedDiffusion
 
@@ -59,7 +59,7 @@ def count(model, monkeypatch, **settings):
 
 
 def is_joint(strategy):
-    return getattr(strategy, "selection", "lowest") != "lowest"
+    return not issubclass(strategy, ScoreStrategy)
 
 
 RECORD = {"return_dict_in_generate": True, "output_trajectory": True}
@@ -82,11 +82,11 @@ SETTINGS = {
     "prefix": {
         "attention_mask": torch.tensor([[1, 1, 1, 0, 0], [0, 1, 1, 1, 1]]),
         "block_length": 4,
-        "cache": "prefix",
+        "cache_implementation": "prefix",
         "remask_strategy": "prism",
         "num_remask": 2,
     },
-    "dual": {"block_length": 4, "cache": "dual", "cache_refresh_interval": 3, "cfg_scale": 1.0},
+    "dual": {"block_length": 4, "cache_implementation": "dual", "cache_refresh_interval": 3, "cfg_scale": 1.0},
     **{name: {"remask_strategy": name, "block_length": 8} for name in STRATEGIES if is_joint(STRATEGIES[name])},
     "loop in blocks": {"remask_strategy": "prism_loop", "block_length": 8},
     "named": {"remask_strategy": "prism", "block_length": 4},

@@ -75,7 +75,9 @@ def test_generated_tokens_are_those_of_a_linear_map(monkeypatch):
         model.model.embed_tokens.weight.normal_()
         model.lm_head.weight.normal_()
     ids = torch.randint(69999, (2, 6))
-    settings = [{"order": order} for order in ("confidence", "margin", "left_to_right")] + [{"cache": "dual"}]
+    settings = [{"order": order} for order in ("confidence", "margin", "left_to_right")] + [
+        {"cache_implementation": "dual"}
+    ]
     settings = [{"max_new_tokens": 8, "block_length": 4} | each for each in settings]
     found = [remask_generate(model, ids, **each) for each in settings]
     monkeypatch.setattr(LmHead, "forward", nn.Linear.forward)

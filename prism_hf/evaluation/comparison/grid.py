@@ -57,7 +57,7 @@ class GridPoint:
 
 def listed_point(model, setting: dict[str, Any], critic=None) -> GridPoint:
     """The point of a setting that is not of a grid: the label says what it is, and it may make any number of passes."""
-    config = prepared_config(model, attempts_of(setting)[0], critic)
+    config, _ = prepared_config(model, attempts_of(setting)[0], critic)
     temperature = float(config.temperature) if config.do_sample else 0.0
     return GridPoint(describe(setting), config.order, temperature, None, {}, setting)
 

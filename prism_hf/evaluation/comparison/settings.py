@@ -19,7 +19,7 @@ from prism_hf.generation import (
     remask_generate,
 )
 from prism_hf.generation.denoising.reading import check_quality
-from prism_hf.generation.strategies import needs, resolve_strategy
+from prism_hf.generation.strategies.base import RemaskStrategy, resolve_strategy
 from prism_hf.hub.portable import portable
 from prism_hf.jobs.digests import digest, json_digest, weights_digest
 from prism_hf.jobs.output_lock import output_lock
@@ -135,13 +135,13 @@ def check_settings(model, settings: list[dict[str, Any]], critic=None) -> None:
         raise ValueError("There are no settings to evaluate; expected a list of generation settings.")
     for setting in settings:
         for attempt in attempts_of(setting):
-            config = prepared_config(model, attempt, critic)
-            if needs(resolve_strategy(config.remask_strategy), "quality"):
+            _, strategy = prepared_config(model, attempt, critic)
+            if "quality" in strategy.needs:
                 check_quality(model)
 
 
-def prepared_config(model, setting: dict[str, Any], critic=None) -> RemaskGenerationConfig:
-    """The complete config of a setting without retries. Raises ValueError if it cannot be run."""
+def prepared_config(model, setting: dict[str, Any], critic=None) -> tuple[RemaskGenerationConfig, RemaskStrategy]:
+    """The complete config of a setting without retries, and its strategy. Raises ValueError if it cannot be run."""
     return prepare_generation_config(model, None, **_keyword_arguments(setting, critic))
 
 

@@ -1,4 +1,10 @@
-"""Computing some positions of a canvas with kept keys and values of the others (Fast-dLLM, arXiv 2505.22618)."""
+"""Computing some positions of a canvas with kept keys and values of the others (Fast-dLLM, arXiv 2505.22618).
+
+A cache is part of the schedule: which positions each step computes anew. A model that can compute some alone sets
+`_supports_canvas_cache` and takes `cache`, a `CanvasCache`, which its attention updates. Rows of different lengths have
+their blocks at different positions, so keys and values are written by scatter. A `dit` head's own blocks are cached as
+the backbone's are.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +21,7 @@ from .canvas import Canvas
 
 if TYPE_CHECKING:
     from ..configuration_remask import RemaskGenerationConfig
-    from .schedule import PlannedStep
+    from .schedule import Step
 
 
 class CanvasCache:
@@ -50,21 +56,22 @@ def canvas_positions(hidden_states: torch.Tensor, cache: CanvasCache | None) -> 
 
 def check_cache(model, canvas: Canvas, config: RemaskGenerationConfig) -> None:
     """Raise ValueError where the model cannot compute some positions alone."""
+    cache = f"cache_implementation={config.cache_implementation!r}"
     if not takes_cache(model):
         raise ValueError(
-            f"cache={config.cache!r} needs a model that takes a CanvasCache, such as LLaDA or MDLM, alone or under a "
-            f"quality head; {type(model).__name__} does not: set cache=None."
+            f"{cache} needs a model that takes a CanvasCache, such as LLaDA or MDLM, alone or under a "
+            f"quality head; {type(model).__name__} does not: set cache_implementation=None."
         )
     attention = attention_of(model.config) or ""
     if canvas.attention_mask is not None and "flash" in attention:
         raise ValueError(
-            f"cache={config.cache!r} with padding does not go with attn_implementation={attention!r}, which takes the "
+            f"{cache} with padding does not go with attn_implementation={attention!r}, which takes the "
             "last positions of the canvas for those that are computed: use 'sdpa', or prompts of one length."
         )
 
 
-def plan_cache(plan: list[PlannedStep], canvas: Canvas, config: RemaskGenerationConfig) -> list[PlannedStep]:
-    """The plan with, for each step, the positions that it computes anew; None for all, which fills the cache.
+def with_cache(steps: list[Step], canvas: Canvas, config: RemaskGenerationConfig) -> list[Step]:
+    """The steps with the positions that each computes anew; None for all, which fills the cache.
 
     The step in which a row begins a block fills it for the whole batch, and so does every `cache_refresh_interval`-th
     step from there. The others compute each row's block alone (`"dual"`), or all from its first position to the end
@@ -72,22 +79,22 @@ def plan_cache(plan: list[PlannedStep], canvas: Canvas, config: RemaskGeneration
     """
     length = canvas.tokens.shape[1]
     column_of_rank = (~canvas.fillable).to(torch.uint8).argsort(dim=-1, stable=True)
-    blocks = [step.rows for step in plan if step.opens]
+    blocks = [step.rows for step in steps if step.begins_block]
     starts, ends = (torch.stack([getattr(rows, name) for rows in blocks]) for name in ("start", "end"))  # (blocks, B)
-    if config.cache == "prefix":
+    if config.cache_implementation == "prefix":
         starts, ends = column_of_rank.gather(1, starts.T).T, torch.full_like(ends, length)
     widths = (ends - starts).amax(1).tolist()
     positions = []
     for start, end, width in zip(starts, ends, widths, strict=True):
         each = start[:, None] + torch.arange(width, device=start.device)
         each = each.minimum(end[:, None] - 1).clamp(min=0)
-        positions.append(each if config.cache == "prefix" else column_of_rank.gather(1, each))
+        positions.append(each if config.cache_implementation == "prefix" else column_of_rank.gather(1, each))
 
     cached, block, since = [], -1, 0
-    for step in plan:
-        if step.opens:
+    for step in steps:
+        if step.begins_block:
             block, since = block + 1, 0
-        refreshes = since % (config.cache_refresh_interval or len(plan)) == 0
+        refreshes = since % (config.cache_refresh_interval or len(steps)) == 0
         cached.append(replace(step, recomputed=None if refreshes else positions[block]))
         since += 1
     return cached

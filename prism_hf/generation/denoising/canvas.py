@@ -1,20 +1,27 @@
-"""The canvas: prompt, masks and padding of a batch, laid out so that each row is what it would be alone."""
+"""The canvas: prompt, masks and padding of a batch, and the generation that fills it.
+
+Padding goes to the right while the model reads. With bidirectional attention each row then has the positions that it
+has alone, be they absolute or rotary. Returned sequences end in their new tokens, as a decoder's do.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import nn
 
 if TYPE_CHECKING:
     from ..configuration_remask import RemaskGenerationConfig
+    from ..strategies.base import RemaskStrategy
+    from .reading import Reader
+    from .schedule import Step
+    from .threshold import AdaptiveSteps
 
 # Where a model keeps an embedding for each position, and where its config says for how many it was made.
 POSITION_TABLES = ("position_embeddings", "embed_positions", "wpe")
-
 LENGTH_FIELDS = ("max_position_embeddings", "max_sequence_length", "model_length", "n_positions")
 
 
@@ -22,13 +29,16 @@ LENGTH_FIELDS = ("max_position_embeddings", "max_sequence_length", "model_length
 class Canvas:
     """A batch as the model reads it: each row's real tokens, then its new masks, then its padding.
 
-    A bidirectional model needs no padding on the left. With all of it on the right, real tokens have the positions that
-    they have in a batch of one, whichever way the prompts were padded.
-
-    tokens (B, L) int64. attention_mask (B, L) int64, or None without padding. fillable (B, L) bool: the masks. given
-    (B, L) bool: the real tokens that were there. appended (B, L) int64: 0, 1, ... at the new masks, -1 elsewhere. back
-    (B, L) int64: where the column of a returned sequence is found in the canvas; None if it is the same. num_new: masks
-    appended to each row, the last columns of the returned sequences. token_type_ids (B, L) int64, if they were given.
+    Args:
+        tokens (`torch.LongTensor`): (B, L) before the first step.
+        attention_mask (`torch.LongTensor`, *optional*): (B, L), None without padding.
+        fillable (`torch.BoolTensor`): (B, L), the masks.
+        given (`torch.BoolTensor`): (B, L), the real tokens.
+        appended (`torch.LongTensor`): (B, L), 0, 1, ... at the new masks and -1 elsewhere.
+        back (`torch.LongTensor`, *optional*): (B, L), where the column of a returned sequence is found in the canvas;
+            None if it is the same.
+        num_new (`int`): Masks appended to each row, the last columns of the returned sequences.
+        token_type_ids (`torch.LongTensor`, *optional*): (B, L), if they were given.
     """
 
     tokens: torch.Tensor
@@ -45,6 +55,105 @@ class Canvas:
         return values if self.back is None else values.gather(-1, self.back.expand(values.shape))
 
 
+@dataclass
+class Generation:
+    """A generation under way: what all its steps share, and the canvas as it stands.
+
+    Args:
+        config (`RemaskGenerationConfig`): The complete settings.
+        strategy (`RemaskStrategy`): What remasks, and makes the steps.
+        canvas (`Canvas`): The layout, and what stood there before the first step.
+        schedule (`list[Step]`): The steps.
+        steps (`int`): T, the number of base steps.
+        read (`Reader`): Makes the forwards.
+        adaptive (`AdaptiveSteps`, *optional*): Fits the steps to the canvas, in threshold decoding.
+        pad_token_id (`int`, *optional*): What a row holds after its end.
+        generator (`torch.Generator`, *optional*): The source of all randomness.
+        logits_processor (`Callable`, *optional*): Called with what tokens are drawn from.
+
+    What changes from step to step: `tokens` (B, L) int64; `masked` (B, L) bool; `confidence` (B, L), the probability
+    with which each token was drawn, None where no strategy reads it; `window` (B, L) bool, each row's block, and
+    `later` (B, L) bool, what comes after it; `reads` (B,) bool, the rows that take part in the step's forward;
+    `is_complete` (B,) bool, those whose block is complete after it; `ends_block`, whether some row's may be;
+    `finished` (B,) bool, the rows that have ended; `cut_off` (B, L) bool, what follows their end; `is_over`.
+    """
+
+    config: RemaskGenerationConfig
+    strategy: RemaskStrategy
+    canvas: Canvas
+    schedule: list[Step]
+    steps: int
+    read: Reader
+    adaptive: AdaptiveSteps | None = None
+    pad_token_id: int | None = None
+    generator: torch.Generator | None = None
+    logits_processor: Callable | None = None
+    ends_block: bool = field(default=False, init=False)
+    is_over: bool = field(default=False, init=False)
+
+    def __post_init__(self):
+        fillable = self.canvas.fillable
+        self.tokens, self.masked, self.confidence = self.canvas.tokens, fillable, None
+        if "confidence" in self.strategy.needs:
+            self.confidence = torch.zeros_like(self.tokens, dtype=torch.float32)
+        self.num_masks, self.rank = fillable.sum(-1), fillable.cumsum(-1) - 1
+        self.finished = torch.zeros_like(self.num_masks, dtype=torch.bool)
+        self.cut_off, self.has_nan_quality = torch.zeros_like(fillable), self.finished.new_zeros(())
+
+    @property
+    def masks(self) -> torch.Tensor:
+        """The masks of each row's block (B, L)."""
+        return self.masked & self.window
+
+    @property
+    def generated(self) -> torch.Tensor:
+        """The tokens generated in each row's block, which may be remasked (B, L)."""
+        return self.window & ~self.masked
+
+    def begin(self, step: Step) -> Step | None:
+        """Find each row's block. Returns the step, fitted to the canvas in threshold decoding; None to leave it out."""
+        unfinished = self.canvas.fillable & ~self.finished[:, None]
+        self.later = unfinished & (self.rank >= step.rows.end[:, None])
+        self.window = unfinished & (self.rank >= step.rows.start[:, None]) & ~self.later
+        self.reads = ~self.finished
+        return step if self.adaptive is None else self.adaptive.fit(self, step)
+
+    def remask(self, positions: torch.Tensor) -> None:
+        """Put the mask token at `positions` (B, L) bool."""
+        self.tokens = self.tokens.masked_fill(positions, self.config.mask_token_id)
+        self.masked = self.masked | positions
+
+    def settle(self, step: Step, changes: Changes) -> None:
+        """Find the rows whose block is complete."""
+        if changes.quality is not None:
+            unjudged = changes.quality.isnan() & self.window & ~changes.remasked
+            self.has_nan_quality = self.has_nan_quality | unjudged.any()
+        self.is_complete, self.ends_block = step.rows.ends_block.bool(), step.ends_block
+        if self.adaptive is not None:
+            self.adaptive.settle(self, step, changes)
+
+    def end(self, rows: torch.Tensor, after: torch.Tensor) -> None:
+        """End `rows` (B,) bool, with padding at what comes `after` their end (B, L) bool."""
+        self.tokens = self.tokens.masked_fill(after, self.pad_token_id)
+        self.masked, self.cut_off = self.masked & ~after, self.cut_off | after
+        self.finished = self.finished | rows
+
+
+class Changes(NamedTuple):
+    """What a step did.
+
+    Args:
+        unmasked (`torch.BoolTensor`): (B, L).
+        remasked (`torch.BoolTensor`): (B, L), what a loop removed before the forward among it.
+        quality (`torch.Tensor`, *optional*): (B, L) that the forward read; NaN where a loop had removed the token, and
+            where a cache spared it.
+    """
+
+    unmasked: torch.Tensor
+    remasked: torch.Tensor
+    quality: torch.Tensor | None
+
+
 def count_new(config: RemaskGenerationConfig, width: int) -> int:
     """How many masks are appended to `width` columns: `max_new_tokens`, or what is left to `max_length`.
 
@@ -57,39 +166,40 @@ def count_new(config: RemaskGenerationConfig, width: int) -> int:
     return config.max_length - width
 
 
-def prepare_canvas(input_ids, attention_mask, config: RemaskGenerationConfig, token_type_ids=None) -> Canvas:
+def prepare_canvas(
+    model,
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    config: RemaskGenerationConfig,
+    token_type_ids: torch.Tensor | None = None,
+) -> Canvas:
     """Append new masks to each row's real tokens, see `count_new`, and repeat rows `num_return_sequences` times.
 
-    New tokens are of the type of the last real one.
+    New tokens are of the type of the last real one. Raises ValueError for what the model cannot read.
     """
-    input_ids = input_ids.long()
-    types = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids.long()
+    check_inputs(model, input_ids, attention_mask, token_type_ids)
+    repeats, num_new = config.num_return_sequences, count_new(config, input_ids.shape[1])
     real = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
-    input_ids, real, types = (
-        each.repeat_interleave(config.num_return_sequences, dim=0) for each in (input_ids, real, types)
-    )
-    batch, width = input_ids.shape
-    num_new = count_new(config, width)
+    check_lengths(model, real.sum(-1).tolist(), num_new, input_ids.shape[1])
+    tokens, real = (each.repeat_interleave(repeats, dim=0) for each in (input_ids.long(), real))
+    batch, width = tokens.shape
     new = (batch, num_new)
-    tokens = torch.cat([input_ids, input_ids.new_full(new, config.mask_token_id)], dim=1)
+    tokens = torch.cat([tokens, tokens.new_full(new, config.mask_token_id)], dim=1)
     present = torch.cat([real, real.new_ones(new)], dim=1)
     column = torch.arange(tokens.shape[1], device=tokens.device).expand(tokens.shape)
+    types = back = padding = None
     if token_type_ids is not None:
+        types = token_type_ids.long().repeat_interleave(repeats, dim=0)
         last = (real * column[:, :width]).amax(-1, keepdim=True) if width else real.new_zeros(batch, 1)
         types = torch.cat([types, types.gather(1, last).expand(new)], dim=1)
-    back = padding = None
     if not bool(real.all()):
+        # Masks in place keep their columns. Appended ones end every row, as those of a decoder do.
+        back = (column - (~real).sum(-1, keepdim=True)) % tokens.shape[1] if num_new else None
         column = (~present).to(torch.uint8).argsort(dim=-1, stable=True)
         tokens, present = tokens.gather(1, column), present.gather(1, column)
-        if token_type_ids is not None:
-            types = types.gather(1, column)
+        types = None if types is None else types.gather(1, column)
         padding = present.long()
-        # Masks in place keep their columns. Appended ones end every row, as those of a decoder do.
-        back = column.argsort(-1)
-        if num_new:
-            back = (torch.arange(tokens.shape[1], device=tokens.device) - (~real).sum(-1, keepdim=True)) % tokens.shape[
-                1
-            ]
+        back = column.argsort(-1) if back is None else back
     is_mask = tokens == config.mask_token_id
     return Canvas(
         tokens=tokens,
@@ -99,7 +209,7 @@ def prepare_canvas(input_ids, attention_mask, config: RemaskGenerationConfig, to
         appended=(column - width).clamp(min=-1),
         back=back,
         num_new=num_new,
-        token_type_ids=None if token_type_ids is None else types,
+        token_type_ids=types,
     )
 
 

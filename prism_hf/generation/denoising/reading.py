@@ -18,6 +18,7 @@ from .stopping import as_ids
 
 if TYPE_CHECKING:
     from ..configuration_remask import RemaskGenerationConfig
+    from ..strategies.base import RemaskStrategy
 
 ELEMENTS_AT_ONCE = 2**20
 
@@ -202,20 +203,20 @@ def check_tokens(model, config: RemaskGenerationConfig) -> None:
         )
 
 
-def check_shadows(model, name: str) -> None:
-    """Raise ValueError where the model cannot read shadow tokens, as the strategy `name` asks for."""
+def check_shadows(model, strategy: RemaskStrategy) -> None:
+    """Raise ValueError where the model cannot read shadow tokens, as the strategy needs it to."""
     own = getattr(model.config, "backbone_config", model.config)
     model_type, attention = getattr(own, "model_type", None), getattr(own, "_attn_implementation", None)
     if model_type not in MODEL_TYPES:
         raise ValueError(
-            f"remask_strategy {name} needs a model that takes position_ids and a mask of queries and keys, of a "
+            f"remask_strategy {strategy} needs a model that takes position_ids and a mask of queries and keys, of a "
             f"model_type in {MODEL_TYPES}, alone or under a quality head; {type(model).__name__} is of {model_type!r}: "
             "use a strategy without shadow tokens, such as 'p2'."
         )
     if attention not in (None, *ATTENTIONS):
         raise ValueError(
-            f"remask_strategy {name} needs a mask of queries and keys, which attn_implementation={attention!r} does "
-            f"not take: use one of {ATTENTIONS}."
+            f"remask_strategy {strategy} needs a mask of queries and keys, which attn_implementation={attention!r} "
+            f"does not take: use one of {ATTENTIONS}."
         )
 
 
@@ -242,68 +243,92 @@ def add_shadows(
     }
 
 
-def make_reader(model, canvas: Canvas, config: RemaskGenerationConfig, needs_quality: bool):
-    """A function for one forward: (tokens (B, L), positions (B, W), recomputed (B, R), shadowed (B, S)), all but the
-    tokens or None.
+class Reader:
+    """Makes the forwards of a generation: what the model says of a canvas.
 
-    It returns a `Posterior` and quality. The posterior is at the positions, or everywhere, with guidance applied and
-    the mask token and suppressed tokens excluded; quality is (B, L) in [0, 1], or None. With a cache only the
-    `recomputed` positions are computed, among which the others must be, and quality is NaN elsewhere. The shadow of
-    `shadowed[:, k]` is at position L + k.
+    Args:
+        model (`Callable`): The model.
+        canvas (`Canvas`): The layout of what it reads.
+        config (`RemaskGenerationConfig`): The complete settings.
+        reads_quality (`bool`): Whether the strategy reads quality.
     """
-    parameters = forward_parameters(model)
-    kwargs = {"return_quality": needs_quality} if needs_quality or "return_quality" in parameters else {}
-    keeps_logits = takes_positions(model)
-    call = as_described(model, canvas, repeats=2 if config.cfg_scale else 1)
-    cache = CanvasCache() if config.cache else None
-    if cache is not None:
-        kwargs["cache"] = cache
-    excluded = torch.tensor(excluded_tokens(config), device=canvas.tokens.device)
-    types = canvas.token_type_ids if "token_type_ids" in parameters else None
-    if types is not None and config.cfg_scale:
-        types = types.repeat(2, 1)
-    attention_mask = canvas.attention_mask
-    if config.cfg_scale and attention_mask is not None:
-        attention_mask = attention_mask.repeat(2, 1)
 
-    def read(
+    def __init__(self, model, canvas: Canvas, config: RemaskGenerationConfig, reads_quality: bool):
+        parameters = forward_parameters(model)
+        self.model, self.config, self.reads_quality = model, config, reads_quality
+        self.given, self.attention_mask = canvas.given, canvas.attention_mask
+        self.token_type_ids = canvas.token_type_ids if "token_type_ids" in parameters else None
+        if config.cfg_scale:
+            self.attention_mask, self.token_type_ids = map(_twice, (self.attention_mask, self.token_type_ids))
+        self.call = as_described(model, canvas, repeats=2 if config.cfg_scale else 1)
+        self.takes_positions = takes_positions(model)
+        self.excluded = torch.tensor(excluded_tokens(config), device=canvas.tokens.device)
+        self.cache = CanvasCache() if config.cache_implementation else None
+        self.kwargs = {} if self.cache is None else {"cache": self.cache}
+        if reads_quality or "return_quality" in parameters:
+            self.kwargs["return_quality"] = reads_quality
+
+    def __call__(
+        self,
         tokens: torch.Tensor,
         positions: torch.Tensor | None,
         recomputed: torch.Tensor | None = None,
         shadowed: torch.Tensor | None = None,
-    ):
-        (batch, length), at, computed = tokens.shape, positions, recomputed
-        if computed is not None:
-            at = numbers_in(computed, tokens).gather(1, positions)
-        if config.cfg_scale:
-            tokens = torch.cat([tokens, tokens.masked_fill(canvas.given, config.mask_token_id)])
-            at, computed, shadowed = (None if each is None else each.repeat(2, 1) for each in (at, computed, shadowed))
-        if cache is not None:
-            cache.positions = computed
-        if computed is not None:
-            tokens = tokens.gather(1, computed)
-        inputs = {"input_ids": tokens, "attention_mask": attention_mask}
-        if shadowed is not None:
-            inputs = add_shadows(tokens, shadowed, attention_mask, config.mask_token_id, model.dtype)
-        if types is not None:
-            of_tokens = types if computed is None else types.gather(1, computed)
-            of_shadows = [] if shadowed is None else [types.gather(1, shadowed)]
-            inputs["token_type_ids"] = torch.cat([of_tokens, *of_shadows], dim=1)
-        output = call(**inputs, **({"logits_to_keep": at} if keeps_logits else {}), **kwargs)
-        logits = logits_in(output, model)
-        logits = logits if keeps_logits or at is None else take_positions(logits, at)
-        if config.cfg_scale:
+    ) -> tuple[Posterior, torch.Tensor | None]:
+        """One forward.
+
+        Args:
+            tokens (`torch.LongTensor`): (B, L).
+            positions (`torch.LongTensor`, *optional*): (B, W), those of the posterior; None for all.
+            recomputed (`torch.LongTensor`, *optional*): (B, R), with a cache: the positions that are computed, among
+                which the others must be; None for all.
+            shadowed (`torch.LongTensor`, *optional*): (B, S), tokens read with a shadow; that of `shadowed[:, k]` is at
+                position L + k.
+
+        Returns:
+            The posterior, with guidance applied and the mask token and suppressed tokens excluded, and the quality
+            (B, L) in [0, 1], NaN where it was not computed; None where nobody reads it.
+        """
+        at = positions if recomputed is None else numbers_in(recomputed, tokens).gather(1, positions)
+        inputs, at = self._inputs(tokens, at, recomputed, shadowed)
+        output = self.call(**inputs, **({"logits_to_keep": at} if self.takes_positions else {}), **self.kwargs)
+        logits = logits_in(output, self.model)
+        logits = logits if self.takes_positions or at is None else take_positions(logits, at)
+        if self.config.cfg_scale:
             conditional, unconditional = logits.float().chunk(2)
-            logits = unconditional + (config.cfg_scale + 1) * (conditional - unconditional)
-        posterior = posterior_of(logits, excluded)
-        if not needs_quality:
-            return posterior, None
+            logits = unconditional + (self.config.cfg_scale + 1) * (conditional - unconditional)
+        return posterior_of(logits, self.excluded), self._quality(output, tokens.shape, recomputed)
+
+    def _inputs(self, tokens, at, recomputed, shadowed) -> tuple[dict[str, torch.Tensor], torch.Tensor | None]:
+        """What the model is called with, and the columns (B, W) of its input to give logits for."""
+        mask_token_id = self.config.mask_token_id
+        if self.config.cfg_scale:
+            tokens = torch.cat([tokens, tokens.masked_fill(self.given, mask_token_id)])
+            at, recomputed, shadowed = map(_twice, (at, recomputed, shadowed))
+        if self.cache is not None:
+            self.cache.positions = recomputed
+        if recomputed is not None:
+            tokens = tokens.gather(1, recomputed)
+        inputs = {"input_ids": tokens, "attention_mask": self.attention_mask}
+        if shadowed is not None:
+            inputs = add_shadows(tokens, shadowed, self.attention_mask, mask_token_id, self.model.dtype)
+        if self.token_type_ids is not None:
+            of_tokens = self.token_type_ids if recomputed is None else self.token_type_ids.gather(1, recomputed)
+            of_shadows = [] if shadowed is None else [self.token_type_ids.gather(1, shadowed)]
+            inputs["token_type_ids"] = torch.cat([of_tokens, *of_shadows], dim=1)
+        return inputs, at
+
+    def _quality(self, output, shape: torch.Size, recomputed: torch.Tensor | None) -> torch.Tensor | None:
+        if not self.reads_quality:
+            return None
         quality_logits = getattr(output, "quality_logits", None)
         if quality_logits is None:
-            raise ValueError(no_quality(model))
-        quality = quality_logits[:batch, :length].float().sigmoid()
-        if recomputed is not None:
-            quality = quality.new_full((batch, length), torch.nan).scatter(1, recomputed, quality)
-        return posterior, quality
+            raise ValueError(no_quality(self.model))
+        quality = quality_logits[: shape[0], : shape[1]].float().sigmoid()
+        if recomputed is None:
+            return quality
+        return quality.new_full(shape, torch.nan).scatter(1, recomputed, quality)
 
-    return read
+
+def _twice(values: torch.Tensor | None) -> torch.Tensor | None:
+    return None if values is None else values.repeat(2, 1)

@@ -1,4 +1,7 @@
-"""Where rows end: after an end-of-sequence token, or where a stopping criterion says so."""
+"""Where rows end: after an end-of-sequence token, or where a stopping criterion says so.
+
+`eos_token_id` ends appended tokens only. A mask in place is unmasked whatever comes before it.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,12 @@ from typing import TYPE_CHECKING
 import torch
 from transformers import StoppingCriteriaList
 
-from .canvas import Canvas, vocabulary_size
+from .canvas import vocabulary_size
 
 if TYPE_CHECKING:
     from ..configuration_remask import RemaskGenerationConfig
-    from .schedule import PlannedStep
+    from .canvas import Changes, Generation
+    from .schedule import Step
 
 
 def as_ids(value: int | list[int] | None) -> list[int]:
@@ -87,24 +91,40 @@ def last_kept(
     return torch.where(hits.any(-1), torch.where(hits, index, stop).amin(-1), kept)
 
 
-def end_rows(
-    canvas: Canvas,
-    tokens: torch.Tensor,
-    planned: PlannedStep,
-    closed: torch.Tensor,
-    eos_token_ids: torch.Tensor,
-    criteria: StoppingCriteriaList,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Which of the rows that have `closed` (B,) their block end in it, (B,) bool, and what follows, (B, L) bool."""
-    confirmed = (planned.rows.end - canvas.fillable.sum(-1) + canvas.num_new).clamp(min=0)
-    kept = last_kept(
-        canvas.restore(tokens),
-        tokens.shape[1] - canvas.num_new,
-        planned.first,
-        confirmed,
-        planned.stop,
-        eos_token_ids,
-        criteria,
-    )
-    ended = closed & (kept >= 0)
-    return ended, ended[:, None] & (canvas.appended > kept[:, None])
+class Endings:
+    """Ends rows when a block of them is complete, and the generation when all rows have ended. Called once a step.
+
+    Args:
+        generation (`Generation`): The one whose rows end.
+        criteria (`StoppingCriteriaList`, *optional*): Asked as if the tokens of a block had come one by one.
+    """
+
+    def __init__(self, generation: Generation, criteria: StoppingCriteriaList | None):
+        eos_token_ids = as_ids(generation.config.eos_token_id)
+        self.criteria = StoppingCriteriaList(criteria or [])
+        self.can_end = bool(criteria) or (bool(eos_token_ids) and generation.canvas.num_new > 0)
+        self.eos_token_ids = torch.tensor(eos_token_ids, dtype=torch.long, device=generation.tokens.device)
+
+    def __call__(self, generation: Generation, step: Step, changes: Changes) -> None:
+        if not generation.ends_block:
+            return
+        if self.can_end:
+            generation.end(*self._ended(generation, step))
+        generation.finished = generation.finished | (generation.is_complete & (step.rows.end == generation.num_masks))
+        if self.can_end and not step.is_last:
+            generation.is_over = bool(generation.finished.all())
+
+    def _ended(self, generation: Generation, step: Step) -> tuple[torch.Tensor, torch.Tensor]:
+        """The rows that end in the block they have completed, (B,) bool, and what follows their end, (B, L) bool."""
+        canvas = generation.canvas
+        kept = last_kept(
+            canvas.restore(generation.tokens),
+            generation.tokens.shape[1] - canvas.num_new,
+            step.first_appended,
+            (step.rows.end - generation.num_masks + canvas.num_new).clamp(min=0),
+            step.stop_appended,
+            self.eos_token_ids,
+            self.criteria,
+        )
+        ended = generation.is_complete & ~generation.finished & (kept >= 0)
+        return ended, ended[:, None] & (canvas.appended > kept[:, None])

@@ -33,6 +33,7 @@ from pathlib import Path
 import torch
 import transformers
 import yaml
+from estimate_memory import estimate_memory
 from peft import LoraConfig
 from safetensors.torch import load_file
 from torch import nn
@@ -53,7 +54,6 @@ from prism_hf.data.sudoku.grids import to_grid, to_sequence
 from prism_hf.diffusion.losses import linear_unmasking_loss
 from prism_hf.generation import STRATEGIES
 from prism_hf.resources import resource_path
-from prism_hf.training.memory import estimate_memory
 
 ROOT = Path(__file__).resolve().parents[1]
 FIXTURES = ROOT / "tests" / "fixtures"

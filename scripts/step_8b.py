@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import torch
+from estimate_memory import estimate_memory
 from peft import LoraConfig
 from torch import nn
 
@@ -25,7 +26,6 @@ from prism_hf import (
     PrismTrainer,
     PrismTrainingArguments,
 )
-from prism_hf.training.memory import estimate_memory
 
 GIB = 2**30
 # Python with its libraries, and one large weight rearranged for a matrix product.

@@ -1,15 +1,16 @@
 """The estimate of memory against what parameters, optimisers and training steps really hold."""
 
 import copy
-import importlib.util
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import check_memory
 import pytest
 import torch
+from estimate_memory import MemoryTracker, estimate, estimate_memory
 from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import AutoModelForMaskedLM, BertConfig
@@ -17,9 +18,7 @@ from transformers import AutoModelForMaskedLM, BertConfig
 from prism_hf.models.llada import LladaConfig
 from prism_hf.models.prism import PrismConfig, PrismForMaskedDiffusion
 from prism_hf.training import PrismTrainer, PrismTrainingArguments
-from prism_hf.training.memory import MemoryTracker, estimate_memory
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "estimate_memory.py"
 LENGTH, BATCH, MASK = 24, 4, 99
 LLADA = LladaConfig(
     d_model=32,
@@ -50,6 +49,7 @@ SETTINGS = {
     "three sampled drafts": {"num_drafts": 3, "draft_top_p": 0.9},
     "head only": {"freeze_backbone": True},
     "no unmasking loss": {"unmasking_weight": 0.0},
+    "two drafts in three steps": {"num_drafts": 2, "draft_steps": 3, "num_draft_tokens": 6},
     "greedy, bfloat16": {"bf16": True, "draft_do_sample": False},
 }
 
@@ -216,17 +216,14 @@ def test_unknown_optimizers_are_refused(tmp_path):
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="reads the peak from Linux's /proc")
 def test_estimate_is_within_15_percent_of_the_measured_peak(tmp_path):
-    spec = importlib.util.spec_from_file_location("estimate_memory", SCRIPT)
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
     name = "LoRA, float32"
     run = subprocess.run(
-        [sys.executable, SCRIPT, "--measure", name],
+        [sys.executable, check_memory.__file__, "--measure", name],
         check=True,
         stdout=subprocess.PIPE,
         text=True,
         env=os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"},
     )
-    settings = script.check_settings(name, tmp_path)
-    estimated = script.estimate(settings, settings["per_device_train_batch_size"]).total
+    settings = check_memory.check_settings(name, tmp_path)
+    estimated = estimate(settings, settings["per_device_train_batch_size"]).total
     assert estimated == pytest.approx(json.loads(run.stdout.splitlines()[-1]), rel=0.15)

@@ -40,7 +40,15 @@ def share_parts(
 
 
 def by_main_process(compute: Callable[[], T]) -> T:
-    """What the main process computes, in all processes, which wait for it, however long that takes."""
-    computed = [compute() if PartialState().is_main_process else None]
+    """What the main process computes, or raises, in all processes, which wait for it, however long that takes."""
+    computed: list[Any] = [None, None]
+    if PartialState().is_main_process:
+        try:
+            computed[0] = compute()
+        except Exception as error:
+            computed[1] = error
     wait_for_slowest()
-    return broadcast_object_list(computed)[0]
+    value, raised = broadcast_object_list(computed)
+    if raised is not None:
+        raise raised
+    return value

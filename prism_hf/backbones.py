@@ -27,7 +27,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import ModelOutput
 from transformers.utils import logging
 
-from prism_hf._compat import unwrapped
+from prism_hf._compat import setting, unwrapped
 
 logger = logging.get_logger(__name__)
 
@@ -38,7 +38,8 @@ LOGIT_POSITIONS = "_supports_logit_positions"
 class Steps:
     """What a hidden state passes before the linear map to the vocabulary, one step after the other.
 
-    A step is the path of a module within the model, or a function of tensors.
+    Args:
+        steps (`tuple`): Each the path of a module within the model, or a function of tensors.
     """
 
     steps: tuple[str | Callable[[torch.Tensor], torch.Tensor], ...]
@@ -50,15 +51,26 @@ class Steps:
 
 
 def through(*steps: str | Callable[[torch.Tensor], torch.Tensor]) -> Steps:
-    """`prediction_states` of a `BackboneAdapter` as data: `through("lm_head.dense", gelu, "lm_head.layer_norm")`."""
+    """`prediction_states` of a `BackboneAdapter` as data.
+
+    Args:
+        *steps (`str` or `Callable`): Each the path of a module within the model, or a function of tensors.
+
+    Example:
+        ```python
+        BackboneAdapter(through("lm_head.dense", torch.nn.functional.gelu, "lm_head.layer_norm"))
+        ```
+    """
     return Steps(steps)
 
 
 def base_model(model: PreTrainedModel) -> nn.Module:
+    """The body, as transformers names it."""
     return model.base_model
 
 
 def output_embeddings(model: PreTrainedModel) -> nn.Module | None:
+    """The map to the vocabulary, as transformers names it."""
     return model.get_output_embeddings()
 
 
@@ -70,15 +82,26 @@ class BackboneAdapter:
     adapter, so functions must be importable by name if the model is to be pickled.
 
     Args:
-        prediction_states: `(model, hidden_states (N, D), body_output) -> (N, E)`, the input of the linear map; often
-            `through(...)`.
-        body: `model -> module` that gives `last_hidden_state` (B, L, D).
-        shifted_logits: the logits of position i come from the hidden state of i - 1, as in models that began
-            autoregressive (Dream).
-        decoder: `model -> module` with `weight` (V, E) and `bias` (V) or None, the linear map.
-        reads_padding: padding changes what the model says of real tokens (convolutions, segment means), so that
-            generation reads rows of different lengths apart.
-        row_fields: fields of the config that count the rows of the embedding.
+        prediction_states (`Callable`, *optional*, defaults to `through()`): `(model, hidden_states (N, D),
+            body_output) -> (N, E)`, the input of the linear map; often `through(...)`.
+        body (`Callable`, *optional*, defaults to `base_model`): `model -> module` that gives `last_hidden_state`
+            (B, L, D).
+        shifted_logits (`bool`, *optional*, defaults to `False`): The logits of position i come from the hidden state of
+            i - 1, as in models that began autoregressive (Dream).
+        decoder (`Callable`, *optional*, defaults to `output_embeddings`): `model -> module` with `weight` (V, E) and
+            `bias` (V) or None, the linear map.
+        reads_padding (`bool`, *optional*, defaults to `False`): Padding changes what the model says of real tokens
+            (convolutions, segment means), so that generation reads rows of different lengths apart.
+        row_fields (`tuple[str, ...]`, *optional*, defaults to `("vocab_size",)`): Fields of the config that count the
+            rows of the embedding.
+
+    Example:
+        ```python
+        from prism_hf.models.prism import BACKBONE_ADAPTERS, BackboneAdapter, through
+
+        BACKBONE_ADAPTERS["Dream"] = BackboneAdapter(shifted_logits=True)
+        BACKBONE_ADAPTERS["my_bert"] = BackboneAdapter(through("cls.predictions.transform"))
+        ```
     """
 
     prediction_states: Callable[[PreTrainedModel, torch.Tensor, ModelOutput], torch.Tensor] = through()
@@ -93,9 +116,9 @@ class SplitDecoder(nn.Module):
     """A linear map to the vocabulary whose parameters belong to several modules of a model.
 
     Args:
-        rows: its `weight` (V, E) maps to the vocabulary.
-        bias: its `bias` (V,) is added.
-        columns: its `weight` (F, V), transposed, continues that of `rows` to (V, E + F).
+        rows (`nn.Linear` or `nn.Embedding`): Its `weight` (V, E) maps to the vocabulary.
+        bias (`nn.Module`): Its `bias` (V,) is added.
+        columns (`nn.Linear`, *optional*): Its `weight` (F, V), transposed, continues that of `rows` to (V, E + F).
     """
 
     def __init__(self, rows: nn.Linear | nn.Embedding, bias: nn.Module, columns: nn.Linear | None = None):
@@ -116,21 +139,25 @@ class SplitDecoder(nn.Module):
 
 
 def esm_decoder(model: Any) -> nn.Module:
+    """ESM's, whose bias is the head's own."""
     return SplitDecoder(model.lm_head.decoder, bias=model.lm_head)
 
 
 def mobilebert_decoder(model: Any) -> nn.Module:
+    """MobileBERT's, whose columns are parted, as its embedding is narrower than its states."""
     predictions = model.cls.predictions
     return SplitDecoder(predictions.decoder, bias=predictions.decoder, columns=predictions.dense)
 
 
 def deberta_decoder(model: Any) -> nn.Module:
+    """DeBERTa's, which is the embedding unless the head is a legacy one."""
     if model.config.legacy:
         return output_embeddings(model)
     return SplitDecoder(model.get_input_embeddings(), bias=model.lm_predictions.lm_head)
 
 
 def deberta_states(model: Any, hidden_states: torch.Tensor, body_output: ModelOutput) -> torch.Tensor:
+    """What DeBERTa's decoder reads."""
     if model.config.legacy:
         return model.cls.predictions.transform(hidden_states)
     head = model.lm_predictions.lm_head
@@ -138,6 +165,7 @@ def deberta_states(model: Any, hidden_states: torch.Tensor, body_output: ModelOu
 
 
 def mdlm_states(model: Any, hidden_states: torch.Tensor, body_output: Any) -> torch.Tensor:
+    """What MDLM's decoder reads: normalised states (adaLN)."""
     # Without time conditioning every row has the same conditioning, so the first one serves all N positions.
     if model.config.time_conditioning:
         raise ValueError("time_conditioning=True is not supported under a quality head; PRISM's models have it False.")
@@ -221,7 +249,7 @@ def adapter_of(config: PreTrainedConfig, name: str) -> BackboneAdapter:
         ValueError: for a family that nobody has described, and for a model whose attention is causal.
     """
     model_type = config.model_type
-    if getattr(config, "is_decoder", False):
+    if setting(config, "is_decoder", False):
         raise ValueError(
             f"{name} has is_decoder=True in its config, so its attention is causal: set is_decoder=False before the "
             "model is built, as masks must see the tokens to their right."
@@ -296,4 +324,4 @@ def takes_cache(model: nn.Module) -> bool:
 
 
 def _says(module: nn.Module, support: str) -> bool:
-    return getattr(module, support, False)
+    return setting(module, support, False)

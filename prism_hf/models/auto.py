@@ -26,11 +26,21 @@ def load_model(name_or_path: str, **kwargs: Any) -> PreTrainedModel | PeftModelF
     """A masked diffusion model, or the adapter of one on its base model, from a folder or the Hub, ready to generate.
 
     Args:
-        kwargs: to `AutoModelForMaskedLM.from_pretrained` or `AutoPeftModelForPrism.from_pretrained`.
+        name_or_path (`str`): Its name on the Hub, or its folder.
+        **kwargs: To `AutoModelForMaskedLM.from_pretrained` or `AutoPeftModelForPrism.from_pretrained`.
 
     Raises:
         ValueError: if there are an adapter and a whole model under the name, if a file is damaged, if an adapter names
             no base model or does not fit it, or if no quality head fits it.
+
+    Example:
+        ```python
+        from prism_hf import load_model
+        from prism_hf.resources import resource_path
+
+        model = load_model(resource_path("sudoku_prism"))
+        output = model.generate(torch.zeros(1, 81, dtype=torch.long))
+        ```
     """
     check_arguments(load_model, locals())
     check_value("dtype", kwargs.get("dtype"), Dtype)
@@ -44,15 +54,31 @@ def load_model(name_or_path: str, **kwargs: Any) -> PreTrainedModel | PeftModelF
 def new_config(model_type: str, tokenizer: PreTrainedTokenizerBase, settings: dict[str, Any]) -> PreTrainedConfig:
     """The config of a new model for the tokens of a tokenizer, with `settings` over what follows from it.
 
-    Raises ValueError for a type that transformers does not know, and for a setting that the type lacks, which
-    transformers would keep without a word.
+    Args:
+        model_type (`str`): A family of transformers' or of ours, such as `"llada"`.
+        tokenizer (`PreTrainedTokenizerBase`): Tells the number of tokens and the special ones.
+        settings (`dict[str, Any]`): Fields of the config.
+
+    Raises:
+        ValueError: for a type that transformers does not know, and for a setting that the type lacks, which
+            transformers would keep without a word.
+
+    Example:
+        ```python
+        config = new_config("llada", tokenizer, {"d_model": 256, "n_layers": 4, "n_heads": 4, "mlp_hidden_size": 768})
+        ```
     """
     check_names("model_type", [model_type], CONFIG_MAPPING.keys())
     config_class = CONFIG_MAPPING[model_type]
     known = [*(field.name for field in fields(config_class)), *config_class.attribute_map, "mask_token_id"]
     check_names("field of model_config", settings, known)
-    special = {name: getattr(tokenizer, name) for name in ("mask_token_id", "eos_token_id", "pad_token_id")}
+    told = {
+        "vocab_size": len(tokenizer),
+        "mask_token_id": tokenizer.mask_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
     try:
-        return config_class(**{"vocab_size": len(tokenizer)} | special | settings)
+        return config_class(**told | settings)
     except StrictDataclassError as error:
         raise ValueError(f"model_config={settings}: {error}") from error

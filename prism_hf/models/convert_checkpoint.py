@@ -86,6 +86,7 @@ def build_critic(adapter: StateDict, config: MdlmConfig) -> PrismForMaskedDiffus
 
 
 def empty_prism(config: PrismConfig) -> PrismForMaskedDiffusion:
+    """A model without memory for its weights, which it takes over."""
     with torch.device("meta"):
         return PrismForMaskedDiffusion(config)
 
@@ -114,6 +115,7 @@ def save_tokenizer(config: Any, folder: Path) -> str:
 
 
 def save_model(model: PreTrainedModel, folder: Path) -> None:
+    """Save a model with the tokenizer of its vocabulary, and say so."""
     model.save_pretrained(folder)
     config = model.config.backbone_config if isinstance(model, PrismForMaskedDiffusion) else model.config
     tokenizer = save_tokenizer(config, folder)
@@ -125,6 +127,7 @@ def save_model(model: PreTrainedModel, folder: Path) -> None:
 
 
 def convert_lightning(args: argparse.Namespace) -> None:
+    """Write what a Lightning checkpoint holds: an MDLM, a PRISM model, or a critic and its denoiser."""
     backbone, adapter, config = convert_lightning_checkpoint(
         args.checkpoint, use_ema=not args.no_ema, mask_token_id=args.mask_token_id
     )
@@ -138,6 +141,7 @@ def convert_lightning(args: argparse.Namespace) -> None:
 
 
 def convert_llada(args: argparse.Namespace) -> None:
+    """Write the adapter that a checkpoint of the LLaDA trainer holds."""
     weights, config = convert_llada_checkpoint(args.checkpoint, args.base_model or BASE_MODEL, args.lora_alpha)
     write_adapter(weights, config, args.output)
     modules = ", ".join(sorted(config.target_modules))
@@ -178,6 +182,7 @@ def check_options(args: argparse.Namespace, foreign: tuple[str, ...]) -> None:
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """The arguments of the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m prism_hf.models.convert_checkpoint",
         description="Convert a checkpoint of MDLM, PRISM, Token-Critic or the PRISM authors' LLaDA trainer.",
@@ -192,6 +197,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> None:
+    """Convert the checkpoint that the command line names."""
     args = parse(arguments)
     try:
         file = open_checkpoint(args.checkpoint)

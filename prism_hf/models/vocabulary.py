@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from prism_hf._compat import setting
 from prism_hf.backbones import BackboneAdapter, SplitDecoder
 
 # Variance of the rows that are added, in covariances of those that were there: transformers' choice.
@@ -30,14 +31,16 @@ def resize_vocabulary(
     model is as it was.
 
     Args:
-        mask_token_id: stays the mask's.
-        new_num_tokens: rows after it; those there are if None.
-        pad_to_multiple_of: rounds the number of rows up.
-        mean_resizing: new rows are next to the mean of the old ones; else normal draws of `config.initializer_range`,
-            and biases of 0.
+        model (`PreTrainedModel`): A masked language model.
+        adapter (`BackboneAdapter`): That of its family.
+        mask_token_id (`int`, *optional*): Stays the mask's.
+        new_num_tokens (`int`, *optional*): Rows after it; those there are if None.
+        pad_to_multiple_of (`int`, *optional*): Rounds the number of rows up.
+        mean_resizing (`bool`, *optional*, defaults to `True`): New rows are next to the mean of the old ones; else
+            normal draws of `config.initializer_range`, and biases of 0.
 
     Returns:
-        The module of the input embedding.
+        `nn.Module`: The module of the input embedding.
 
     Raises:
         ValueError: for a number that is no row count or would drop the mask token.
@@ -50,7 +53,7 @@ def resize_vocabulary(
     rows = wanted_rows(tensors[0][0].shape[0], new_num_tokens, pad_to_multiple_of)
     if mask_token_id is not None and mask_token_id >= rows:
         raise ValueError(f"{rows} tokens would drop the mask token, {mask_token_id}: keep {mask_token_id + 1} or more.")
-    std = None if mean_resizing else getattr(model.config, "initializer_range", 0.02)
+    std = None if mean_resizing else setting(model.config, "initializer_range", 0.02)
     resized = [(parameter, resized_tensor(parameter.data, rows, dim, std)) for parameter, dim in tensors]
     for parameter, tensor in resized:  # in place, so that whoever shares it, or holds it, goes on doing so
         parameter.data, parameter.grad = tensor, None

@@ -46,6 +46,7 @@ class SafetensorsFile:
 
 
 def stored_as(name: str, piece: Any) -> StoredTensor:
+    """A tensor of safetensors, by a slice of it that has not been read."""
     shape, dtype = tuple(piece.get_shape()), DTYPES[piece.get_dtype()]
     stride = tuple(math.prod(shape[dim + 1 :]) for dim in range(len(shape)))
     return StoredTensor(Storage(name, dtype, math.prod(shape)), dtype, 0, shape, stride)
@@ -78,6 +79,7 @@ class ShardedFile:
 
 
 def open_file(path: Path) -> TorchFile | SafetensorsFile:
+    """Open one file, by its name's ending."""
     return SafetensorsFile(path) if path.suffix == ".safetensors" else TorchFile(path)
 
 

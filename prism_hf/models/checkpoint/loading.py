@@ -98,6 +98,7 @@ def refuse_weights(
 
 
 def place_of(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of a loader's arguments that say where a name leads."""
     return {name: arguments[name] for name in PLACE if arguments.get(name) is not None}
 
 
@@ -168,6 +169,7 @@ def find_damage(folder: Path) -> str | None:
 
 
 def damage_of_json(path: Path) -> str | None:
+    """What is wrong with a file of JSON, or with the files that it names as an index."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -182,6 +184,7 @@ def damage_of_json(path: Path) -> str | None:
 
 
 def damage_of_safetensors(path: Path) -> str | None:
+    """What is wrong with the header of a file of safetensors."""
     try:
         with safe_open(path, "pt"):
             return None
@@ -190,6 +193,7 @@ def damage_of_safetensors(path: Path) -> str | None:
 
 
 def damage_of_torch_file(path: Path) -> str | None:
+    """What is wrong with a file of `torch.save`, of which nothing is run."""
     from .torch_file import TorchFile  # which only a damaged checkpoint needs here
 
     try:

@@ -109,10 +109,12 @@ def describe(value: Any) -> str:
 
 
 def is_count(value: Any) -> bool:
+    """Whether a value counts elements of a file."""
     return type(value) is int and 0 <= value < 2**62
 
 
 def is_shape(value: Any) -> bool:
+    """Whether a value is the shape or the strides of a tensor."""
     return type(value) is tuple and len(value) <= MAX_ARGUMENTS and all(map(is_count, value))
 
 
@@ -144,6 +146,7 @@ def stored_tensor(
 def tensor_of_dtype(
     storage: Any, offset: Any, shape: Any, stride: Any, _grad: Any, _hooks: Any, dtype: Global, metadata: Any = None
 ) -> StoredTensor | Inert:
+    """What `torch._utils._rebuild_tensor_v3` would build."""
     return stored_tensor(storage, offset, shape, stride, metadata=metadata, dtype=DTYPES[dtype.path])
 
 
@@ -166,6 +169,7 @@ MAKERS: dict[str, Callable] = {
 
 
 def make(maker: Any, arguments: Any) -> Any:
+    """What calling `maker` is taken for: plain data where it is known, else an `Inert`."""
     if isinstance(maker, Global) and maker.path in MAKERS:
         if type(arguments) is not tuple or len(arguments) > MAX_ARGUMENTS:
             raise BrokenFile(f"{maker.path} is called with {describe(arguments)}. Remedy: {DAMAGED}.")

@@ -150,6 +150,7 @@ class Window:
 
 
 def read_at(file: BinaryIO, offset: int, nbytes: int) -> bytes:
+    """The bytes of a file at a place."""
     file.seek(offset)
     return file.read(nbytes)
 

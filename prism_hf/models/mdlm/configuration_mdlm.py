@@ -16,21 +16,29 @@ class MdlmConfig(PreTrainedConfig):
     """Shape of an MDLM diffusion transformer, under the field names of `kuleshov-group/mdlm-owt`.
 
     Args:
-        vocab_size (`int`, defaults to 50258): Number of tokens, the mask token included (GPT-2's 50257 + 1).
-        model_length (`int`, defaults to 1024): Length the model was trained at, in tokens. Not a limit: positions
-            are rotary, so any length runs.
-        hidden_dim (`int`, defaults to 768): Width of the residual stream.
-        cond_dim (`int`, defaults to 128): Width of the conditioning vector that drives every adaLN.
-        n_blocks (`int`, defaults to 12): Number of transformer blocks.
-        n_heads (`int`, defaults to 12): Number of attention heads; `hidden_dim / n_heads` must be an even integer.
-        dropout (`float`, defaults to 0.1): Dropout on both residual branches.
-        time_conditioning (`bool`, defaults to False): Whether the network sees the noise level sigma. If not, sigma
-            is 0 whatever the caller passes.
+        vocab_size (`int`, *optional*, defaults to 50258): Number of tokens, the mask token included (GPT-2's 50257
+            and 1).
+        model_length (`int`, *optional*, defaults to 1024): Length that the model was trained at, in tokens. Not a
+            limit: positions are rotary, so any length runs.
+        hidden_dim (`int`, *optional*, defaults to 768): Width of the residual stream.
+        cond_dim (`int`, *optional*, defaults to 128): Width of the conditioning vector that drives every adaLN.
+        n_blocks (`int`, *optional*, defaults to 12): Number of transformer blocks.
+        n_heads (`int`, *optional*, defaults to 12): Number of attention heads; `hidden_dim / n_heads` must be an even
+            integer.
+        dropout (`float`, *optional*, defaults to 0.1): Dropout on both residual branches.
+        time_conditioning (`bool`, *optional*, defaults to `False`): Whether the network sees the noise level sigma. If
+            not, sigma is 0 whatever the caller passes.
         mask_token_id (`int`, *optional*): Id of the mask token; the last id of the vocabulary if not given.
-        initializer_range (`float`, defaults to 0.02): Standard deviation of freshly initialised weights.
+        initializer_range (`float`, *optional*, defaults to 0.02): Standard deviation of freshly initialised weights.
 
     Raises:
         ValueError: if the head dimension is not an even integer, or the mask token lies outside the vocabulary.
+
+    Example:
+        ```python
+        config = MdlmConfig(vocab_size=1000, model_length=256, hidden_dim=256, n_blocks=4, n_heads=4)
+        model = MdlmForMaskedDiffusion(config)
+        ```
     """
 
     model_type = "mdlm"

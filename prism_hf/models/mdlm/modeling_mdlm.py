@@ -162,6 +162,7 @@ class MdlmBlock(GradientCheckpointingLayer):
 
 
 def modulate(hidden_states: torch.Tensor, shift: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """Scale and shift normalised states (B, L, D) by (B, 1, D)."""
     return hidden_states * (1 + scale) + shift
 
 

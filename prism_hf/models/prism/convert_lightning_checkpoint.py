@@ -107,7 +107,11 @@ def is_critic(adapter: dict | None) -> bool:
 
 def critic_config(adapter: dict, config: MdlmConfig) -> MdlmConfig:
     """The config of a critic (see `is_critic`) of the model that `config` describes."""
-    settings = {name: getattr(config, name) for name in ("model_length", "dropout", "time_conditioning")}
+    settings = {
+        "model_length": config.model_length,
+        "dropout": config.dropout,
+        "time_conditioning": config.time_conditioning,
+    }
     return infer_config(adapter, "", settings, config.mask_token_id)
 
 
@@ -235,4 +239,5 @@ def match_shadow_params(ema: Any, backbone: StoredDict, adapter: StoredDict) -> 
 
 
 def has_shape(value: Any, shape: tuple[int, ...]) -> bool:
+    """Whether a value is a tensor of this shape."""
     return isinstance(value, StoredTensor) and value.shape == shape

@@ -30,6 +30,7 @@ LORA = re.compile(
 
 
 def is_llada_checkpoint(data: Any) -> bool:
+    """Whether a file's content is a checkpoint of the PRISM authors' LLaDA trainer."""
     is_flat = isinstance(data, dict) and all(isinstance(key, str) for key in data)
     return is_flat and any(f".{HEAD}" in f".{key}" for key in data)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from prism_hf.evaluation.tasks.task import Task
 from prism_hf.jobs.results import COMPLETIONS
@@ -21,14 +21,14 @@ from .settings import check_settings, evaluate_settings
 
 
 def evaluate(
-    model,
+    model: nn.Module,
     task: Task,
     settings: list[dict[str, Any]],
     path: str | Path,
     batch_size: int = 250,
     seed: int = 0,
     bf16: bool = False,
-    critic=None,
+    critic: nn.Module | None = None,
 ) -> list[dict[str, Any]]:
     """Complete the examples of a task once for each of the settings.
 
@@ -62,14 +62,12 @@ def evaluate(
     """
     check_settings(model, settings, critic)
     points = [listed_point(model, setting, critic) for setting in settings]
-    return _completed(
-        model, task, task.examples, points, path, task.made_with,
-        batch_size=batch_size, seed=seed, bf16=bf16, critic=critic,
-    )  # fmt: skip
+    kwargs = {"batch_size": batch_size, "seed": seed, "bf16": bf16, "critic": critic}
+    return _completed(model, task, task.examples, points, path, task.made_with, **kwargs)
 
 
 def compare(
-    model,
+    model: nn.Module,
     task: Task,
     points: list[GridPoint],
     path: str | Path,
@@ -77,7 +75,7 @@ def compare(
     batch_size: int = 250,
     seed: int = 0,
     bf16: bool = False,
-    critic=None,
+    critic: nn.Module | None = None,
 ) -> list[dict[str, Any]]:
     """Choose among the candidates of each row on the tuning examples, then complete the reported examples with it.
 
@@ -144,13 +142,13 @@ def compare(
 
 
 def _completed(
-    model,
+    model: nn.Module,
     task: Task,
     examples: Tensor,
     points: list[GridPoint],
     path: str | Path,
     made_with: dict[str, Any],
-    **kwargs,
+    **kwargs: Any,
 ) -> list[dict[str, Any]]:
     """A row for each point, of examples of the task. kwargs: see `evaluate_settings`."""
 

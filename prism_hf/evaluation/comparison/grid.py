@@ -4,6 +4,8 @@ from dataclasses import dataclass, fields
 from itertools import product
 from typing import Any
 
+from torch import nn
+
 from prism_hf.fields import NotNegative, Positive, check_arguments, check_names, check_value
 from prism_hf.generation import STRATEGIES, Order, RemaskGenerationConfig
 
@@ -55,7 +57,7 @@ class GridPoint:
         return self.label, self.order, self.temperature, self.budget
 
 
-def listed_point(model, setting: dict[str, Any], critic=None) -> GridPoint:
+def listed_point(model: nn.Module, setting: dict[str, Any], critic: nn.Module | None = None) -> GridPoint:
     """The point of a setting that is not of a grid: the label says what it is, and it may make any number of passes."""
     config, _ = prepared_config(model, attempts_of(setting)[0], critic)
     temperature = float(config.temperature) if config.do_sample else 0.0
@@ -99,7 +101,7 @@ def expand_grid(
     points = []
     for entry in strategies:
         _check_entry(entry, critic)
-        axes = {"orders": orders, "temperatures": temperatures, "budgets": budgets}
+        axes: dict[str, list[Any]] = {"orders": orders, "temperatures": temperatures, "budgets": budgets}
         axes |= {name: entry[name] for name in AXES if name in entry}
         check_arguments(expand_grid, axes, f"the strategy {entry['name']}")
         named = _arguments_of(entry)

@@ -129,7 +129,7 @@ def _name_lines(axis: "Axes", ends: list[tuple[float, float, str, str]], emphasi
 
 def legible_ticks(passes: set[float]) -> list[float]:
     """Numbers of forward passes to write on a logarithmic axis: of those that nearly agree the largest."""
-    ticks = []
+    ticks: list[float] = []
     for number in sorted(passes, reverse=True):
         if not ticks or number * 1.1 < ticks[-1]:
             ticks.append(number)
@@ -138,7 +138,7 @@ def legible_ticks(passes: set[float]) -> list[float]:
 
 def spread(heights: list[float], gap: float, top: float) -> list[float]:
     """Ascending heights moved as little as keeps them `gap` apart, upwards first, and then down from `top`."""
-    placed = []
+    placed: list[float] = []
     for height in heights:
         placed.append(height if not placed else max(height, placed[-1] + gap))
     limit = top

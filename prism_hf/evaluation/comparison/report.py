@@ -1,6 +1,6 @@
 """The tables and the picture of results. Rows that made more forward passes than others are kept apart."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import filterfalse
 from pathlib import Path
 from typing import Any
@@ -105,11 +105,11 @@ def _table(rows: list[Row], measured: str, reference: str | None = None) -> str:
         measured: lambda row: _shown(_mean(row["scores"]), binary),
         "95% interval": lambda row: " to ".join(_shown(end, binary) for end in _interval(row["scores"])),
     }
-    for head in dict.fromkeys(head for row in rows for head in row["measures"]):
-        columns[head] = lambda row, head=head: _shown_measure(row["measures"].get(head, ""))
-    columns["seconds"] = lambda row: f"{row['seconds']:.0f}"
     cells = {head: [column(row) for row in rows] for head, column in columns.items()}
-    cells = {head: column for head, column in cells.items() if head != "arguments" or any(column)}
+    cells = {head: column for head, column in cells.items() if any(column)}
+    for head in dict.fromkeys(head for row in rows for head in row["measures"]):
+        cells[head] = [_shown_measure(row["measures"].get(head, "")) for row in rows]
+    cells["seconds"] = [f"{row['seconds']:.0f}" for row in rows]
     if reference is not None:
         pairs = [_against(row, _find_reference(rows, row, reference)) for row in rows]
         cells[f"against {reference}"] = [difference for difference, _ in pairs]
@@ -133,7 +133,7 @@ def _candidates_table(rows: list[Row], measured: str) -> str:
     return _markdown(heads, lines) if lines else ""
 
 
-def _markdown(heads: list[str], lines: list[Sequence[str]]) -> str:
+def _markdown(heads: list[str], lines: Iterable[Sequence[str]]) -> str:
     first, *others = (f"| {' | '.join(cells)} |" for cells in [heads, *lines])
     return "\n".join([first, "|" + "---|" * len(heads), *others]) + "\n"
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from torch import Tensor
+from torch import Tensor, nn
 
+from prism_hf._compat import config_of
 from prism_hf.evaluation.tasks.task import PADDING
 from prism_hf.generation import (
     RemaskGenerationConfig,
@@ -30,7 +31,7 @@ RETRYING = ("retries", "retry_below", "hide")
 
 
 def evaluate_settings(
-    model,
+    model: nn.Module,
     examples: Tensor,
     settings: list[dict[str, Any]],
     path: str | Path,
@@ -39,7 +40,7 @@ def evaluate_settings(
     batch_size: int = 250,
     seed: int = 0,
     bf16: bool = False,
-    critic=None,
+    critic: nn.Module | None = None,
     never_drawn: Sequence[int] = (),
 ) -> list[dict[str, Any]]:
     """Complete examples once for each of the settings, and keep what is measured of them.
@@ -115,7 +116,13 @@ def evaluate_settings(
 
 
 def _complete_batch(
-    model, batch: Tensor, setting: dict[str, Any], seed: int, bf16: bool, critic, never_drawn: Sequence[int]
+    model: nn.Module,
+    batch: Tensor,
+    setting: dict[str, Any],
+    seed: int,
+    bf16: bool,
+    critic: nn.Module | None,
+    never_drawn: Sequence[int],
 ) -> dict[str, Any]:
     """A batch (B, L) completed as a setting says, as it is kept until all batches are done."""
     began = time.perf_counter()
@@ -129,7 +136,7 @@ def _complete_batch(
     }
 
 
-def check_settings(model, settings: list[dict[str, Any]], critic=None) -> None:
+def check_settings(model: nn.Module, settings: list[dict[str, Any]], critic: nn.Module | None = None) -> None:
     """Raise ValueError for the first setting that cannot be run, or if there are none."""
     if not settings:
         raise ValueError("There are no settings to evaluate; expected a list of generation settings.")
@@ -140,21 +147,23 @@ def check_settings(model, settings: list[dict[str, Any]], critic=None) -> None:
                 check_quality(model)
 
 
-def prepared_config(model, setting: dict[str, Any], critic=None) -> tuple[RemaskGenerationConfig, RemaskStrategy]:
+def prepared_config(
+    model: nn.Module, setting: dict[str, Any], critic: nn.Module | None = None
+) -> tuple[RemaskGenerationConfig, RemaskStrategy]:
     """The complete config of a setting without retries, and its strategy. Raises ValueError if it cannot be run."""
     return prepare_generation_config(model, None, **_keyword_arguments(setting, critic))
 
 
 def _generate(
-    model,
+    model: nn.Module,
     examples: Tensor,
     setting: dict[str, Any],
     generator: torch.Generator,
-    critic=None,
-    never_drawn: Sequence[int] = (),
+    critic: nn.Module | None,
+    never_drawn: Sequence[int],
 ) -> RemaskGenerationOutput:
     """Examples (B, L) completed as a setting says."""
-    call = generate_with_retries if "retries" in setting else remask_generate
+    call: Callable[..., Any] = generate_with_retries if "retries" in setting else remask_generate
     arguments = _keyword_arguments(setting, critic) | {"return_dict_in_generate": True}
     if never_drawn:
         arguments["suppress_tokens"] = sorted({*(arguments["suppress_tokens"] or []), *never_drawn})
@@ -164,15 +173,15 @@ def _generate(
     return call(model, examples.masked_fill(padding, 0), generator=generator, **arguments)
 
 
-def _passes_of(output: RemaskGenerationOutput, examples: Tensor, model) -> list[float]:
+def _passes_of(output: RemaskGenerationOutput, examples: Tensor, model: nn.Module) -> list[float]:
     """The forward passes that each of the examples (B, L) took."""
     if output.tokens_per_forward is None:
         return [output.num_forwards] * len(examples)
-    num_masks = (examples == model.config.mask_token_id).sum(-1)
+    num_masks = (examples == config_of(model).mask_token_id).sum(-1)
     return (num_masks / output.tokens_per_forward).tolist()
 
 
-def _keyword_arguments(setting: dict[str, Any], critic=None) -> dict[str, Any]:
+def _keyword_arguments(setting: dict[str, Any], critic: nn.Module | None = None) -> dict[str, Any]:
     """What `remask_generate` takes: None for what the setting leaves open, and the critic where it names one."""
     arguments = dict.fromkeys(RemaskGenerationConfig.fields) | {"remask_strategy": "none"} | setting
     if "critic" not in arguments:

@@ -139,8 +139,15 @@ def run_program(
 def start(job: dict[str, Any], timeout: float) -> tuple[bool, str, str]:
     """Run a job: whether the walls stood and the program began, what came of it, and the end of its standard error."""
     with tempfile.TemporaryDirectory(prefix="program-", ignore_cleanup_errors=True) as folder:
-        pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-        process = subprocess.Popen(command(job["isolation"]), **pipes, env={}, cwd="/", start_new_session=True)
+        process = subprocess.Popen(
+            command(job["isolation"]),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={},
+            cwd="/",
+            start_new_session=True,
+        )
         # A user that nobody else is, and that has no files: the limit of processes is one of the user.
         user = MIB + process.pid if os.geteuid() == 0 else None
         job = job | {"folder": os.path.realpath(folder), "user": user}
@@ -153,7 +160,7 @@ def start(job: dict[str, Any], timeout: float) -> tuple[bool, str, str]:
 
 
 def run_programs(
-    programs: Sequence[tuple[str, str]], num_workers: Positive | None = None, progress: bool = True, **kwargs
+    programs: Sequence[tuple[str, str]], num_workers: Positive | None = None, progress: bool = True, **kwargs: Any
 ) -> list[ProgramResult]:
     """`run_program` for pairs of a program and its tests, `num_workers` at a time (by default one a CPU), in order."""
     check_arguments(run_programs, {"num_workers": num_workers})

@@ -14,7 +14,7 @@ from .text import load_text
 TASKS: dict[str, Callable[..., Task]] = {"code": load_code, "sudoku": load_sudoku, "text": load_text}
 
 
-def load_task(name: str | None = None, model=None, **arguments: Any) -> Task:
+def load_task(name: str | None = None, model: Any = None, **arguments: Any) -> Task:
     """A task by its name.
 
     Args:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -34,7 +34,7 @@ TUNING_SEED = 2**30
 
 
 def load_text(
-    model,
+    model: Any,
     length: Annotated[int, Allowed(min=2)] = 128,  # the first token of a text is not scored
     num_samples: Positive = 64,
     num_tuning_samples: Count = 0,
@@ -144,7 +144,7 @@ def _judge(
         totals, numbers = negative_log_likelihood(texts, *reader, prompts=given)
         # A sample without a token to score is as bad as a scorer that knows nothing would find it.
         scores = torch.where(numbers > 0, -totals / numbers.clamp(min=1), -math.log(reader.scorer.config.vocab_size))
-        measures = {
+        measures: dict[str, float | str] = {
             "generative perplexity": generative_perplexity(-scores * numbers, numbers),
             "entropy": unigram_entropy(sequences, examples == mask_token_id).mean().item(),
         }
@@ -160,7 +160,7 @@ def _judge(
     return judge
 
 
-def _own_tokenizer(model, name: str | None) -> PreTrainedTokenizerBase:
+def _own_tokenizer(model: Any, name: str | None) -> PreTrainedTokenizerBase:
     """The tokenizer of the model compared. Raises ValueError if it has another mask."""
     remedy = f"set the task's tokenizer to what {model.name_or_path} was trained with, such as gpt2"
     tokenizer = load_tokenizer(name or model.name_or_path, model.config.vocab_size, remedy)
@@ -172,7 +172,8 @@ def _own_tokenizer(model, name: str | None) -> PreTrainedTokenizerBase:
 
 def _load_scorer(name: str, length: int, device: torch.device) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A causal language model and its tokenizer. Raises ValueError if it cannot score texts of `length` tokens."""
-    scorer = AutoModelForCausalLM.from_pretrained(name).to(device).eval()
+    scorer: Any = AutoModelForCausalLM.from_pretrained(name)
+    scorer.to(device).eval()
     tokenizer = load_tokenizer(name, scorer.config.vocab_size, "name a scorer that has one, such as gpt2-large")
     limit = context_length(scorer)
     if limit is not None and limit < length:
@@ -221,7 +222,7 @@ def _masked_examples(prompts: list[str], tokenizer: PreTrainedTokenizerBase, len
 
 def decode(ids: list[int], tokenizer: PreTrainedTokenizerBase, end_of_text: str) -> str:
     """The text of tokens, in which `end_of_text` stands where it ends, and no other special token."""
-    parts = [[]]
+    parts: list[list[int]] = [[]]
     for token in ids:
         if token == tokenizer.eos_token_id:
             parts.append([])

@@ -60,7 +60,7 @@ class Processes:
         sizes = self.sizes(f"{pid}/smaps_rollup")
         return added(sizes, "Pss_Anon", "Pss_Shmem", "SwapPss") if "Pss_Anon" in sizes else None
 
-    def take_too_much(self, pids: list[str], most: int) -> bool:
+    def take_too_much(self, pids: list[str], most: float) -> bool:
         """Whether processes hold more than `most` bytes together. They are stopped where that takes time to know."""
         held = self.memory(pids)
         if sum(held.values()) <= most:

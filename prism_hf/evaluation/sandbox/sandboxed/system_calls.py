@@ -69,8 +69,8 @@ def system_call_filter() -> bytes:
     lines = [(LOAD, 0, 0, ARCHITECTURE), (JUMP_EQUAL, 1, 0, architecture), (RETURN, 0, 0, KILL), (LOAD, 0, 0, NUMBER)]
     if machine == "x86_64":
         lines += [(JUMP_AT_LEAST, 0, 1, X32), (RETURN, 0, 0, absent)]
-    for call in ", ".join(REFUSED.values()).split(", "):
-        if (number := call.split()[1 + column]) != "-":
+    for words in ", ".join(REFUSED.values()).split(", "):
+        if (number := words.split()[1 + column]) != "-":
             lines += when(int(number), [(RETURN, 0, 0, refuse)])
     # What it asks for is in memory, where a filter cannot read it; C libraries then take the older call.
     lines += when(CLONE3[column], [(RETURN, 0, 0, absent)])

@@ -99,16 +99,15 @@ def refuse_system_calls() -> None:
 
 
 def mount(source: str, target: str, kind: str | None, flags: int, data: str | None = None) -> None:
-    source, target, kind, data = (text and text.encode() for text in (source, target, kind, data))
-    call("mount", source, target, kind, ctypes.c_ulong(flags), data)
+    texts = [text and text.encode() for text in (source, target, kind, data)]
+    call("mount", *texts[:3], ctypes.c_ulong(flags), texts[3])
 
 
 def prctl(option: int, *arguments: int) -> None:
-    arguments = (*arguments, 0, 0, 0, 0)[:4]
-    call("prctl", option, *map(ctypes.c_ulong, arguments))
+    call("prctl", option, *map(ctypes.c_ulong, (*arguments, 0, 0, 0, 0)[:4]))
 
 
-def call(function: str, *arguments) -> None:
+def call(function: str, *arguments: object) -> None:
     """A function of the C library. Raises OSError."""
     if getattr(ctypes.CDLL(None, use_errno=True), function)(*arguments) < 0:
         raise OSError(ctypes.get_errno(), f"{function}: {os.strerror(ctypes.get_errno())}")

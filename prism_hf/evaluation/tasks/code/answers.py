@@ -131,8 +131,8 @@ def plain_text(text: str) -> str:
     if re.search(r"&lt;[ \t]*/?[ \t]*py", text):
         text = html.unescape(text)
     for replacement, pattern in FOREIGN.items():
-        outside = re.compile(f"{STRING}|(?P<foreign>{pattern})", re.IGNORECASE)
-        text = outside.sub(lambda match, new=replacement: match[0] if match["foreign"] is None else new, text)
+        outside = re.compile(f"(?P<kept>{STRING})|{pattern}", re.IGNORECASE)
+        text = outside.sub(lambda match: match["kept"] or replacement, text)  # noqa: B023  (called at once)
     if re.search(QUOTED, text, re.MULTILINE):
         text = re.sub(r"^[ \t]*>(?!>) ?", "", text, flags=re.MULTILINE)
     return re.sub(LABEL, "", text, flags=re.MULTILINE)

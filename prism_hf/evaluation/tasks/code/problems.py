@@ -65,7 +65,8 @@ def read_problems(path: str | Path) -> list[CodeProblem]:
         ValueError: with file and line, where there is no JSON, or it lacks a field, has one of another type, repeats a
             task_id, or names no function; if there are no problems.
     """
-    problems, seen = [], {}
+    problems: list[CodeProblem] = []
+    seen: dict[int | str, str] = {}
     for where, row in rows_of(read_bytes(path), str(path)):
         problem = read_problem(row, f"{path}, {where}")
         if problem.task_id in seen:
@@ -176,7 +177,7 @@ def program_of(problem: CodeProblem, answer: str) -> str:
     return "".join([*re.findall(future, program, re.MULTILINE), re.sub(future, "", program, flags=re.MULTILINE)])
 
 
-def run_answers(problems: Sequence[CodeProblem], answers: Sequence[str], **kwargs) -> list[ProgramResult]:
+def run_answers(problems: Sequence[CodeProblem], answers: Sequence[str], **kwargs: Any) -> list[ProgramResult]:
     """Whether the code of each answer passes its problem's tests. kwargs: see `run_program` and `run_programs`."""
     programs = [(program_of(problem, answer), problem.tests) for problem, answer in zip(problems, answers, strict=True)]
     return run_programs(programs, **kwargs)

@@ -15,7 +15,9 @@ from .answers import FORMS, find_code
 from .problems import CodeProblem, pass_at_k, run_answers
 
 
-def score_completions(problems: Sequence[CodeProblem], completions: Sequence[str], **kwargs) -> list[dict[str, Any]]:
+def score_completions(
+    problems: Sequence[CodeProblem], completions: Sequence[str], **kwargs: Any
+) -> list[dict[str, Any]]:
     """Find the code of each completion of a problem and run it with the tests.
 
     kwargs: see `run_program` and `run_programs`.
@@ -25,7 +27,8 @@ def score_completions(problems: Sequence[CodeProblem], completions: Sequence[str
     """
     codes = [find_code(text, problem.entry_point) for problem, text in zip(problems, completions, strict=True)]
     results = run_answers(problems, [code for code, _ in codes], **kwargs)
-    rows, seen = [], Counter()
+    rows: list[dict[str, Any]] = []
+    seen: Counter[int | str] = Counter()
     for problem, text, (_, form), result in zip(problems, completions, codes, results, strict=True):
         rows.append(
             {

@@ -21,7 +21,7 @@ from .scoring import count_forms, score_completions
 
 
 def load_code(
-    model,
+    model: Any,
     problems_file: str,
     num_problems: Positive | None = None,
     num_tuning_problems: Count = 0,

@@ -143,7 +143,7 @@ def _adopted(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def evaluate_sudoku(
-    model,
+    model: Any,
     puzzles: Tensor,
     settings: list[dict[str, Any]],
     path: str | Path,

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .comparison.report import comparison_table, plot_comparison
     from .comparison.settings import evaluate_settings
     from .metrics.calibration import auroc, expected_calibration_error, reliability_bins
+    from .metrics.code import pass_at_k
     from .metrics.statistics import bootstrap_interval, mcnemar_test, paired_bootstrap, wilson_interval
     from .metrics.text import (
         count_scored_tokens,
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     )
     from .sandbox.sandbox import ProgramResult, check_isolation, isolation_problem, run_program, run_programs
     from .tasks.code.answers import FoundCode, extract_code, find_code
-    from .tasks.code.problems import CodeProblem, pass_at_k, read_problems, run_answers
+    from .tasks.code.problems import CodeProblem, read_problems, run_answers
     from .tasks.code.scoring import check_enough, pass_table, read_completions, score_completions
     from .tasks.registry import TASKS, load_task
     from .tasks.sudoku.plots import plot_corrections, quality_samples

@@ -59,7 +59,7 @@ class GridPoint:
 
 def listed_point(model: nn.Module, setting: dict[str, Any], critic: nn.Module | None = None) -> GridPoint:
     """The point of a setting that is not of a grid: the label says what it is, and it may make any number of passes."""
-    config, _ = prepared_config(model, attempts_of(setting)[0], critic)
+    config: Any = prepared_config(model, attempts_of(setting)[0], critic)[0]  # which declares no fields
     temperature = float(config.temperature) if config.do_sample else 0.0
     return GridPoint(describe(setting), config.order, temperature, None, {}, setting)
 

@@ -99,8 +99,8 @@ def generative_perplexity(totals: Tensor, num_tokens: Tensor) -> float:
 
     Example:
         ```python
-        >>> generative_perplexity(torch.tensor([0.0, math.log(4)]), torch.tensor([1, 1]))
-        2.0
+        >>> generative_perplexity(torch.tensor([0.0, 0.0]), torch.tensor([5, 1]))
+        1.0
         ```
     """
     return (totals.double().sum() / num_tokens.sum()).exp().item()
@@ -121,8 +121,8 @@ def unigram_entropy(ids: Tensor, counted: Tensor | None = None) -> Tensor:
 
     Example:
         ```python
-        >>> unigram_entropy(torch.tensor([[1, 2], [3, 3]]))
-        tensor([0.6931, 0.0000], dtype=torch.float64)
+        >>> unigram_entropy(torch.tensor([[1, 2, 3, 4], [1, 1, 2, 2]]))
+        tensor([1.3863, 0.6931], dtype=torch.float64)
         ```
     """
     counted = torch.ones_like(ids, dtype=torch.bool) if counted is None else counted

@@ -14,20 +14,27 @@ it, watches it, kills it with all that it has started, and says what came of it.
   holds nothing else.
 
 With both, on Linux, a filter refuses the system calls that reach keys, other processes and devices, or that take memory
-which is counted for no process (`sandboxed/system_calls.py`).
+which is counted for no process, and so cannot be had (`sandboxed/system_calls.py`).
+
+Model-written programs run in namespaces or not at all, unless the user says otherwise. The folder `sandboxed` is what
+runs there, with the standard library only: one process builds the walls and stays outside, the program is its child.
+The outer one alone can write the report, so that no output of a program is taken for one, and it keeps the limits, so
+that the evaluator waits for an end and nothing else. Root's programs become another user, since Linux limits no process
+of root's.
 
 **Time** counts from the program's first line, not from the interpreter's start, and leaves out what it waited for a CPU
-that other processes had: a program takes as long beside 31 others as alone. One that starts processes is not spared
-this from then on.
+that other processes had: a program takes as long beside 31 others as alone, where the clock would fail right ones. It
+is CPU seconds while the program runs or waits for a CPU, seconds of the clock while it sleeps. One that starts
+processes is not spared this from then on.
 
 **Memory**: one process cannot ask for more than the limit. That of several is added up every few milliseconds, and the
-program ends where it is more. Beside it stand the files that it writes (`disk`) and what the kernel holds for pipes
-and sockets, up to about 300 MiB with the default limits of processes and files.
+program ends where it is more. Beside it stand the files that it writes (`disk`) and what the kernel holds for pipes and
+sockets, up to about 300 MiB with the default limits of processes and files.
 
 Neither protects against a fault in the kernel, and neither against cheating: program and tests share an interpreter, as
-in all of these benchmarks. A secret of the run tells that the tests were run through, so that a program which ends
-early, with whatever exit code, has not passed. But one that searches the frames of its callers can find the secret, and
-what a function returns can claim to equal anything.
+in all of these benchmarks. A secret that the child hands over after the tests tells that they were run through, so that
+a program which ends early, with an exit code of its choice, has not passed. But one that searches the frames of its
+callers can find the secret, and what a function returns can claim to equal anything.
 """
 
 import contextlib
@@ -71,11 +78,20 @@ PATIENCE = 50
 
 @dataclass(frozen=True)
 class ProgramResult:
-    """Whether tests passed, else why not, and the end of what was written to standard error.
+    """What came of a program.
 
-    reason: None, `"failed"` (something was raised, by a test or before), `"timed out"`, `"out of memory"` (its
-    processes together; one alone gets a MemoryError) or `"crashed"` (ended, by itself or by a signal, before the tests
-    were through).
+    Args:
+        passed (`bool`): Whether its tests were run through and raised nothing.
+        reason (`str`, *optional*): Why not: `"failed"` (something was raised, by a test or before), `"timed out"`,
+            `"out of memory"` (its processes together; one alone gets a MemoryError) or `"crashed"` (ended, by itself or
+            by a signal, before the tests were through).
+        stderr (`str`): The end of what was written to standard error.
+
+    Example:
+        ```python
+        >>> run_program("x = 1", "assert x == 2").reason
+        'failed'
+        ```
     """
 
     passed: bool
@@ -98,14 +114,28 @@ def run_program(
     The module is not `__main__`. The module's documentation says what is guaranteed.
 
     Args:
-        timeout: seconds from its first line, as the module's documentation counts them; also of CPU time, rounded up.
-        isolation: `"namespaces"` or `"limits"`.
-        memory: bytes, of address space of a process and of the memory of all its processes.
-        disk: bytes of a file, with namespaces of all files.
-        num_processes: processes and threads, with namespaces only.
+        program (`str`): Python, as a model wrote it.
+        tests (`str`, *optional*): Python that raises if the program is wrong.
+        timeout (`float`, *optional*, defaults to 10.0): Seconds from its first line, as the module's documentation
+            counts them; also of CPU time, rounded up.
+        isolation (`str`, *optional*, defaults to `"namespaces"`): That or `"limits"`.
+        memory (`int`, *optional*, defaults to 1 GiB): Bytes, of address space of a process and of the memory of all its
+            processes.
+        disk (`int`, *optional*, defaults to 64 MiB): Bytes of a file, with namespaces of all files.
+        num_processes (`int`, *optional*, defaults to 16): Processes and threads, with namespaces only.
+        open_files (`int`, *optional*, defaults to 64): Files that a process has open.
+
+    Returns:
+        `ProgramResult`: Whether it passed, and why not.
 
     Raises:
         ValueError: if the isolation is none of the two, or this machine cannot give it, whatever the program.
+
+    Example:
+        ```python
+        >>> run_program("def double(x): return 2 * x", "assert double(2) == 4").passed
+        True
+        ```
     """
     check_arguments(run_program, locals())
     job = {
@@ -124,7 +154,7 @@ def run_program(
     # A crowded machine may have no process or memory to spare for a moment.
     for attempt in range(1, STARTS + 1):
         try:
-            started, outcome, stderr = start(job, timeout)
+            started, outcome, stderr = _start(job, timeout)
         except OSError as error:
             started, stderr = False, str(error)
         if started:
@@ -136,7 +166,7 @@ def run_program(
     )
 
 
-def start(job: dict[str, Any], timeout: float) -> tuple[bool, str, str]:
+def _start(job: dict[str, Any], timeout: float) -> tuple[bool, str, str]:
     """Run a job: whether the walls stood and the program began, what came of it, and the end of its standard error."""
     with tempfile.TemporaryDirectory(prefix="program-", ignore_cleanup_errors=True) as folder:
         process = subprocess.Popen(
@@ -152,9 +182,9 @@ def start(job: dict[str, Any], timeout: float) -> tuple[bool, str, str]:
         user = MIB + process.pid if os.geteuid() == 0 else None
         job = job | {"folder": os.path.realpath(folder), "user": user}
         try:
-            report, stderr = communicate(process, json.dumps(job).encode(), timeout)
+            report, stderr = _communicate(process, json.dumps(job).encode(), timeout)
         finally:
-            kill_session(process)
+            _kill_session(process)
     outcome = report.removeprefix(READY).decode()
     return report.startswith(READY), outcome if outcome in OUTCOMES else "crashed", stderr
 
@@ -162,7 +192,22 @@ def start(job: dict[str, Any], timeout: float) -> tuple[bool, str, str]:
 def run_programs(
     programs: Sequence[tuple[str, str]], num_workers: Positive | None = None, progress: bool = True, **kwargs: Any
 ) -> list[ProgramResult]:
-    """`run_program` for pairs of a program and its tests, `num_workers` at a time (by default one a CPU), in order."""
+    """`run_program` for several, some at a time.
+
+    Args:
+        programs (`Sequence[tuple[str, str]]`): Pairs of a program and its tests.
+        num_workers (`int`, *optional*): Programs at once, by default one a CPU.
+        progress (`bool`, *optional*, defaults to `True`): Show a progress bar.
+        **kwargs: See `run_program`.
+
+    Returns:
+        `list[ProgramResult]`: What came of each, in order.
+
+    Example:
+        ```python
+        results = run_programs([("x = 1", "assert x == 1"), ("x = 2", "assert x == 1")], timeout=5.0)
+        ```
+    """
     check_arguments(run_programs, {"num_workers": num_workers})
     with ThreadPoolExecutor(num_workers or os.cpu_count()) as pool:
         results = pool.map(lambda pair: run_program(*pair, **kwargs), programs)
@@ -170,7 +215,19 @@ def run_programs(
 
 
 def isolation_problem(isolation: str = "namespaces") -> str | None:
-    """Why this machine cannot give an isolation, tried with an empty program; None if it can."""
+    """Why this machine cannot give an isolation, tried with an empty program.
+
+    Args:
+        isolation (`str`, *optional*, defaults to `"namespaces"`): See `run_program`.
+
+    Returns:
+        `str` or `None`: The reason with the remedy, None if it can.
+
+    Example:
+        ```python
+        isolation = "namespaces" if isolation_problem() is None else "limits"
+        ```
+    """
     try:
         result = run_program("", isolation=isolation, timeout=60.0)
     except ValueError as error:
@@ -179,7 +236,19 @@ def isolation_problem(isolation: str = "namespaces") -> str | None:
 
 
 def check_isolation(isolation: str = "namespaces") -> None:
-    """Raise ValueError, with the remedy, if programs cannot be run with this isolation."""
+    """Check that this machine can give an isolation.
+
+    Args:
+        isolation (`str`, *optional*, defaults to `"namespaces"`): See `run_program`.
+
+    Raises:
+        ValueError: with the remedy, if it cannot.
+
+    Example:
+        ```python
+        check_isolation("namespaces")
+        ```
+    """
     if problem := isolation_problem(isolation):
         raise ValueError(problem)
 
@@ -199,7 +268,7 @@ def command(isolation: str) -> list[str]:
     return [unshare, *user, "--mount", "--pid", "--net", "--ipc", "--uts", "--fork", "--kill-child", *python]
 
 
-def communicate(process: subprocess.Popen, job: bytes, timeout: float) -> tuple[bytes, str]:
+def _communicate(process: subprocess.Popen, job: bytes, timeout: float) -> tuple[bytes, str]:
     """Hand a job over and wait for the end of the report: the report and the tail of standard error.
 
     What is written is read all the time, so that nobody waits for us, and dropped but for that. The program cannot
@@ -234,7 +303,7 @@ def communicate(process: subprocess.Popen, job: bytes, timeout: float) -> tuple[
     return report, stderr.decode(errors="replace")
 
 
-def kill_session(process: subprocess.Popen) -> None:
+def _kill_session(process: subprocess.Popen) -> None:
     """End a process and its group, be it over already or not, and wait for it."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)

@@ -7,7 +7,6 @@ Layouts as published, JSONL, which may be gzipped: mbpp.jsonl (arXiv 2108.07732)
 
 import contextlib
 import json
-import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,6 @@ from typing import Any
 from prism_hf.data.code.texts import code_prompt, first_function_name
 from prism_hf.data.files import read_bytes, read_object, text_lines
 from prism_hf.evaluation.sandbox.sandbox import ProgramResult, run_programs
-from prism_hf.fields import Count, Positive, check_arguments
 
 from .answers import as_body, binds, extract_code
 
@@ -37,10 +35,21 @@ PAIR = "class Pair:\n    def __init__(self, a, b):\n        self.a = a\n        
 class CodeProblem:
     """A problem with tests.
 
-    instruction: what is asked. entry_point: the function to write. given: code that stands before an answer: for
-    HumanEval, imports and the function's head with its docstring, so that an answer may be its body or the whole
-    function. reference: an answer that is right. tests: code that raises, run after given and answer, if the answer is
-    wrong.
+    Args:
+        task_id (`int` or `str`): What the benchmark calls it.
+        instruction (`str`): What is asked.
+        entry_point (`str`): The function to write.
+        given (`str`): Code that stands before an answer: for HumanEval, imports and the function's head with its
+            docstring, so that an answer may be its body or the whole function.
+        reference (`str`): An answer that is right.
+        tests (`str`): Code that raises, run after given and answer, if the answer is wrong.
+
+    Example:
+        ```python
+        code = "def one():\n    return 1\n"
+        problem = CodeProblem(1, "Return 1.", "one", given="", reference=code, tests="assert one() == 1")
+        (result,) = run_answers([problem], [code])
+        ```
     """
 
     task_id: int | str
@@ -61,14 +70,25 @@ def read_problems(path: str | Path) -> list[CodeProblem]:
 
     Text that a model is to read may be a chat, a list of messages, which then is the text of them all.
 
+    Args:
+        path (`str` or `Path`): The file, which may be gzipped.
+
+    Returns:
+        `list[CodeProblem]`: The problems, in order.
+
     Raises:
         ValueError: with file and line, where there is no JSON, or it lacks a field, has one of another type, repeats a
             task_id, or names no function; if there are no problems.
+
+    Example:
+        ```python
+        problems = read_problems("HumanEval.jsonl.gz")
+        ```
     """
     problems: list[CodeProblem] = []
     seen: dict[int | str, str] = {}
-    for where, row in rows_of(read_bytes(path), str(path)):
-        problem = read_problem(row, f"{path}, {where}")
+    for where, row in _rows_of(read_bytes(path), str(path)):
+        problem = _read_problem(row, f"{path}, {where}")
         if problem.task_id in seen:
             first = seen[problem.task_id]
             raise ValueError(f"{path}, {where} has the task_id {problem.task_id!r} of {first}: keep one.")
@@ -79,7 +99,7 @@ def read_problems(path: str | Path) -> list[CodeProblem]:
     return problems
 
 
-def rows_of(data: bytes, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def _rows_of(data: bytes, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """The rows of JSONL, or of one JSON array, each with its place."""
     lines = text_lines(data, name)
     if "".join(lines.values()).lstrip().startswith("["):
@@ -93,7 +113,7 @@ def rows_of(data: bytes, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
         yield f"line {number}", read_object(line, f"{name}, line {number}")
 
 
-def read_problem(row: dict[str, Any], where: str) -> CodeProblem:
+def _read_problem(row: dict[str, Any], where: str) -> CodeProblem:
     is_mbpp = len(OF_MBPP & row.keys()) >= len(OF_HUMANEVAL & row.keys())
     row = dict(row)
     if is_mbpp and "text" not in row and "prompt" in row:
@@ -103,17 +123,17 @@ def read_problem(row: dict[str, Any], where: str) -> CodeProblem:
     asked = "text" if is_mbpp else "prompt"
     is_chat = isinstance(row.get(asked), list)
     if is_chat:
-        row[asked] = text_of_chat(row[asked], f"{where}: {asked!r}")
+        row[asked] = _text_of_chat(row[asked], f"{where}: {asked!r}")
     for name, kind in (MBPP if is_mbpp else HUMANEVAL).items():
         if name not in row:
             layout = "MBPP" if is_mbpp else "HumanEval"
             raise ValueError(f"{where} has no field {name!r} of the layout of {layout}, only {sorted(row)}.")
         if not isinstance(row[name], kind) or isinstance(row[name], bool):
             raise ValueError(f"{where}: {name!r} must be {kind.__name__}, got {row[name]!r}.")
-    return from_mbpp(row, where) if is_mbpp else from_humaneval(row, where, is_chat)
+    return _from_mbpp(row, where) if is_mbpp else _from_humaneval(row, where, is_chat)
 
 
-def text_of_chat(messages: list[Any], where: str) -> str:
+def _text_of_chat(messages: list[Any], where: str) -> str:
     """The text of messages, dicts with a `role` and a `content`, with a blank line between two."""
     texts = []
     for message in messages:
@@ -126,7 +146,7 @@ def text_of_chat(messages: list[Any], where: str) -> str:
     return "\n\n".join(texts)
 
 
-def from_mbpp(row: dict[str, Any], where: str) -> CodeProblem:
+def _from_mbpp(row: dict[str, Any], where: str) -> CodeProblem:
     # As published, though the tests of 19 of the 500 problems of the test split call another function of the reference.
     name = first_function_name(row["code"])
     if name is None:
@@ -139,12 +159,12 @@ def from_mbpp(row: dict[str, Any], where: str) -> CodeProblem:
     return CodeProblem(row["task_id"], row["text"], name, given, row["code"], tests)
 
 
-def from_humaneval(row: dict[str, Any], where: str, is_chat: bool = False) -> CodeProblem:
+def _from_humaneval(row: dict[str, Any], where: str, is_chat: bool = False) -> CodeProblem:
     name, asked = row["entry_point"], row["prompt"]
     given = extract_code(asked, name) + "\n" if is_chat else asked
-    if not name.isidentifier() or function_head(given, name) is None:
+    if not name.isidentifier() or _function_head(given, name) is None:
         raise ValueError(f"{where}: 'prompt' does not define the 'entry_point' {name!r}.")
-    if function_head(row["test"], "check") is None:
+    if _function_head(row["test"], "check") is None:
         raise ValueError(f"{where}: 'test' must define the function check, got {row['test']!r:.80}.")
     return CodeProblem(
         task_id=row["task_id"],
@@ -156,7 +176,7 @@ def from_humaneval(row: dict[str, Any], where: str, is_chat: bool = False) -> Co
     )
 
 
-def function_head(code: str, name: str) -> re.Match | None:
+def _function_head(code: str, name: str) -> re.Match | None:
     """Where a top-level function begins."""
     return re.search(rf"^(?:async +)?def +{re.escape(name)}\b", code, re.MULTILINE)
 
@@ -166,7 +186,7 @@ def program_of(problem: CodeProblem, answer: str) -> str:
 
     Imports from `__future__` come first, as Python wants them.
     """
-    head = function_head(problem.given, problem.entry_point)
+    head = _function_head(problem.given, problem.entry_point)
     if head is None:
         program = f"{problem.given}{answer}\n"
     elif binds(answer, problem.entry_point):
@@ -178,17 +198,21 @@ def program_of(problem: CodeProblem, answer: str) -> str:
 
 
 def run_answers(problems: Sequence[CodeProblem], answers: Sequence[str], **kwargs: Any) -> list[ProgramResult]:
-    """Whether the code of each answer passes its problem's tests. kwargs: see `run_program` and `run_programs`."""
+    """Run the code of each answer with its problem's tests.
+
+    Args:
+        problems (`Sequence[CodeProblem]`): The problem of each answer.
+        answers (`Sequence[str]`): Code, as `extract_code` finds it.
+        **kwargs: See `run_programs`.
+
+    Returns:
+        `list[ProgramResult]`: Whether each passed, in order.
+
+    Example:
+        ```python
+        problems = read_problems("mbpp.jsonl")
+        results = run_answers(problems, [problem.reference for problem in problems], timeout=5.0)
+        ```
+    """
     programs = [(program_of(problem, answer), problem.tests) for problem, answer in zip(problems, answers, strict=True)]
     return run_programs(programs, **kwargs)
-
-
-def pass_at_k(n: Count, c: Count, k: Positive) -> float:
-    """The unbiased estimate, from n answers of which c are right, that one of k answers is: 1 - C(n-c, k) / C(n, k).
-
-    It is the share of the subsets of k answers that hold a right one (arXiv 2107.03374, equation 1).
-    """
-    check_arguments(pass_at_k, locals())
-    if not (c <= n and k <= n):
-        raise ValueError(f"pass@k needs 0 <= c <= n and 1 <= k <= n, got n={n}, c={c}, k={k}.")
-    return 1 - math.comb(n - c, k) / math.comb(n, k)

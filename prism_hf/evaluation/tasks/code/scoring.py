@@ -8,11 +8,12 @@ from typing import Any
 import torch
 
 from prism_hf.data.files import read_bytes, read_object, text_lines
+from prism_hf.evaluation.metrics.code import pass_at_k
 from prism_hf.evaluation.metrics.statistics import bootstrap_interval
 from prism_hf.fields import Positive, check_arguments
 
 from .answers import FORMS, find_code
-from .problems import CodeProblem, pass_at_k, run_answers
+from .problems import CodeProblem, run_answers
 
 
 def score_completions(
@@ -20,10 +21,21 @@ def score_completions(
 ) -> list[dict[str, Any]]:
     """Find the code of each completion of a problem and run it with the tests.
 
-    kwargs: see `run_program` and `run_programs`.
+    Args:
+        problems (`Sequence[CodeProblem]`): The problem of each completion.
+        completions (`Sequence[str]`): What was written.
+        **kwargs: See `run_programs`.
 
-    Returns one row a completion: `task_id`, `sample` (0 for the first of a problem), `completion`, `found` (where its
-    code was, see `find_code`), `passed`, and `reason`, why not.
+    Returns:
+        `list[dict[str, Any]]`: A row a completion: `task_id`, `sample` (0 for the first of a problem), `completion`,
+        `found` (where its code was, see `find_code`), `passed`, and `reason`, why not.
+
+    Example:
+        ```python
+        asked, completions = read_completions("completions.jsonl", read_problems("mbpp.jsonl"))
+        rows = score_completions(asked, completions)
+        print(pass_table(rows, k=[1]))
+        ```
     """
     codes = [find_code(text, problem.entry_point) for problem, text in zip(problems, completions, strict=True)]
     results = run_answers(problems, [code for code, _ in codes], **kwargs)
@@ -50,8 +62,20 @@ def read_completions(path: str | Path, problems: Sequence[CodeProblem]) -> tuple
     A row has a `completion` and a `task_id`, as those that a comparison keeps and those of HumanEval's authors, or, as
     what `recipes/generate.py` makes of our prompts, the `prompt` of a problem.
 
+    Args:
+        path (`str` or `Path`): The file.
+        problems (`Sequence[CodeProblem]`): All problems that there may be completions of.
+
+    Returns:
+        `tuple[list[CodeProblem], list[str]]`: For each completion its problem, and its text.
+
     Raises:
         ValueError: with the line, where one has no completion or is of no problem; if there are none.
+
+    Example:
+        ```python
+        asked, completions = read_completions("completions.jsonl", read_problems("mbpp.jsonl"))
+        ```
     """
     by_id = {problem.task_id: problem for problem in problems}
     by_prompt = {problem.prompt: problem for problem in problems}
@@ -77,7 +101,20 @@ def read_completions(path: str | Path, problems: Sequence[CodeProblem]) -> tuple
 
 
 def check_enough(asked: Sequence[CodeProblem], k: Sequence[Positive]) -> None:
-    """Raise ValueError if a problem has fewer completions than one of `k`, or one is no number of at least 1."""
+    """Check that each problem has as many completions as pass@k needs.
+
+    Args:
+        asked (`Sequence[CodeProblem]`): The problem of each completion.
+        k (`Sequence[int]`): Of pass@k.
+
+    Raises:
+        ValueError: if a problem has fewer, or one of `k` is no number of at least 1.
+
+    Example:
+        ```python
+        check_enough(asked, k=[1, 10])
+        ```
+    """
     check_arguments(check_enough, {"k": k})
     least, number = min((number, task_id) for task_id, number in Counter(each.task_id for each in asked).items())[::-1]
     if not k or max(k) > number:
@@ -87,10 +124,20 @@ def check_enough(asked: Sequence[CodeProblem], k: Sequence[Positive]) -> None:
 
 
 def pass_table(rows: Sequence[dict[str, Any]], k: Sequence[int], num_problems: int | None = None) -> str:
-    """pass@k, unbiased, of the rows of `score_completions` as Markdown, with 95% intervals.
+    """pass@k, unbiased, as Markdown, with 95% intervals: those of the problems, resampled with all their completions.
 
-    The intervals are of the problems, resampled with all their completions. Of `num_problems`, if given, it tells how
-    many have no completion, and so count nowhere.
+    Args:
+        rows (`Sequence[dict[str, Any]]`): What `score_completions` returns.
+        k (`Sequence[int]`): Of pass@k.
+        num_problems (`int`, *optional*): How many there are, to tell how many have no completion and count nowhere.
+
+    Returns:
+        `str`: The table, and what became of the completions.
+
+    Example:
+        ```python
+        print(pass_table(score_completions(asked, completions), k=[1, 10]))
+        ```
     """
     numbers, right = Counter(row["task_id"] for row in rows), Counter(row["task_id"] for row in rows if row["passed"])
     lines = ["| | | 95% interval |", "|---|---|---|"]

@@ -11,12 +11,13 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
 from prism_hf.data.prompts import decode_completions, encode_prompts, tokens_without_text
+from prism_hf.evaluation.metrics.code import pass_at_k
 from prism_hf.evaluation.sandbox.sandbox import Isolation, Seconds, check_isolation
 from prism_hf.evaluation.tasks.task import PADDING, Judgement, Task, load_tokenizer
 from prism_hf.fields import Count, Positive, check_arguments
 from prism_hf.jobs.digests import json_digest
 
-from .problems import MBPP_SPLITS, CodeProblem, pass_at_k, read_problems
+from .problems import MBPP_SPLITS, CodeProblem, read_problems
 from .scoring import count_forms, score_completions
 
 

@@ -36,9 +36,9 @@ class ResumableJsonl:
         path, record = self.path, self.path.with_name(self.path.name + ".settings.json")
         if path.is_dir():
             raise ValueError(f"{path} is a folder; name a file for the output.")
-        settings = json.loads(json.dumps(settings, default=repr))
+        settings = _as_json(settings)
         if record.exists():
-            earlier = read(read_written(record.read_bytes(), str(record)))
+            earlier = _as_json(read(read_written(record.read_bytes(), str(record))))
             changed = sorted(name for name in {*earlier, *settings} if earlier.get(name) != settings.get(name))
             if changed:
                 shown = ", ".join(f"{name}={earlier.get(name)!r}, now {settings.get(name)!r}" for name in changed)
@@ -92,3 +92,7 @@ class ResumableJsonl:
     def _shards(self) -> list[Path]:
         pattern = re.compile(re.escape(self.path.name + SHARD) + r"\d+")
         return sorted(each for each in self.path.parent.glob("*") if pattern.fullmatch(each.name))
+
+
+def _as_json(settings: dict[str, Any]) -> dict[str, Any]:
+    return json.loads(json.dumps(settings, default=repr))

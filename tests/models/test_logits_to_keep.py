@@ -2,12 +2,15 @@
 
 import pytest
 import torch
+from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from transformers import BertConfig, BertForMaskedLM
 
 from prism_hf import (
     LladaConfig,
     LladaForMaskedDiffusion,
+    MaskedDiffusionTrainer,
+    MaskedDiffusionTrainingArguments,
     MdlmConfig,
     MdlmForMaskedDiffusion,
     PrismConfig,
@@ -105,3 +108,16 @@ def test_an_argument_of_that_name_alone_says_nothing():
     model = OwnBert(BertConfig(**SMALL)).eval()
     assert not takes_positions(model)
     remask_generate(model, IDS, mask_token_id=MASK)  # asserts that it was given no positions
+
+
+def test_a_trainer_gives_no_mask_to_an_argument_of_that_name_alone(tmp_path):
+    args = MaskedDiffusionTrainingArguments(
+        str(tmp_path), max_steps=1, per_device_train_batch_size=2, report_to="none", save_strategy="no", use_cpu=True,
+        disable_tqdm=True,
+    )  # fmt: skip
+    rows = [{"input_ids": [5, 6, 7, 8]}] * 4
+    config = BertConfig(**SMALL, pad_token_id=0, mask_token_id=MASK)
+    trainer = MaskedDiffusionTrainer(OwnBert(config), args, train_dataset=Dataset.from_list(rows))
+    assert trainer.train().training_loss > 0 and not trainer.keeps_logits
+    trainer = MaskedDiffusionTrainer(OURS["llada"](), args, train_dataset=Dataset.from_list(rows))
+    assert trainer.keeps_logits

@@ -126,8 +126,8 @@ def naming_damage(checkpoint: str | os.PathLike, arguments: Mapping[str, Any] | 
     It is an OSError where the loader's is, else a ValueError.
 
     Args:
-        checkpoint: a folder, or a name on the Hub.
-        arguments: of the loader; those in `PLACE` say where the name leads.
+        checkpoint (`str` or `os.PathLike`): A folder, or a name on the Hub.
+        arguments (`Mapping[str, Any]`, *optional*): Of the loader; those in `PLACE` say where the name leads.
     """
     try:
         yield

@@ -26,8 +26,8 @@ MIN_INSTRUCTION_LIMIT, BYTES_PER_INSTRUCTION = 1_000_000, 64
 class TorchFile:
     """A file of `torch.save`, opened without trust.
 
-    Attributes:
-        data: what was saved, in plain data.
+    Args:
+        path (`str` or `os.PathLike`): The file. What was saved is then in `data`, in plain data.
 
     Raises:
         ValueError: naming the file, if it is no file of `torch.save`, is damaged or cut off, has compressed entries,

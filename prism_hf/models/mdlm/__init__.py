@@ -1,8 +1,8 @@
 """Native MDLM diffusion transformer (arXiv 2406.07524): reads and writes the published Hub layout."""
 
-import warnings
-
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM
+
+from prism_hf._deprecation import warn_renamed
 
 from .configuration_mdlm import MdlmConfig
 from .modeling_mdlm import (
@@ -36,10 +36,5 @@ def __getattr__(name: str) -> type:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from prism_hf.models.prism.quality_heads import MdlmQualityHead  # which is built on this module
 
-    warnings.warn(
-        "MdlmQualityHead has moved to prism_hf.models.prism.quality_heads, and will be gone from prism_hf.models.mdlm "
-        "in version 0.2.",
-        FutureWarning,
-        stacklevel=2,
-    )
+    warn_renamed(f"{__name__}.{name}", f"{MdlmQualityHead.__module__}.{name}")
     return MdlmQualityHead

@@ -49,14 +49,17 @@ def convert_lightning_checkpoint(
     """Read a Lightning checkpoint of MDLM, PRISM or Token-Critic. Nothing in it is run, and no other tensor is read.
 
     Args:
-        path: the `.ckpt` file.
-        config: the backbone's shape. If None it is read off the tensors' shapes; what they do not tell
-            (`model_length`, `dropout`, `time_conditioning`) off the hyper-parameters, where the file has them.
-        use_ema: take the averaged weights. `ema.shadow_params` is a list without names, in parameter order, that
-            covers the backbone, the backbone and then the adapter, or the adapter alone (where the backbone was
-            frozen); parameters that it does not cover, and buffers, come from `state_dict`.
-        mask_token_id: of a config that is read off the file. If None it is the tokenizer's in the hyper-parameters,
-            else that of the published model with this size of vocabulary, else the last id, with a warning.
+        path (`str` or `Path`): The `.ckpt` file.
+        config (`MdlmConfig`, *optional*): The backbone's shape. If None it is read off the tensors' shapes; what they
+            do not tell (`model_length`, `dropout`, `time_conditioning`) off the hyper-parameters, where the file has
+            them.
+        use_ema (`bool`, *optional*, defaults to `True`): Take the averaged weights. `ema.shadow_params` is a list
+            without names, in parameter order, that covers the backbone, the backbone and then the adapter, or the
+            adapter alone (where the backbone was frozen); parameters that it does not cover, and buffers, come from
+            `state_dict`.
+        mask_token_id (`int`, *optional*): Of a config that is read off the file. If None it is the tokenizer's in the
+            hyper-parameters, else that of the published model with this size of vocabulary, else the last id, with a
+            warning.
 
     Returns:
         The backbone's state dict with its `backbone.` prefix, ready for `MdlmForMaskedDiffusion`; the adapter's

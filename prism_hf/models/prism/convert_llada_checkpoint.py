@@ -41,9 +41,10 @@ def convert_llada_checkpoint(
     """Read LoRA's weights and the quality head of a checkpoint; LLaDA's own weights are not read.
 
     Args:
-        path: the `pytorch_model.bin` file, or what else `open_checkpoint` opens.
-        base_model: name or folder of the LLaDA that was trained, for the adapter's config.
-        lora_alpha: is not in the file; the rank of each module if None, as published.
+        path (`str` or `Path`): The `pytorch_model.bin` file, or what else `open_checkpoint` opens.
+        base_model (`str`, *optional*, defaults to `"GSAI-ML/LLaDA-8B-Instruct"`): Name or folder of the LLaDA that was
+            trained, for the adapter's config.
+        lora_alpha (`int`, *optional*): Is not in the file; the rank of each module if None, as published.
 
     Returns:
         The adapter's weights under PEFT's names, and its config.

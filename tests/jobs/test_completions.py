@@ -93,12 +93,19 @@ def test_a_killed_run_goes_on_to_the_file_of_an_unbroken_one(model, tokenizer, t
             generate_to_jsonl(model, tokenizer, ROWS, path, **SETTINGS | change)
 
 
-def test_an_output_of_the_version_before_goes_on(model, tokenizer, begun_before):
-    path = begun_before / "completions.jsonl"
-    generate_to_jsonl(model, tokenizer, ROWS, path, settings={"model": "m"}, **SETTINGS)
+@pytest.mark.parametrize("renamed", [{}, {"cache_implementation": "prefix", "block_length": 2}])
+def test_an_output_of_the_version_before_goes_on(model, tokenizer, begun_before, renamed):
+    """Its settings bear the names of then."""
+    path, record = begun_before / "completions.jsonl", begun_before / "completions.jsonl.settings.json"
+    kept = json.loads(record.read_text())
+    kept["generation"] |= {name.replace("cache_implementation", "cache"): value for name, value in renamed.items()}
+    record.write_text(json.dumps(kept))
+    generate_to_jsonl(model, tokenizer, ROWS, path, settings={"model": "m"}, **SETTINGS | renamed)
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     assert [row["completion"] for row in rows[:4]] == [f"kept {n}" for n in range(4)]
     assert [row["id"] for row in rows] == list(range(7))
+    with pytest.raises(ValueError, match="begun with other settings"):
+        generate_to_jsonl(model, tokenizer, ROWS, path, settings={"model": "m"}, **SETTINGS | renamed | {"steps": 6})
 
 
 def test_a_row_is_what_it_is_alone(model, tokenizer, tmp_path):

@@ -5,7 +5,7 @@ import json
 import math
 from dataclasses import dataclass, field, fields
 from enum import Enum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from transformers import SchedulerType, TrainingArguments
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
@@ -109,7 +109,7 @@ class MaskedDiffusionTrainingArguments(TrainingArguments):
         """As the parent's, which is saved with models and logs, without tokens and without places on this machine."""
         return json.dumps(portable(json.loads(super().to_json_string())), indent=2)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if isinstance(self.lr_scheduler_kwargs, str):
             with contextlib.suppress(ValueError):  # what is no JSON is told with the rest
                 self.lr_scheduler_kwargs = json.loads(self.lr_scheduler_kwargs)
@@ -136,7 +136,7 @@ class QualityTrainingArguments(MaskedDiffusionTrainingArguments):
         default=None, metadata={"help": "Peak learning rate of the quality head; learning_rate if not given."}
     )
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         if self.ddp_find_unused_parameters is None:
             # The forward that DDP sees last has no decoder; a search would take its parameters for unused.
@@ -194,7 +194,7 @@ class PrismTrainingArguments(QualityTrainingArguments):
         """Whether the unmasking loss has a gradient."""
         return not self.freeze_backbone and self.unmasking_weight > 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         if self.draft_steps > self.num_draft_tokens:
             raise ValueError(
@@ -203,7 +203,10 @@ class PrismTrainingArguments(QualityTrainingArguments):
             )
 
 
-def arguments_of(cls: type[MaskedDiffusionTrainingArguments], args: TrainingArguments | None):
+A = TypeVar("A", bound=MaskedDiffusionTrainingArguments)
+
+
+def arguments_of(cls: type[A], args: TrainingArguments | None) -> A:
     """`args` as an instance of `cls`: what plain `TrainingArguments` lack gets our defaults.
 
     Raises TypeError for arguments of another trainer, and for what are no training arguments.

@@ -5,11 +5,11 @@ folders by their last part, and a saved state of training has the best checkpoin
 """
 
 import os
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from transformers import Trainer
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, PredictionOutput, TrainOutput
 
 from .checkpoints import (
     best_checkpoint,
@@ -32,23 +32,29 @@ class BaseTrainer(Trainer):
     `EMACallback` keeps one. The model card tells of `_paper`.
     """
 
+    model: Any  # of a family that is described, be it ours or wrapped by PEFT
     _tag_names: ClassVar[tuple[str, ...]] = ()
     _name: ClassVar[str] = ""
     _paper: ClassVar[dict[str, str]] = {}
 
-    def evaluate(self, *args, **kwargs) -> dict[str, float]:
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """As the parent's, of the moving average of the weights where there is one."""
         with averaged(self.callback_handler.callbacks, self.model):
             return super().evaluate(*args, **kwargs)
 
-    def predict(self, *args, **kwargs):
+    def predict(self, *args: Any, **kwargs: Any) -> PredictionOutput:
         """As the parent's, of the moving average of the weights where there is one."""
         with averaged(self.callback_handler.callbacks, self.model):
             return super().predict(*args, **kwargs)
 
     # Checkpoints
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, trial=None, ignore_keys_for_eval=None):
+    def train(
+        self,
+        resume_from_checkpoint: str | bool | None = None,
+        trial: Any = None,
+        ignore_keys_for_eval: list[str] | None = None,
+    ) -> TrainOutput:
         """As the parent's, by one run at a time in an output folder.
 
         Of a run that is finished, nothing is trained further: its weights, or their moving average, are loaded.
@@ -71,7 +77,7 @@ class BaseTrainer(Trainer):
             checkpoint = checkpoint_to_resume(resume_from_checkpoint, run_dir, self.args, scales)
             return super().train(checkpoint, trial, ignore_keys_for_eval)
 
-    def _run_epoch(self, *args, **kwargs) -> None:
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         """As the parent's, which would take one more step of a training that has them all."""
         if self.state.global_step < self.state.max_steps:
             super()._run_epoch(*args, **kwargs)
@@ -94,7 +100,7 @@ class BaseTrainer(Trainer):
             os.remove(os.path.join(folder, TRAINING_ARGS_NAME))  # a pickle that holds hub_token; nothing reads it
             describe(self, folder, output_dir)
 
-    def _save_checkpoint(self, model, trial) -> None:
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """As the parent's; on an error nothing is left of the checkpoint, and only whole ones count as kept."""
         run_dir, args = self._get_output_dir(trial), self.args
         folder = os.path.join(run_dir, f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
@@ -103,7 +109,7 @@ class BaseTrainer(Trainer):
         if args.should_save and limit is not None and limit > 0:
             rotate_checkpoints(run_dir, limit, folder, self.state.best_model_checkpoint, args.save_only_model)
 
-    def _finalize_training(self, *args, **kwargs):
+    def _finalize_training(self, *args: Any, **kwargs: Any) -> TrainOutput:
         """As the parent's, which would delete the last checkpoint where only the best is to stay.
 
         A run that is killed before its model is saved has all its steps in the last one.
@@ -128,7 +134,9 @@ class BaseTrainer(Trainer):
 
         push_checkpoint(self, checkpoint_folder)
 
-    def create_model_card(self, language: str | None = None, license: str | None = None, **details) -> None:
+    def create_model_card(  # type: ignore[override]  # takes by name what the parent does
+        self, language: str | None = None, license: str | None = None, **details: Any
+    ) -> None:
         """Write README.md into `output_dir`; `details` are those of `prism_hf.hub.model_card`."""
         from prism_hf.hub import write_card
 
@@ -141,15 +149,15 @@ class BaseTrainer(Trainer):
         super()._load_callback_state()
         self.state.best_model_checkpoint = best_checkpoint(self._get_output_dir(self._trial), self.state)
 
-    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         with naming_damage(resume_from_checkpoint):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 
-    def _load_rng_state(self, checkpoint):
+    def _load_rng_state(self, checkpoint: str | None) -> None:
         with naming_damage(checkpoint):
             super()._load_rng_state(checkpoint)
 
-    def _load_optimizer_and_scheduler(self, checkpoint):
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
             with naming_damage(checkpoint):
                 super()._load_optimizer_and_scheduler(checkpoint)

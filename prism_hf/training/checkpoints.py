@@ -10,7 +10,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,8 +25,10 @@ logger = logging.get_logger(__name__)
 NAME = re.compile(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)")
 SAVING, DELETING = ".saving-", ".deleting-"
 # What training goes on with, and the files of which one holds it. DeepSpeed has a folder for weights and optimizer.
-WEIGHTS = {"weights": ("model*.safetensors", "*adapter_model*", "*/adapter_model*", "pytorch_model*", "global_step*")}
-STATES = {
+WEIGHTS: dict[str, tuple[str, ...]] = {
+    "weights": ("model*.safetensors", "*adapter_model*", "*/adapter_model*", "pytorch_model*", "global_step*")
+}
+STATES: dict[str, tuple[str, ...]] = {
     "optimizer.pt": ("optimizer*", "global_step*"),
     "scheduler.pt": ("scheduler.pt", "global_step*"),
     "rng_state.pth": ("rng_state*.pth",),
@@ -62,7 +64,7 @@ def is_json(path: Path) -> bool:
     return True
 
 
-def missing_parts(checkpoint: str | Path, expected: dict[str, tuple[str, ...]]) -> list[str]:
+def missing_parts(checkpoint: str | Path, expected: Mapping[str, tuple[str, ...]]) -> list[str]:
     """Those of the expected that are in none of their files."""
     return [name for name, files in expected.items() if not any(any(Path(checkpoint).glob(file)) for file in files)]
 
@@ -83,7 +85,7 @@ def checkpoint_to_resume(given: str | bool | None, run_dir: str, args: TrainingA
         given = last_checkpoint(run_dir)
         if given is None:
             raise ValueError(f"There is no whole checkpoint in {run_dir}: train without resuming.")
-    if given in (None, False):
+    if given is None or given is False:
         return None
     check_states(given, args, scales)
     return given

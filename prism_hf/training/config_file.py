@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any, cast, get_args, get_origin
 
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
@@ -30,7 +30,7 @@ class Loader(yaml.SafeLoader):
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
-    def compose_mapping_node(self, anchor):
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node, seen = super().compose_mapping_node(anchor), set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.value in seen:
@@ -57,8 +57,8 @@ def parse_arguments(dataclass_types: Sequence[type], arguments: list[str] | None
     file_parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     file_parser.add_argument("--config", help="YAML file with any of the arguments below")
     given, rest = file_parser.parse_known_args(sys.argv[1:] if arguments is None else arguments)
-    parser = HfArgumentParser(dataclass_types, parents=[file_parser], allow_abbrev=False)
-    kinds = {}
+    parser = HfArgumentParser(cast(Any, dataclass_types), parents=[file_parser], allow_abbrev=False)
+    kinds: dict[str, Any] = {}
     for cls in dataclass_types:
         kinds |= kinds_of(cls) | (INHERITED if issubclass(cls, TrainingArguments) else {})
     # The first of each name: of a switch, a second one may turn it off.
@@ -67,9 +67,9 @@ def parse_arguments(dataclass_types: Sequence[type], arguments: list[str] | None
         if holds_mappings(kinds[name]):
             action.type = mapping_or_text if fits("", kinds[name]) else mapping
         if fits(None, kinds[name]):
-            action.type = or_null(action.type)
+            action.type = or_null(cast(Callable, action.type))
     if given.config is not None:
-        values = read_file(given.config, kinds, {name: action.type for name, action in actions.items()})
+        values = read_file(given.config, kinds, {name: cast(Callable, action.type) for name, action in actions.items()})
         parser.set_defaults(**values)
         for name in values:
             actions[name].required = False

@@ -7,6 +7,7 @@ the memory that gradients take in a step. Only what is trained is averaged.
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -41,7 +42,7 @@ class EMACallback(TrainerCallback):
         self.averages: dict[str, torch.Tensor] | None = None
         self.restored: dict[str, torch.Tensor] | None = None
 
-    def on_train_begin(self, args, state, control, model=None, **kwargs):
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         check_averageable(model)
         self.num_averaged = 0
         self.averages = {
@@ -62,7 +63,7 @@ class EMACallback(TrainerCallback):
             self.restored = None
 
     @torch.no_grad()
-    def on_step_end(self, args, state, control, model=None, **kwargs):
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         n = torch.tensor(self.num_averaged)
         decay = ((1 + n) / (10 + n)).clamp(max=self.decay)
         # The first update is the weights themselves.
@@ -71,7 +72,7 @@ class EMACallback(TrainerCallback):
             self.averages[name].lerp_(current.detach().to(self.averages[name].dtype), weight)
         self.num_averaged += 1
 
-    def on_train_end(self, args, state, control, model=None, **kwargs):
+    def on_train_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         self.restore()
         self.put(self.averages, model)
         self.averages = None

@@ -1,10 +1,11 @@
 """Samples of a model in training, and their score, at each evaluation."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from accelerate.utils import gather_object
-from transformers import Trainer, TrainerCallback
+from transformers import TrainerCallback
 
 from prism_hf.fields import Positive, Seed, check_arguments
 from prism_hf.generation import prepare_generation_config, remask_generate
@@ -28,14 +29,14 @@ class GenerateCallback(TrainerCallback):
 
     def __init__(
         self,
-        trainer: Trainer,
+        trainer: Any,
         prompts: torch.Tensor,
         score: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
         name: str = "score",
         batch_size: Positive = 64,
         seed: Seed = 0,
-        **generation,
-    ):
+        **generation: Any,
+    ) -> None:
         check_arguments(GenerateCallback.__init__, locals(), "GenerateCallback")
         if len(prompts) == 0:
             raise ValueError("There are no prompts to complete: give one at least.")
@@ -44,7 +45,7 @@ class GenerateCallback(TrainerCallback):
         self.generation = {"mask_token_id": trainer.mask_token_id} | generation
         prepare_generation_config(trainer.model, None, **self.generation)  # what is wrong fails before training
 
-    def on_evaluate(self, args, state, control, metrics=None, **kwargs):
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
         own = range(len(self.batches))
         # Processes that share the weights of a model take every forward together.
         is_shared = self.trainer.is_fsdp_enabled or self.trainer.is_deepspeed_enabled
@@ -61,5 +62,5 @@ class GenerateCallback(TrainerCallback):
         prompts = self.batches[number]
         generator = torch.Generator().manual_seed(self.seed + number)
         prompts_there = prompts.to(self.trainer.args.device)
-        completed = remask_generate(self.trainer.model, prompts_there, generator=generator, **self.generation)
+        completed: Any = remask_generate(self.trainer.model, prompts_there, generator=generator, **self.generation)
         return self.score(completed.cpu(), prompts).double().tolist()

@@ -14,14 +14,15 @@ Decisions that are not obvious from the code:
 import math
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
+from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, Sampler, SequentialSampler
-from transformers import AutoModelForMaskedLM, PreTrainedModel
-from transformers.trainer_utils import has_length
+from transformers import AutoModelForMaskedLM, PreTrainedModel, TrainingArguments
+from transformers.trainer_utils import EvalLoopOutput, has_length
 from transformers.utils import logging
 
 from prism_hf._compat import unwrapped
@@ -43,7 +44,7 @@ from .running_means import RunningMeans
 
 logger = logging.get_logger(__name__)
 
-T = TypeVar("T")  # of a loss: a tensor in a step, a number in what is logged
+T = TypeVar("T", torch.Tensor, float)  # of a loss: a tensor in a step, a number in what is logged
 
 
 class MaskedDiffusionTrainer(BaseTrainer):
@@ -104,29 +105,29 @@ class MaskedDiffusionTrainer(BaseTrainer):
         ```
     """
 
-    arguments_class = MaskedDiffusionTrainingArguments
+    args: MaskedDiffusionTrainingArguments
+    arguments_class: ClassVar[type[MaskedDiffusionTrainingArguments]] = MaskedDiffusionTrainingArguments
     loss_is_scaled_for_ga = True
-    _tag_names = ("masked-diffusion",)
+    _tag_names: ClassVar[tuple[str, ...]] = ("masked-diffusion",)
     _name = "MDLM"
     _paper = papers.MDLM
 
     def __init__(
         self,
-        model=None,
-        args: MaskedDiffusionTrainingArguments | None = None,
-        data_collator=None,
-        train_dataset=None,
-        eval_dataset=None,
-        processing_class=None,
-        *trainer_args,
-        **kwargs,
-    ):
-        args = arguments_of(self.arguments_class, args)
-        self.args = args  # which `call_model_init` needs within the parent's __init__
+        model: Any = None,
+        args: TrainingArguments | None = None,
+        data_collator: Callable | None = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        processing_class: Any = None,
+        *trainer_args: Any,
+        **kwargs: Any,
+    ) -> None:
+        self.args = arguments_of(self.arguments_class, args)  # as `call_model_init` reads them in the parent's
         if model is not None:
             model = self.prepared(model)
         super().__init__(
-            model, args, data_collator, train_dataset, eval_dataset, processing_class, *trainer_args, **kwargs
+            model, self.args, data_collator, train_dataset, eval_dataset, processing_class, *trainer_args, **kwargs
         )
         if self.compute_loss_func is not None:
             raise ValueError(
@@ -141,19 +142,20 @@ class MaskedDiffusionTrainer(BaseTrainer):
             token_id(processing_class, "pad"),
             named_datasets(train_dataset, eval_dataset),
         )
-        if args.ema_decay is not None:
-            self.add_callback(EMACallback(args.ema_decay))
+        if self.args.ema_decay is not None:
+            self.add_callback(EMACallback(self.args.ema_decay))
         self.take_model()
         # The losses and inputs of the step's batches so far.
         self.window: list[tuple[torch.Tensor, dict[str, Any]]] = []
         self.num_alone = 0  # batches of which the window was unknown, so far
         # Rows of the evaluation so far, and in all, as far as that is known.
-        self.num_evaluated, self.num_to_evaluate = 0, None
+        self.num_evaluated = 0
+        self.num_to_evaluate: int | None = None
         self.means = {True: RunningMeans(), False: RunningMeans()}  # of training, and of an evaluation
 
     # Models
 
-    def prepared(self, model):
+    def prepared(self, model: Any) -> Any:
         """What is trained of a model that was given, or that `model_init` made, before it is placed on a device."""
         if not isinstance(model, str | os.PathLike):
             return model
@@ -161,7 +163,7 @@ class MaskedDiffusionTrainer(BaseTrainer):
 
         return AutoModelForMaskedLM.from_pretrained(model)
 
-    def call_model_init(self, trial=None):
+    def call_model_init(self, trial: Any = None) -> Any:
         """As the parent's, with the model prepared as one that was given."""
         return self.prepared(super().call_model_init(trial))
 
@@ -179,7 +181,7 @@ class MaskedDiffusionTrainer(BaseTrainer):
             inner.add_model_tags(list(self._tag_names))
         inner.training_record = record_training(self)
 
-    def _hp_search_setup(self, trial) -> None:
+    def _hp_search_setup(self, trial: Any) -> None:
         """As the parent's, which sets a trial's arguments; `model_init` has made a new model before."""
         super()._hp_search_setup(trial)
         if self.model_init is not None:
@@ -191,24 +193,27 @@ class MaskedDiffusionTrainer(BaseTrainer):
         """As the parent's: `remove_unused_columns` leaves what `RowReader` reads."""
         if self._signature_columns is None:
             super()._set_signature_columns_if_needed()
-            self._signature_columns += [name for name in COLUMNS if name not in self._signature_columns]
+            known: Any = self._signature_columns
+            known += [name for name in COLUMNS if name not in known]
 
-    def _get_dataloader(self, *args, is_training: bool = False, **kwargs) -> DataLoader:
+    def _get_dataloader(self, *args: Any, is_training: bool = False, **kwargs: Any) -> DataLoader:
         """As the parent's; `dataloader_drop_last` holds for training, as an evaluation is of all its rows."""
         drop_last = self.args.dataloader_drop_last
         self.args.dataloader_drop_last = drop_last and is_training
         try:
-            loader = super()._get_dataloader(*args, is_training=is_training, **kwargs)
+            loader = super()._get_dataloader(*args, **kwargs | {"is_training": is_training})
         finally:
             self.args.dataloader_drop_last = drop_last
         tell_fillers(loader)
         return loader
 
-    def _get_eval_sampler(self, eval_dataset) -> Sampler | None:
+    def _get_eval_sampler(self, eval_dataset: Any) -> Sampler | None:
         """In order: the number of a row, on which its draws depend, must not depend on the batch size."""
         return SequentialSampler(eval_dataset) if has_length(eval_dataset) else None
 
-    def get_batch_samples(self, epoch_iterator: Iterator, num_batches: int, device: torch.device):
+    def get_batch_samples(
+        self, epoch_iterator: Iterator, num_batches: int, device: torch.device
+    ) -> tuple[list[dict[str, Any]], None]:
         """As the parent's; each batch comes with its noise, and the denominators of the whole accumulation window.
 
         Where a stream ends within a window, batches of which no row counts fill it up: without them there would be no
@@ -245,8 +250,8 @@ class MaskedDiffusionTrainer(BaseTrainer):
         for batch, place, new in zip(batches, places, num_new, strict=True):
             if "maskable" not in batch:  # of a caller's own; a collator gives it
                 batch = self.row_reader(batch)
-            args = (self.args, self.mask_token_id, self.drafting_draws, self.loss_counts)
-            noised.append(mask_batch(batch, place, new, *args))
+            draws, counts = self.drafting_draws, self.loss_counts
+            noised.append(mask_batch(batch, place, new, self.args, self.mask_token_id, draws, counts))
         return as_one_batch(noised, self.accelerator) if training else noised
 
     @property
@@ -264,9 +269,11 @@ class MaskedDiffusionTrainer(BaseTrainer):
     def num_learned(self, masked: torch.Tensor, maskable: torch.Tensor) -> torch.Tensor:
         return (maskable if self.args.loss_normalizer == "sequence" else masked).sum()
 
-    def noised(self, inputs: dict[str, torch.Tensor], training: bool) -> Noised:
+    def noised(self, inputs: dict[str, Any], training: bool) -> Noised:
         """The noise that a batch came with; that of a window of its own if it came from elsewhere."""
-        return inputs[NOISED] if NOISED in inputs else self.noise([inputs], [len(inputs["input_ids"])], training)[0]
+        if NOISED in inputs:
+            return inputs[NOISED]
+        return self.noise([inputs], [len(inputs["input_ids"])], training)[0]
 
     def noised_alone(self, inputs: dict[str, torch.Tensor]) -> Noised:
         """The noise of a batch of which the window is unknown: of the next place in a window of batches like it."""
@@ -283,7 +290,7 @@ class MaskedDiffusionTrainer(BaseTrainer):
 
     # Steps
 
-    def training_step(self, model, inputs, num_items_in_batch=None):
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
         """As the parent's; a batch not from `get_batch_samples` is taken for one of a step of batches like it."""
         if NOISED not in inputs:
             return super().training_step(model, {**inputs, NOISED: self.noised_alone(inputs)}, num_items_in_batch)
@@ -291,7 +298,9 @@ class MaskedDiffusionTrainer(BaseTrainer):
         self.window.append((loss, inputs))
         return loss
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
         """The unmasking loss of a batch: its share of the accumulation window's, or its own in an evaluation.
 
         Draws depend on the state of training only.
@@ -304,7 +313,7 @@ class MaskedDiffusionTrainer(BaseTrainer):
         self.add_losses(model.training, noised, {"unmasking_loss": loss})
         return (loss, outputs) if return_outputs else loss
 
-    def masked_logits(self, outputs, noised: Noised) -> torch.Tensor:
+    def masked_logits(self, outputs: Any, noised: Noised) -> torch.Tensor:
         """The logits (N, V) of the masked positions."""
         if self.keeps_logits:
             return outputs.logits
@@ -316,7 +325,7 @@ class MaskedDiffusionTrainer(BaseTrainer):
         """The loss, from its parts by name."""
         return losses["unmasking_loss"]
 
-    def create_optimizer(self, model=None):
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """As the parent's; with `use_muon`, the hidden layers' matrices go to Muon."""
         if self.optimizer is None and self.args.use_muon:
             from .muon import muon_with_adamw
@@ -325,7 +334,7 @@ class MaskedDiffusionTrainer(BaseTrainer):
             self.optimizer = muon_with_adamw(trained, self.get_decay_parameter_names(trained), self.args)
         return super().create_optimizer(model)
 
-    def _get_grad_norm(self, model, grad_norm=None):
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         """As the parent's, which asks for it before each optimiser step.
 
         Raises:
@@ -339,7 +348,9 @@ class MaskedDiffusionTrainer(BaseTrainer):
         check_finite_step(window, grad_norm, not is_scaled, self.args, self.state.global_step)
         return grad_norm
 
-    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+    def prediction_step(
+        self, model: Any, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
+    ) -> tuple[torch.Tensor, Any, Any]:
         num_new, before = self.num_new_rows(inputs), self.num_evaluated
         inputs = self._prepare_inputs(inputs)
         (noised,) = self.noise([inputs], [num_new], training=False)
@@ -352,7 +363,7 @@ class MaskedDiffusionTrainer(BaseTrainer):
             predictions = (None, None) if prediction_loss_only else self.predictions(noised, outputs)
         return loss.detach(), *predictions
 
-    def predictions(self, noised: Noised, outputs) -> tuple[torch.Tensor, torch.Tensor]:
+    def predictions(self, noised: Noised, outputs: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """What `compute_metrics` and `predict` get of a batch.
 
         Returns:
@@ -382,7 +393,7 @@ class MaskedDiffusionTrainer(BaseTrainer):
         """Drop what was added to the metrics since they were logged, by a run that has ended say."""
         self.means[training].clear()
 
-    def _init_training_state(self, *args, **kwargs):
+    def _init_training_state(self, *args: Any, **kwargs: Any) -> Any:
         self.forget_metrics(training=True)
         return super()._init_training_state(*args, **kwargs)
 
@@ -394,11 +405,13 @@ class MaskedDiffusionTrainer(BaseTrainer):
             unwrapped(self.model).training_record.metrics |= evaluated
         super().log(logs, start_time)
 
-    def evaluation_loop(self, dataloader, *args, metric_key_prefix: str = "eval", **kwargs):
+    def evaluation_loop(
+        self, dataloader: Any, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any
+    ) -> EvalLoopOutput:
         dataset = dataloader.dataset
         self.num_evaluated, self.num_to_evaluate = 0, None if isinstance(dataset, IterableDataset) else len(dataset)
         self.forget_metrics(training=False)
-        output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
+        output = super().evaluation_loop(dataloader, *args, **kwargs | {"metric_key_prefix": metric_key_prefix})
         has_parts = bool(self.means[False].totals)  # which a subclass with a loss of its own has not
         metrics = self.pop_metrics(training=False)
         if has_parts:

@@ -1,11 +1,12 @@
 """Muon for the matrices of the hidden layers, AdamW for everything else, as one optimizer."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
 from torch.optim import AdamW, Muon, Optimizer
-from transformers import TrainingArguments
+from transformers import PreTrainedModel, TrainingArguments
 
 
 class MuonWithAdamW(Optimizer):
@@ -18,8 +19,13 @@ class MuonWithAdamW(Optimizer):
     """
 
     def __init__(
-        self, param_groups: Iterable[dict], lr: float, weight_decay: float = 0.0, betas=(0.9, 0.999), eps=1e-8
-    ):
+        self,
+        param_groups: Iterable[dict],
+        lr: float,
+        weight_decay: float = 0.0,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+    ) -> None:
         super().__init__(param_groups, {"lr": lr, "weight_decay": weight_decay, "muon": False})
         muon = [group for group in self.param_groups if group["muon"]]
         rest = [group for group in self.param_groups if not group["muon"]]
@@ -38,12 +44,12 @@ class MuonWithAdamW(Optimizer):
         self.share()
 
     @torch.no_grad()
-    def step(self, closure=None):
+    def step(self, closure: Any = None) -> None:
         for part in self.parts:
             part.step()
 
 
-def hidden_matrices(model: nn.Module) -> list[nn.Parameter]:
+def hidden_matrices(model: PreTrainedModel) -> list[torch.Tensor]:
     """Trainable weights of linear maps inside the layers: no embedding, no decoder, no quality head."""
     decoder = model.get_output_embeddings()
     return [
@@ -57,11 +63,11 @@ def hidden_matrices(model: nn.Module) -> list[nn.Parameter]:
     ]
 
 
-def muon_with_adamw(model: nn.Module, decayed: Iterable[str], args: TrainingArguments) -> MuonWithAdamW:
+def muon_with_adamw(model: PreTrainedModel, decayed: Iterable[str], args: TrainingArguments) -> MuonWithAdamW:
     """The optimizer of `use_muon`: the hidden layers' matrices go to Muon, the rest to AdamW.
 
     Args:
-        model (`nn.Module`): What is trained.
+        model (`PreTrainedModel`): What is trained.
         decayed (`Iterable[str]`): Names of the parameters that weight decay is for.
         args (`TrainingArguments`): Learning rate, weight decay, and AdamW's betas and epsilon.
     """

@@ -7,12 +7,14 @@ the LM head too. The decoder is used outside of the model's forward, so `shardin
 The quality is learned at filled positions only. Its value at a masked position means nothing, and nothing reads it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from prism_hf._compat import without_gradient_sync
@@ -77,6 +79,7 @@ class PrismTrainer(QualityTrainer):
     _name = "PRISM"
     _paper = papers.PRISM
 
+    args: PrismTrainingArguments
     arguments_class = PrismTrainingArguments
 
     def take_model(self) -> None:
@@ -107,7 +110,9 @@ class PrismTrainer(QualityTrainer):
             judged = masked.sum(-1).clamp(max=most).sum()
         return {"unmasking_loss": self.num_learned(masked, maskable), "quality_loss": args.num_drafts * judged}
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
         """Quality loss + lambda * unmasking loss; the second forward maps nothing to the vocabulary.
 
         Of a model in training mode the second term is backpropagated here, before the second forward is built, and only
@@ -133,7 +138,7 @@ class PrismTrainer(QualityTrainer):
             return losses["quality_loss"]
         return losses["quality_loss"] + self.args.unmasking_weight * losses["unmasking_loss"]
 
-    def unmask_and_draft(self, model, noised: Noised) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def unmask_and_draft(self, model: Any, noised: Noised) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The first forward: the unmasking loss, and the drafts `y` and `filled`, (num_drafts * B, L)."""
         has_gradient = torch.is_grad_enabled() and self.args.trains_posterior
         decoder = self.accelerator.unwrap_model(model).decoder
@@ -163,7 +168,7 @@ class PrismTrainer(QualityTrainer):
         return unmasking, y, filled
 
     def draft(
-        self, model, noised: Noised, decoder, states: torch.Tensor, confidence: torch.Tensor
+        self, model: Any, noised: Noised, decoder: nn.Module, states: torch.Tensor, confidence: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The drafts `y` and `filled`, (num_drafts * B, L), from the decoder's input (N, D) at masked positions."""
         args = self.args
@@ -189,7 +194,7 @@ class PrismTrainer(QualityTrainer):
         )
 
     @contextmanager
-    def first_backward(self, model):
+    def first_backward(self, model: nn.Module) -> Iterator[None]:
         """A backward that another one follows: DDP keeps its gradients local, DeepSpeed takes no step."""
         local = model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
         with without_gradient_sync(self.accelerator), local:

@@ -3,9 +3,10 @@
 import json
 import os
 import shutil
+from typing import TYPE_CHECKING, Any, cast
 
 from huggingface_hub import upload_folder
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy
 from transformers.utils.hub import PushInProgress
@@ -15,6 +16,10 @@ from prism_hf.hub import TrainingRecord, unwrapped, write_card, write_files
 from .checkpoints import hide_best_path
 from .data_preparation.datasets import dataset_name, row_length
 from .ema import EMA_FILE
+
+if TYPE_CHECKING:
+    from .base_trainer import BaseTrainer
+    from .masked_diffusion_trainer import MaskedDiffusionTrainer
 
 # What a checkpoint holds beside the model: of training, and of sharded engines.
 STATE_FILES = (
@@ -31,7 +36,7 @@ STATE_FILES = (
 )
 
 
-def record_training(trainer) -> TrainingRecord:
+def record_training(trainer: "MaskedDiffusionTrainer") -> TrainingRecord:
     """What a trainer leaves with its model, so that `model.push_to_hub` can write what `trainer.push_to_hub` writes."""
     return TrainingRecord(
         json.loads(trainer.args.to_json_string()),
@@ -44,16 +49,17 @@ def record_training(trainer) -> TrainingRecord:
     )
 
 
-def describe(trainer, folder: str, output_dir: str) -> None:
+def describe(trainer: "BaseTrainer", folder: str, output_dir: str) -> None:
     """Write model card and the like into `folder`, which becomes `output_dir`."""
     if isinstance(unwrapped(trainer.model), PreTrainedModel):
         write_files(trainer.model, folder, output_dir, public=trainer.hub_model_id is not None)
         write_card(trainer.model, folder, trainer.hub_model_id or output_dir)
 
 
-def push_checkpoint(trainer, checkpoint: str) -> None:
+def push_checkpoint(trainer: "BaseTrainer", checkpoint: str) -> None:
     """Upload a checkpoint in the background, as `Trainer` does; it would upload its arguments with `hub_token` too."""
-    args, state, running = trainer.args, trainer.state, trainer.push_in_progress
+    args, state = trainer.args, trainer.state
+    running: Any = trainer.push_in_progress
     is_busy = running is not None and not running.is_done()
     skipped = args.hub_strategy == HubStrategy.END or (is_busy and not args.hub_always_push)
     if skipped or not trainer.is_world_process_zero():
@@ -64,20 +70,22 @@ def push_checkpoint(trainer, checkpoint: str) -> None:
     ignored = shutil.ignore_patterns(*STATE_FILES)
     shutil.copytree(checkpoint, args.output_dir, dirs_exist_ok=True, ignore=ignored)
     describe(trainer, args.output_dir, args.output_dir)
-    where = {"repo_id": trainer.hub_model_id, "token": args.hub_token, "revision": args.hub_revision}
+    where: dict[str, Any] = {"repo_id": trainer.hub_model_id, "token": args.hub_token, "revision": args.hub_revision}
     jobs = [upload_folder(**upload, **where, run_as_future=True) for upload in uploads_of(args, state, checkpoint)]
     if is_busy:
         running.jobs.extend(jobs)
     else:
-        trainer.push_in_progress = PushInProgress(jobs)
+        trainer.push_in_progress = cast(Any, PushInProgress(cast(Any, jobs)))
 
 
-def uploads_of(args, state, checkpoint: str) -> list[dict]:
+def uploads_of(args: TrainingArguments, state: TrainerState, checkpoint: str) -> list[dict[str, Any]]:
     """The folders that a push uploads, with their messages: the model, and as `hub_strategy` says the checkpoint."""
     at = f"step {state.global_step}" if args.save_strategy == "steps" else f"epoch {int(state.epoch)}"
     message = f"Training in progress, {at}"
     ignored = ["_*", f"{PREFIX_CHECKPOINT_DIR}-*"]
-    uploads = [{"folder_path": args.output_dir, "commit_message": message, "ignore_patterns": ignored}]
+    uploads: list[dict[str, Any]] = [
+        {"folder_path": args.output_dir, "commit_message": message, "ignore_patterns": ignored}
+    ]
     if args.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
         is_last = args.hub_strategy == HubStrategy.CHECKPOINT
         place = "last-checkpoint" if is_last else os.path.basename(checkpoint)

@@ -3,12 +3,14 @@
 import os
 from copy import copy
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from peft import PeftConfig, PeftModel
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
+from transformers import TrainingArguments
 from transformers.utils import ModelOutput
 
 from .arguments import QualityTrainingArguments
@@ -19,7 +21,7 @@ from .masking import Noised
 QUALITY_HEAD = "quality_head"  # as a `PrismForMaskedDiffusion` calls it
 
 
-def adapt(model: nn.Module, peft_config: PeftConfig, args: QualityTrainingArguments) -> PeftModel:
+def adapt(model: Any, peft_config: PeftConfig, args: QualityTrainingArguments) -> PeftModel:
     """A `PeftModelForPrism` around `model`; the quality head is trained whole and saved with the adapter.
 
     Raises ValueError for a model that has adapters already or a method that cannot train the head with them, TypeError
@@ -40,9 +42,9 @@ def adapt(model: nn.Module, peft_config: PeftConfig, args: QualityTrainingArgume
             "trainable_token_indices trains single tokens."
         )
     peft_config = copy(peft_config)
-    saved = peft_config.modules_to_save or []
+    saved = vars(peft_config)["modules_to_save"] or []
     if QUALITY_HEAD not in saved:
-        peft_config.modules_to_save = [*saved, QUALITY_HEAD]
+        vars(peft_config)["modules_to_save"] = [*saved, QUALITY_HEAD]
     peft_config.base_model_name_or_path = model.name_or_path or None
     peft_config.task_type = None  # with one, PEFT wraps and loads the model as one for that task
     # ZeRO-3 gathers parameters of one dtype only; on a bfloat16 base PEFT would make float32 adapters.
@@ -120,21 +122,22 @@ class QualityTrainer(MaskedDiffusionTrainer):
         ValueError: if the model has no quality head, or is a `PeftModel` and a `peft_config` is given.
     """
 
+    args: QualityTrainingArguments
     arguments_class = QualityTrainingArguments
 
     def __init__(
         self,
-        model=None,
-        args: QualityTrainingArguments | None = None,
-        *trainer_args,
+        model: Any = None,
+        args: TrainingArguments | None = None,
+        *trainer_args: Any,
         peft_config: PeftConfig | None = None,
-        **kwargs,
-    ):
+        **kwargs: Any,
+    ) -> None:
         self.peft_config = peft_config
         super().__init__(model, args, *trainer_args, **kwargs)
-        self.judged = {True: [], False: []}
+        self.judged: dict[bool, list[torch.Tensor]] = {True: [], False: []}
 
-    def prepared(self, model):
+    def prepared(self, model: Any) -> Any:
         """The model with a quality head, wrapped with PEFT if so asked for."""
         if isinstance(model, str | os.PathLike):
             from prism_hf.models.prism import PrismForMaskedDiffusion
@@ -147,7 +150,7 @@ class QualityTrainer(MaskedDiffusionTrainer):
             )
         return model if self.peft_config is None else adapt(model, self.peft_config, self.args)
 
-    def create_optimizer(self, model=None):
+    def create_optimizer(self, model: Any = None) -> Optimizer:
         """As the parent's, with the head's parameters in groups of their own at `head_learning_rate`."""
         optimizer = super().create_optimizer(model)
         if self.args.head_learning_rate is not None:

@@ -8,8 +8,10 @@ PRISM's head: see `quality_loss`.
 
 import os
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
+from transformers import TrainingArguments
 
 from prism_hf._compat import setting, unwrapped
 from prism_hf.diffusion.drafting import fill
@@ -22,7 +24,7 @@ from .masking import Noised
 from .quality_trainer import JudgedDrafts, QualityTrainer, touching_all
 
 
-def check_pair(critic, denoiser) -> None:
+def check_pair(critic: Any, denoiser: Any) -> None:
     """Raise ValueError unless `critic` can read what `denoiser`, of a known family, writes, with weights of its own."""
     from prism_hf.generation.denoising.reading import family_of
 
@@ -86,22 +88,23 @@ class TokenCriticTrainer(QualityTrainer):
     _name = "Token-Critic"
     _paper = papers.TOKEN_CRITIC
 
+    args: TokenCriticTrainingArguments
     arguments_class = TokenCriticTrainingArguments
 
     def __init__(
         self,
-        model=None,
-        args: TokenCriticTrainingArguments | None = None,
-        *trainer_args,
-        denoiser=None,
-        **kwargs,
-    ):
+        model: Any = None,
+        args: TrainingArguments | None = None,
+        *trainer_args: Any,
+        denoiser: Any = None,
+        **kwargs: Any,
+    ) -> None:
         if denoiser is None:
             raise ValueError("TokenCriticTrainer needs denoiser=, the model whose drafts the critic is to judge.")
         if isinstance(denoiser, str | os.PathLike):
             from prism_hf.models.auto import load_model
 
-            denoiser = load_model(denoiser)
+            denoiser = load_model(str(denoiser))
         self.denoiser = denoiser.eval()
         super().__init__(model, args, *trainer_args, **kwargs)
         self._move_model_to_device(self.denoiser, self.args.device)
@@ -119,7 +122,9 @@ class TokenCriticTrainer(QualityTrainer):
     def loss_counts(self, masked: torch.Tensor, maskable: torch.Tensor, num_rows: int) -> dict[str, torch.Tensor]:
         return {"critic_loss": self.num_learned(masked, maskable)}
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
         """The critic's loss on the denoiser's drafts of a batch. The outputs are `JudgedDrafts`."""
         noised = self.noised(inputs, model.training)
         y = self.draft(noised)

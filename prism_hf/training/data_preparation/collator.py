@@ -45,7 +45,7 @@ class MaskedDiffusionCollator:
         batch = {name: padded([row[name] for row in complete], max(lengths), padding[name]) for name in sorted(present)}
         return self.reader(batch, silent=torch.tensor([LEARNED.keys().isdisjoint(row) for row in rows]))
 
-    def check(self, dataset, name: str) -> None:
+    def check(self, dataset: Any, name: str) -> None:
         """Raise ValueError if the first row of a dataset, or else its columns, cannot be collated.
 
         Columns that speak of single tokens and are not read are told in a warning.
@@ -85,7 +85,7 @@ class ReadCollator:
         return self.reader(self.collator(examples))
 
     @property
-    def tokenizer(self):
+    def tokenizer(self) -> Any:
         """The collator's tokenizer, which `Trainer` saves where there is no processing_class."""
         return getattr(self.collator, "tokenizer", None)
 

@@ -10,21 +10,21 @@ from transformers.trainer_utils import has_length
 UNNAMED_DATASETS = (None, "csv", "json", "parquet", "text", "arrow", "generator", "list", "Dataset", "TensorDataset")
 
 
-def dataset_name(dataset) -> str | None:
+def dataset_name(dataset: Any) -> str | None:
     """What a reader calls the dataset, as far as it tells: `datasets`' name for it, or its class."""
     info = getattr(dataset, "info", None)
     name = type(dataset).__name__ if info is None else info.dataset_name
     return None if dataset is None or name in UNNAMED_DATASETS else name
 
 
-def named_datasets(train_dataset, eval_dataset) -> dict[str, Any]:
+def named_datasets(train_dataset: Any, eval_dataset: Any) -> dict[str, Any]:
     """The datasets of a trainer, of which evaluation may have several, by what they are called to the user."""
     several = eval_dataset if isinstance(eval_dataset, Mapping) else {}
     named = {f"eval_dataset[{name!r}]": dataset for name, dataset in several.items()} or {"eval_dataset": eval_dataset}
     return {"train_dataset": train_dataset} | named
 
 
-def check_dataset(dataset, name: str) -> None:
+def check_dataset(dataset: Any, name: str) -> None:
     """Raise ValueError for a dataset without rows, and for what gives rows neither by number nor as a stream."""
     if dataset is None or isinstance(dataset, IterableDataset):
         return
@@ -39,13 +39,13 @@ def check_dataset(dataset, name: str) -> None:
         ) from error
 
 
-def first_row(dataset) -> Any | None:
+def first_row(dataset: Any) -> Any | None:
     """The first row of a dataset, where it has a length and looking at it consumes nothing."""
     is_stream = dataset is None or isinstance(dataset, IterableDataset) or not has_length(dataset)
     return None if is_stream or len(dataset) == 0 else dataset[0]
 
 
-def row_length(dataset) -> int | None:
+def row_length(dataset: Any) -> int | None:
     """Tokens in the first row, where looking at it does not consume it and it has been tokenized."""
     row = first_row(dataset)
     return len(row["input_ids"]) if isinstance(row, Mapping) and "input_ids" in row else None

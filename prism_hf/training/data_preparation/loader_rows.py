@@ -6,16 +6,16 @@ reads a stream by itself nobody knows how many there are, so the stream is fille
 Where a stream ends within an accumulation window, `Trainer` would take no step: batches of doubled rows complete it.
 """
 
-from collections.abc import Callable, Iterator, MutableMapping
-from typing import Any
+from collections.abc import Callable, Iterator, MutableMapping, Sized
+from typing import Any, cast
 
 from accelerate.data_loader import BatchSamplerShard, DataLoaderDispatcher, IterableDatasetShard, SkipBatchSampler
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import IterableDataset
 
 NUM_FILLERS = "num_fillers"
 
 
-def num_new_rows(loader: DataLoader | None, batch: MutableMapping[str, Any], process_index: int) -> int:
+def num_new_rows(loader: Any, batch: MutableMapping[str, Any], process_index: int) -> int:
     """How many rows of the batch that `loader` gave last are new: the first so many. Takes `num_fillers` out of it."""
     size = len(batch["input_ids"])
     fillers = batch.pop(NUM_FILLERS, 0)
@@ -25,7 +25,7 @@ def num_new_rows(loader: DataLoader | None, batch: MutableMapping[str, Any], pro
     return size - fillers if last_round is None else min(max(last_round - process_index * size, 0), size)
 
 
-def num_rows_of_last_round(loader: DataLoader) -> int | None:
+def num_rows_of_last_round(loader: Any) -> int | None:
     """New rows in the last batches of all processes, or None where each batch tells by itself."""
     if isinstance(loader, DataLoaderDispatcher):
         return loader.remainder
@@ -57,7 +57,7 @@ class FilledStream(IterableDataset):
             yield Filler(row)
 
     def __len__(self) -> int:
-        return len(self.dataset)
+        return len(cast(Sized, self.dataset))
 
     def __getattr__(self, name: str) -> Any:
         if name == "dataset":  # while unpickled
@@ -75,7 +75,7 @@ class CountFillers:
         return {**self.collate(rows), NUM_FILLERS: sum(isinstance(row, Filler) for row in rows)}
 
 
-def tell_fillers(loader: DataLoader) -> None:
+def tell_fillers(loader: Any) -> None:
     """Where each process reads a stream by itself, let batches hold `num_fillers`; nothing else tells new rows then."""
     shard = loader.dataset
     if isinstance(shard, IterableDatasetShard):

@@ -272,10 +272,8 @@ def row_problem(row: Any) -> str | None:
     if not isinstance(row, Mapping):
         return f"is a {type(row).__name__}. Remedy: a row is a dict with input_ids."
     if row.get("input_ids") is None:
-        columns = ", ".join(map(str, row)) or "nothing"
-        return (
-            f"has no input_ids, only {columns}. Remedy: tokenize first, dataset.map(lambda row: tokenizer(row[...]))."
-        )
+        others = ", ".join(map(str, row)) or "nothing"
+        return f"has no input_ids, only {others}. Remedy: tokenize first, dataset.map(lambda row: tokenizer(row[...]))."
     columns = {name: row[name] for name in COLUMNS if row.get(name) is not None}
     wrong = [name for name, value in columns.items() if not is_vector(value, whole=name not in MASKS)]
     if wrong:

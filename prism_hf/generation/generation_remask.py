@@ -118,8 +118,8 @@ def remask_generate(
     Args:
         model (`Callable`): Any masked language model of a family in `prism_hf.backbones`, or a module without
             `config.model_type`, whose output has `logits` (B, L, V); strategies that read quality also need
-            `quality_logits` (B, L). If its forward takes columns `logits_to_keep` (B, W), and then gives logits
-            (B, W, V), the LM head runs only where a step can decide; else it runs everywhere.
+            `quality_logits` (B, L). If its class says `_supports_logit_positions`, and so takes columns
+            `logits_to_keep` (B, W) for logits (B, W, V), the LM head runs only where a step can decide.
         input_ids (`torch.LongTensor`): (B, L), of any integer type; `inputs`, as transformers calls them, is the same.
         generation_config (`GenerationConfig`, *optional*): A `RemaskGenerationConfig`; any other is read for what the
             two share.

@@ -71,8 +71,8 @@ class MaskedDiffusionTrainer(BaseTrainer):
 
     Args:
         model (`PreTrainedModel` or `str`, *optional*): With `config.mask_token_id`, or a `processing_class` that names
-            the mask token; or what `AutoModelForMaskedLM.from_pretrained` loads. If `forward` takes a boolean
-            `logits_to_keep` (B, L), logits are built at masked positions only. What `model_init` makes is treated
+            the mask token; or what `AutoModelForMaskedLM.from_pretrained` loads. If its class says
+            `_supports_logit_positions`, logits are built at masked positions only. What `model_init` makes is treated
             alike, in each of its calls.
         args (`MaskedDiffusionTrainingArguments`, *optional*): Plain `transformers.TrainingArguments` are completed
             with our defaults.

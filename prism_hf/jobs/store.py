@@ -36,12 +36,11 @@ class ResumableJsonl:
         path, record = self.path, self.path.with_name(self.path.name + ".settings.json")
         if path.is_dir():
             raise ValueError(f"{path} is a folder; name a file for the output.")
-        settings = _as_json(settings)
         if record.exists():
-            earlier = _as_json(read(read_written(record.read_bytes(), str(record))))
-            changed = sorted(name for name in {*earlier, *settings} if earlier.get(name) != settings.get(name))
+            earlier, now = _entries(read(read_written(record.read_bytes(), str(record)))), _entries(settings)
+            changed = sorted(name for name in {*earlier, *now} if earlier.get(name) != now.get(name))
             if changed:
-                shown = ", ".join(f"{name}={earlier.get(name)!r}, now {settings.get(name)!r}" for name in changed)
+                shown = ", ".join(f"{name}={earlier.get(name)!r}, now {now.get(name)!r}" for name in changed)
                 raise ValueError(
                     f"{path} was begun with other settings ({shown}): name another file, or delete {record.name} and "
                     f"{path.name}*."
@@ -50,7 +49,7 @@ class ResumableJsonl:
             raise ValueError(f"{path}* exists and was not begun by this command: delete it, or name another file.")
         else:
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(record, [json.dumps(settings, indent=2)])
+            write_whole(record, [json.dumps(settings, indent=2, default=repr)])
         return path.exists()
 
     def append(self, part: int, rows: list[dict[str, Any]], process_index: int) -> None:
@@ -94,5 +93,10 @@ class ResumableJsonl:
         return sorted(each for each in self.path.parent.glob("*") if pattern.fullmatch(each.name))
 
 
-def _as_json(settings: dict[str, Any]) -> dict[str, Any]:
-    return json.loads(json.dumps(settings, default=repr))
+def _entries(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings as JSON holds them, those of a mapping each by itself."""
+    entries: dict[str, Any] = {}
+    for name, value in json.loads(json.dumps(settings, default=repr)).items():
+        own = {f"{name}.{key}": each for key, each in value.items()} if isinstance(value, dict) else {name: value}
+        entries |= own
+    return entries

@@ -104,7 +104,7 @@ def test_an_output_of_the_version_before_goes_on(model, tokenizer, begun_before,
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     assert [row["completion"] for row in rows[:4]] == [f"kept {n}" for n in range(4)]
     assert [row["id"] for row in rows] == list(range(7))
-    with pytest.raises(ValueError, match="begun with other settings"):
+    with pytest.raises(ValueError, match=r"begun with other settings \(generation.steps=3, now 6\)"):
         generate_to_jsonl(model, tokenizer, ROWS, path, settings={"model": "m"}, **SETTINGS | renamed | {"steps": 6})
 
 

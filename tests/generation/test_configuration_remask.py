@@ -1,4 +1,5 @@
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from prism_hf.generation import (
     PrismRemasking,
     RemaskGenerationConfig,
     RemaskGenerationMixin,
+    prepare_generation_config,
     register_strategy,
     remask_generate,
 )
@@ -139,3 +141,37 @@ def test_through_a_peft_model():
     assert torch.equal(remask_generate(adapted, ids), expected)
     with pytest.raises(ValueError, match="quality head"):
         remask_generate(adapted, ids, remask_strategy="prism", num_remask=1)
+
+
+def test_the_old_name_of_the_cache_is_taken_with_a_warning(tmp_path):
+    model = SimpleNamespace(config=SimpleNamespace(mask_token_id=3), generation_config=RemaskGenerationConfig())
+    with pytest.warns(FutureWarning, match="cache of RemaskGenerationConfig is now called cache_implementation"):
+        config = RemaskGenerationConfig(cache="dual", block_length=4)
+    assert config.cache_implementation == "dual" and "cache" not in config.to_dict()
+    with pytest.warns(FutureWarning, match="cache of generate"):
+        config, _ = prepare_generation_config(model, None, cache="prefix", block_length=4)
+    assert config.cache_implementation == "prefix"
+    with pytest.warns(FutureWarning):
+        config.cache = "dual"
+    with pytest.warns(FutureWarning):
+        assert config.cache == config.cache_implementation == "dual"
+    (tmp_path / "generation_config.json").write_text('{"cache": "prefix", "block_length": 8}')
+    with pytest.warns(FutureWarning):
+        loaded = RemaskGenerationConfig.from_pretrained(tmp_path)
+    assert (loaded.cache_implementation, loaded.block_length) == ("prefix", 8)
+    with pytest.raises(ValueError, match="given too"):
+        RemaskGenerationConfig(cache="dual", cache_implementation="dual")
+
+
+def test_a_cache_of_decoders_in_a_file_is_left_out(tmp_path):
+    GenerationConfig(cache_implementation="static").save_pretrained(tmp_path)
+    assert RemaskGenerationConfig.from_pretrained(tmp_path).cache_implementation is None
+
+
+def test_what_a_call_switches_off_is_off():
+    settings = RemaskGenerationConfig(do_sample=True, temperature=0.5, cache_implementation="dual", block_length=4)
+    model = SimpleNamespace(config=SimpleNamespace(mask_token_id=3), generation_config=settings)
+    config, _ = prepare_generation_config(model, None, do_sample=False, cache_implementation=None)
+    assert (config.do_sample, config.cache_implementation, config.temperature) == (False, None, 0.5)
+    config, _ = prepare_generation_config(model, None, do_sample=None, max_new_tokens=None)  # nothing is said
+    assert config.do_sample and config.cache_implementation == "dual"

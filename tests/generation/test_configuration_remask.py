@@ -11,6 +11,7 @@ from prism_hf.generation import (
     PrismRemasking,
     RemaskGenerationConfig,
     RemaskGenerationMixin,
+    ScoreStrategy,
     prepare_generation_config,
     register_strategy,
     remask_generate,
@@ -45,9 +46,8 @@ def test_round_trip(tmp_path):
 def test_a_registered_strategy_keeps_its_fields(tmp_path):
     @register_strategy("test_scaled")
     @dataclass(frozen=True)
-    class Scaled:
+    class Scaled(ScoreStrategy):
         factor: float = 1.0
-        needs_quality = False
 
         def __call__(self, state):
             return self.factor * state.canvas.float()

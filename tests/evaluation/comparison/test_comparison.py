@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ from prism_hf.data import generate_puzzles, to_sequence, write_sudoku_csv
 from prism_hf.evaluation import Task, compare, comparison_table, expand_grid, is_solved, load_task, plot_comparison
 from prism_hf.evaluation.comparison.comparison import pack_scores, unpack_scores
 from prism_hf.evaluation.comparison.plots import legible_ticks, spread
-from prism_hf.generation import STRATEGIES, remask_generate
+from prism_hf.generation import STRATEGIES, ScoreStrategy, remask_generate
 
 PUZZLES, SOLUTIONS = (
     to_sequence(grids, 81) for grids in generate_puzzles(12, blanks=30, generator=torch.Generator().manual_seed(0))
@@ -95,10 +95,9 @@ def test_retries_and_their_judgements_count_in_the_budget(tmp_path):
 
 
 @dataclass(frozen=True)
-class AskedCritic:
+class AskedCritic(ScoreStrategy):
     critic: Any = None
     strength: float = 1.0
-    needs_quality: ClassVar[bool] = False
 
     def __call__(self, state):
         return self.strength * self.critic(state.canvas).quality_logits

@@ -10,62 +10,40 @@ from prism_hf.generation import RemaskGenerationConfig, remask_generate
 from prism_hf.generation.denoising.schedule import plan_steps, spread, spread_to_middle
 from prism_hf.generation.strategies.base import resolve_strategy
 
-from .test_remask_generate import MASK, VOCAB, TableModel, score_of
+MASK, VOCAB = 0, 7
 
 
-def shares(total, parts):
-    """Counts of dealing `total` out one at a time, from the first part on."""
-    counts = [0] * parts
-    for card in range(total):
-        counts[card % parts] += 1
-    return counts
+@pytest.fixture
+def reference_row(shares, middle_shares, score_of):
+    def of(model, row, steps, block_length, n, order, threshold=None):
+        """One row, one token at a time. Returns the canvas after each step."""
+        row = row.clone()
+        to_fill = [j for j in range(len(row)) if row[j] == MASK]
+        blocks = [to_fill[i : i + block_length] for i in range(0, len(to_fill), block_length)] or [[]]
+        history = []
+        for block, block_steps in zip(blocks, shares(steps, len(blocks)), strict=True):
+            fills, remasks = shares(len(block), block_steps), middle_shares(n, block_steps)
+            for i in range(block_steps):
+                out = model(row[None], return_quality=True)
+                logits, quality = out.logits[0].clone(), out.quality_logits[0].sigmoid()
+                logits[:, MASK] = -float("inf")
+                masked = [j for j in block if row[j] == MASK]
+                clean = [j for j in block if row[j] != MASK and (threshold is None or quality[j] < threshold)]
+                last = i == block_steps - 1
+                worst = sorted(clean, key=lambda j: (quality[j].item(), j))[: 0 if last else remasks[i]]
+                best = sorted(masked, key=lambda j: (-score_of(order, logits[j].softmax(-1)), j))
+                for j in worst:
+                    row[j] = MASK
+                for j in best if last else best[: fills[i] + remasks[i]]:
+                    row[j] = logits[j].argmax()
+                history.append(row.clone())
+        return history
 
-
-def middle_shares(total, parts):
-    """The same, dealt from the middle outwards; the left one of two that are equally far goes first."""
-    left, right = (parts - 1) // 2, (parts - 1) // 2 + 1
-    outwards = []
-    while left >= 0 or right < parts:
-        centre = (parts - 1) / 2
-        if right >= parts or (left >= 0 and centre - left <= right - centre):
-            outwards.append(left)
-            left -= 1
-        else:
-            outwards.append(right)
-            right += 1
-    counts = [0] * parts
-    for card in range(total):
-        counts[outwards[card % parts]] += 1
-    return counts
-
-
-def reference_row(model, row, steps, block_length, n, order, threshold=None):
-    """One row, one token at a time. Returns the canvas after each step."""
-    row = row.clone()
-    to_fill = [j for j in range(len(row)) if row[j] == MASK]
-    blocks = [to_fill[i : i + block_length] for i in range(0, len(to_fill), block_length)] or [[]]
-    history = []
-    for block, block_steps in zip(blocks, shares(steps, len(blocks)), strict=True):
-        fills, remasks = shares(len(block), block_steps), middle_shares(n, block_steps)
-        for i in range(block_steps):
-            out = model(row[None], return_quality=True)
-            logits, quality = out.logits[0].clone(), out.quality_logits[0].sigmoid()
-            logits[:, MASK] = -float("inf")
-            masked = [j for j in block if row[j] == MASK]
-            clean = [j for j in block if row[j] != MASK and (threshold is None or quality[j] < threshold)]
-            last = i == block_steps - 1
-            worst = sorted(clean, key=lambda j: (quality[j].item(), j))[: 0 if last else remasks[i]]
-            best = sorted(masked, key=lambda j: (-score_of(order, logits[j].softmax(-1)), j))
-            for j in worst:
-                row[j] = MASK
-            for j in best if last else best[: fills[i] + remasks[i]]:
-                row[j] = logits[j].argmax()
-            history.append(row.clone())
-    return history
+    return of
 
 
 @pytest.mark.parametrize("seed", range(50))
-def test_equal_to_the_literal_loop(seed):
+def test_equal_to_the_literal_loop(table_model, reference_row, seed):
     draw = random.Random(seed)
     length, block_length = draw.randint(6, 24), draw.randint(1, 11)
     g = torch.Generator().manual_seed(seed)
@@ -77,7 +55,7 @@ def test_equal_to_the_literal_loop(seed):
     order = draw.choice(["confidence", "margin", "entropy", "left_to_right"])
     n, threshold = draw.randint(0, 12), draw.choice([None, None, 0.5])
     settings = {"remask_strategy": "prism", "num_remask": n, "quality_threshold": threshold} if n else {}
-    model = TableModel(length, seed=seed)
+    model = table_model(length, seed=seed)
     out = remask_generate(
         model, ids, steps=steps, block_length=block_length, order=order,
         return_dict_in_generate=True, output_trajectory=True, **settings,
@@ -90,7 +68,7 @@ def test_equal_to_the_literal_loop(seed):
 
 @pytest.mark.parametrize("total", range(14))
 @pytest.mark.parametrize("parts", range(1, 9))
-def test_shares(total, parts):
+def test_shares(shares, middle_shares, total, parts):
     assert spread(total, parts) == shares(total, parts)
     assert spread_to_middle(total, parts) == middle_shares(total, parts)
 
@@ -107,29 +85,29 @@ def test_published_counts():
     assert [step.most_masks for step in schedule] == list(range(64, 0, -1))
 
 
-def test_one_block_of_everything_fills_by_the_even_shares():
-    ids, model = torch.zeros(2, 10, dtype=torch.long), TableModel(10)
+def test_one_block_of_everything_fills_by_the_even_shares(table_model):
+    ids, model = torch.zeros(2, 10, dtype=torch.long), table_model(10)
     out = remask_generate(
         model, ids, steps=4, block_length=10, return_dict_in_generate=True, output_trajectory=True
     )  # fmt: skip
     assert (out.trajectory.canvas != MASK).sum(-1)[:, 0].tolist() == [3, 6, 8, 10]
 
 
-def test_a_row_does_not_depend_on_its_batch():
+def test_a_row_does_not_depend_on_its_batch(table_model):
     g = torch.Generator().manual_seed(3)
     ids = torch.randint(1, VOCAB, (3, 14), generator=g)
     for row, count in enumerate((14, 5, 9)):
         ids[row, torch.randperm(14, generator=g)[:count]] = MASK
-    model = TableModel(14)
+    model = table_model(14)
     settings = {"steps": 15, "block_length": 4, "remask_strategy": "prism", "num_remask": 3}
     together = remask_generate(model, ids, **settings)
     assert torch.equal(together, torch.cat([remask_generate(model, row[None], **settings) for row in ids]))
 
 
-def test_remasking_window_of_each_block():
+def test_remasking_window_of_each_block(table_model):
     ids = torch.zeros(1, 16, dtype=torch.long)
     out = remask_generate(
-        TableModel(16), ids, steps=16, block_length=8, remask_strategy="prism", num_remask=2, remask_start=0.5,
+        table_model(16), ids, steps=16, block_length=8, remask_strategy="prism", num_remask=2, remask_start=0.5,
         return_dict_in_generate=True, output_trajectory=True,
     )  # fmt: skip
     # The window is steps 4 to 7 of each block of 8, its middle 5 and 6.
@@ -141,9 +119,9 @@ class CountingModel(nn.Module):
 
     _supports_logit_positions = True
 
-    def __init__(self, length):
+    def __init__(self, table):
         super().__init__()
-        self.table = TableModel(length)
+        self.table = table
         self.config, self.asked = self.table.config, []
 
     def forward(self, input_ids, attention_mask=None, logits_to_keep=None, return_quality=True):
@@ -154,9 +132,9 @@ class CountingModel(nn.Module):
 
 
 @pytest.mark.parametrize("settings", [{}, {"remask_strategy": "prism", "num_remask": 2}])
-def test_logits_are_asked_for_at_undecided_positions_of_the_block_only(settings):
+def test_logits_are_asked_for_at_undecided_positions_of_the_block_only(table_model, settings):
     ids, expected = torch.zeros(2, 12, dtype=torch.long), []
-    model = CountingModel(12)
+    model = CountingModel(table_model(12))
     out = remask_generate(
         model, ids, steps=12, block_length=4, return_dict_in_generate=True, output_trajectory=True, **settings
     )
@@ -181,8 +159,8 @@ def test_logits_are_asked_for_at_undecided_positions_of_the_block_only(settings)
         ({"block_length": 4, "loop_start": 1, "loop_steps": 2}, "do not go together"),
     ],
 )
-def test_mistakes_are_named_before_any_forward(wrong, message):
-    model = TableModel(12)
+def test_mistakes_are_named_before_any_forward(table_model, wrong, message):
+    model = table_model(12)
     with pytest.raises(ValueError, match=message):
         remask_generate(model, torch.zeros(1, 12, dtype=torch.long), **wrong)
     assert model.calls == 0

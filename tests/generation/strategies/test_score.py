@@ -5,29 +5,16 @@ import pytest
 import torch
 from torch import nn
 
-from prism_hf.generation import STRATEGIES, PrismRemasking, RemaskGenerationConfig, StepState, remask_generate
+from prism_hf.generation import (
+    STRATEGIES,
+    PrismRemasking,
+    RemaskGenerationConfig,
+    ScoreStrategy,
+    StepState,
+    remask_generate,
+)
 
 MASK, VOCAB = 0, 7
-
-
-class TableModel(nn.Module):
-    """Logits and quality are fixed random functions of position and of a hash of the row's whole canvas."""
-
-    def __init__(self, length, seed=0, buckets=61):
-        super().__init__()
-        g = torch.Generator().manual_seed(seed)
-        self.config = SimpleNamespace(mask_token_id=MASK)
-        self.logits = torch.randn(buckets, length, VOCAB, generator=g) * 2
-        self.quality = torch.randn(buckets, length, generator=g)
-        self.weights = torch.randint(1, 1000, (length,), generator=g)
-        self.calls = 0
-
-    def forward(self, input_ids, attention_mask=None, return_quality=True):
-        self.calls += 1
-        bucket = (input_ids * self.weights[: input_ids.shape[1]]).sum(-1) % len(self.logits)
-        length = input_ids.shape[1]
-        quality = self.quality[bucket, :length] if return_quality else None
-        return SimpleNamespace(logits=self.logits[bucket, :length], quality_logits=quality)
 
 
 class PlainModel(nn.Module):
@@ -48,47 +35,41 @@ def puzzle(rows=((9, 12), (4, 12), (12, 12)), seed=1):
     return ids
 
 
-def score_of(order, p):
-    p = sorted(p.tolist(), reverse=True)
-    return {
-        "confidence": p[0],
-        "margin": p[0] - p[1],
-        "entropy": sum(q * math.log(q) for q in p if q > 0),
-        "left_to_right": 0.0,
-    }[order]
+@pytest.fixture
+def reference_row(score_of):
+    def of(model, row, steps, order, n):
+        """The static sampler of arXiv 2510.01384, one position at a time. Returns the canvas after each step."""
+        row = row.clone()
+        given = [i for i in range(len(row)) if row[i] != MASK]
+        total = len(row) - len(given)
+        history = []
+        for i in range(steps):
+            out = model(row[None], return_quality=True)
+            logits, quality = out.logits[0].clone(), out.quality_logits[0]
+            logits[:, MASK] = -float("inf")
+            masked = [j for j in range(len(row)) if row[j] == MASK]
+            generated = [j for j in range(len(row)) if row[j] != MASK and j not in given]
+            target = -((-total * (i + 1)) // steps)
+            remask = []
+            if n < len(generated) < total - n:
+                remask = sorted(generated, key=lambda j: (quality[j].item(), j))[: min(n, total - target)]
+            fill = target - len(generated) + len(remask)
+            best = sorted(masked, key=lambda j: (-score_of(order, logits[j].softmax(-1)), j))[:fill]
+            for j in best:
+                row[j] = logits[j].argmax()
+            for j in remask:
+                row[j] = MASK
+            history.append(row.clone())
+        return history
 
-
-def reference_row(model, row, steps, order, n):
-    """The static sampler of arXiv 2510.01384, one row, one position at a time. Returns the canvas after each step."""
-    row = row.clone()
-    given = [i for i in range(len(row)) if row[i] != MASK]
-    total = len(row) - len(given)
-    history = []
-    for i in range(steps):
-        out = model(row[None], return_quality=True)
-        logits, quality = out.logits[0].clone(), out.quality_logits[0]
-        logits[:, MASK] = -float("inf")
-        masked = [j for j in range(len(row)) if row[j] == MASK]
-        generated = [j for j in range(len(row)) if row[j] != MASK and j not in given]
-        target = -((-total * (i + 1)) // steps)
-        remask = []
-        if n < len(generated) < total - n:
-            remask = sorted(generated, key=lambda j: (quality[j].item(), j))[: min(n, total - target)]
-        fill = target - len(generated) + len(remask)
-        best = sorted(masked, key=lambda j: (-score_of(order, logits[j].softmax(-1)), j))[:fill]
-        for j in best:
-            row[j] = logits[j].argmax()
-        for j in remask:
-            row[j] = MASK
-        history.append(row.clone())
-    return history
+    return of
 
 
 @pytest.mark.parametrize("order", ["confidence", "margin", "entropy", "left_to_right"])
 @pytest.mark.parametrize("n", [0, 1, 2])
 @pytest.mark.parametrize("steps", [4, 7])
-def test_equal_to_the_literal_loop(order, n, steps):
-    ids, model = puzzle(((9, 12), (7, 12), (12, 12))), TableModel(12)
+def test_equal_to_the_literal_loop(table_model, reference_row, order, n, steps):
+    ids, model = puzzle(((9, 12), (7, 12), (12, 12))), table_model(12)
     settings = {"remask_strategy": "prism", "num_remask": n} if n else {}
     out = remask_generate(
         model, ids, steps=steps, order=order, return_dict_in_generate=True, output_trajectory=True, **settings
@@ -99,8 +80,8 @@ def test_equal_to_the_literal_loop(order, n, steps):
     assert torch.equal(out.sequences, out.trajectory.canvas[-1])
 
 
-def test_published_window_one_token_a_step():
-    ids, model = puzzle(((12, 12),) * 6, seed=3), TableModel(12, seed=4)
+def test_published_window_one_token_a_step(table_model, reference_row):
+    ids, model = puzzle(((12, 12),) * 6, seed=3), table_model(12, seed=4)
     out = remask_generate(
         model,
         ids,
@@ -132,13 +113,13 @@ STRATEGY_CASES = [
 @pytest.mark.parametrize("settings", STRATEGY_CASES)
 @pytest.mark.parametrize("steps", [1, 5, 12, 40, None])
 @pytest.mark.parametrize("order", ["random", "confidence"])
-def test_givens_stay_and_no_mask_is_left(settings, steps, order):
+def test_givens_stay_and_no_mask_is_left(table_model, settings, steps, order):
     settings = dict(settings)
     if steps is not None and "loop_start" in settings:
         settings["loop_start"] = min(settings["loop_start"], steps)
     ids = puzzle(((9, 12), (1, 12), (12, 12), (0, 12), (5, 12)))
     out = remask_generate(
-        TableModel(12),
+        table_model(12),
         ids,
         generator=torch.Generator().manual_seed(0),
         steps=steps,
@@ -163,10 +144,10 @@ def test_givens_stay_and_no_mask_is_left(settings, steps, order):
 
 
 @pytest.mark.parametrize("settings", [s for s in STRATEGY_CASES if not s.get("loop_steps")])
-def test_count_follows_the_schedule(settings):
+def test_count_follows_the_schedule(table_model, settings):
     ids, steps = puzzle(((9, 12), (12, 12), (10, 12))), 9
     out = remask_generate(
-        TableModel(12), ids, steps=steps, return_dict_in_generate=True, output_trajectory=True, **settings
+        table_model(12), ids, steps=steps, return_dict_in_generate=True, output_trajectory=True, **settings
     )
     masks = (ids == MASK).sum(-1)
     held = masks - (out.trajectory.canvas == MASK).sum(-1)
@@ -174,10 +155,10 @@ def test_count_follows_the_schedule(settings):
     assert held.tolist() == expected
 
 
-def test_loop_holds_the_count():
+def test_loop_holds_the_count(table_model):
     ids = puzzle(((12, 12), (6, 12)))
     out = remask_generate(
-        TableModel(12),
+        table_model(12),
         ids,
         steps=6,
         loop_start=3,
@@ -192,10 +173,10 @@ def test_loop_holds_the_count():
     assert out.num_forwards == 10
 
 
-def test_extra_steps_correct_to_the_end():
+def test_extra_steps_correct_to_the_end(table_model):
     ids, n = puzzle(((12, 12),)), 2
     out = remask_generate(
-        TableModel(12),
+        table_model(12),
         ids,
         steps=48,
         remask_strategy="prism",
@@ -213,10 +194,10 @@ def test_extra_steps_correct_to_the_end():
     assert torch.equal(filled[first_held + 1 :], remasked[first_held:-1])
 
 
-def test_extra_steps_with_a_threshold_nothing_is_below_complete_early():
+def test_extra_steps_with_a_threshold_nothing_is_below_complete_early(table_model):
     ids = puzzle(((12, 12),))
     out = remask_generate(
-        TableModel(12),
+        table_model(12),
         ids,
         steps=24,
         remask_strategy="prism",
@@ -225,15 +206,15 @@ def test_extra_steps_with_a_threshold_nothing_is_below_complete_early():
         return_dict_in_generate=True,
         output_trajectory=True,
     )
-    plain = remask_generate(TableModel(12), ids, steps=24)
+    plain = remask_generate(table_model(12), ids, steps=24)
     assert not out.trajectory.remasked.any()
     assert torch.equal(out.sequences, plain)
 
 
-def test_quality_threshold_remasks_only_below():
+def test_quality_threshold_remasks_only_below(table_model):
     ids = puzzle(((12, 12),) * 8, seed=5)
     out = remask_generate(
-        TableModel(12),
+        table_model(12),
         ids,
         steps=12,
         remask_strategy="prism",
@@ -246,10 +227,10 @@ def test_quality_threshold_remasks_only_below():
     assert (out.trajectory.quality[out.trajectory.remasked] < 0.3).all()
 
 
-def test_window_in_fractions_of_the_steps():
+def test_window_in_fractions_of_the_steps(table_model):
     ids = puzzle(((12, 12),))
     out = remask_generate(
-        TableModel(12),
+        table_model(12),
         ids,
         steps=12,
         remask_strategy="random",
@@ -263,11 +244,11 @@ def test_window_in_fractions_of_the_steps():
 
 
 @pytest.mark.parametrize("eta", [0.1, 0.9])
-def test_binomial_counts(eta):
+def test_binomial_counts(table_model, eta):
     batch, length, steps = 3000, 40, 40
     ids = torch.zeros(batch, length, dtype=torch.long)
     out = remask_generate(
-        TableModel(length),
+        table_model(length),
         ids,
         steps=steps,
         order="left_to_right",
@@ -290,8 +271,8 @@ def test_binomial_counts(eta):
         assert abs(counts[i].var() / variance.clamp(min=1e-9) - 1) < 0.2 or variance < 1e-6
 
 
-def test_reproducible_under_a_generator():
-    ids, model = puzzle(((12, 12),) * 4), TableModel(12)
+def test_reproducible_under_a_generator(table_model):
+    ids, model = puzzle(((12, 12),) * 4), table_model(12)
     settings = {"order": "random", "do_sample": True, "remask_strategy": "random", "eta": 0.3}
     first, second, other = (
         remask_generate(model, ids, generator=torch.Generator().manual_seed(seed), **settings) for seed in (7, 7, 8)
@@ -340,55 +321,59 @@ def test_the_mask_token_is_never_drawn_however_likely():
         assert not (remask_generate(Stubborn(), ids, steps=3, **settings) == MASK).any()
 
 
-def test_max_new_tokens_appends_and_padding_is_never_filled():
+def test_max_new_tokens_appends_and_padding_is_never_filled(table_model):
     ids = torch.tensor([[MASK, 3, 4], [MASK, MASK, 5]])
     attention = torch.tensor([[0, 1, 1], [0, 1, 1]])
-    out = remask_generate(TableModel(8), ids, attention_mask=attention, max_new_tokens=5, steps=3)
+    out = remask_generate(table_model(8), ids, attention_mask=attention, max_new_tokens=5, steps=3)
     assert out.shape == (2, 8)
     assert (out[:, 0] == MASK).all() and not (out[:, 1:] == MASK).any()
     assert out[0, 1:3].tolist() == [3, 4] and out[1, 2] == 5
 
 
-def test_a_row_does_not_depend_on_its_batch():
-    ids, model = puzzle(((9, 12), (4, 12), (12, 12))), TableModel(12)
+def test_a_row_does_not_depend_on_its_batch(table_model):
+    ids, model = puzzle(((9, 12), (4, 12), (12, 12))), table_model(12)
     settings = {"steps": 20, "remask_strategy": "prism", "num_remask": 1}
     together = remask_generate(model, ids, **settings)
     alone = torch.cat([remask_generate(model, row[None], **settings) for row in ids])
     assert torch.equal(together, alone)
 
 
-def test_plain_model_without_quality():
-    ids, model = puzzle(), PlainModel(TableModel(12))
+def test_plain_model_without_quality(table_model):
+    ids, model = puzzle(), PlainModel(table_model(12))
     assert not (remask_generate(model, ids, remask_strategy="random", num_remask=1) == MASK).any()
     with pytest.raises(ValueError, match="quality head"):
         remask_generate(model, ids, remask_strategy="prism", num_remask=1)
 
 
-def test_callable_instance_and_name_agree():
-    def mine(state: StepState):
-        return state.quality
+def test_callable_instance_and_name_agree(table_model):
+    class Mine(ScoreStrategy):
+        needs = ("quality",)
 
-    mine.needs_quality = True
+        def __call__(self, state: StepState):
+            return state.quality
+
     results = [
-        remask_generate(TableModel(12), puzzle(), remask_strategy=s, num_remask=2)
-        for s in ("prism", PrismRemasking(), mine, {"name": "prism"})
+        remask_generate(table_model(12), puzzle(), remask_strategy=s, num_remask=2)
+        for s in ("prism", PrismRemasking(), Mine(), {"name": "prism"})
     ]
     assert all(torch.equal(results[0], r) for r in results[1:])
     assert set(STRATEGIES) >= {"none", "random", "prism"}
 
 
-def test_a_strategy_that_reads_the_posterior():
+def test_a_strategy_that_reads_the_posterior(table_model):
     """Remask the tokens that the model itself now finds least likely; nothing else asks for the whole posterior."""
     seen = []
 
-    def least_likely(state: StepState):
-        seen.append(state)
-        return state.probs.gather(-1, state.canvas[..., None])[..., 0]
+    class LeastLikely(ScoreStrategy):
+        needs = ("probs",)
 
-    least_likely.needs_probs = True
-    model, ids = TableModel(12), puzzle(((12, 12),))
+        def __call__(self, state: StepState):
+            seen.append(state)
+            return state.probs.gather(-1, state.canvas[..., None])[..., 0]
+
+    model, ids = table_model(12), puzzle(((12, 12),))
     out = remask_generate(
-        model, ids, remask_strategy=least_likely, num_remask=2, return_dict_in_generate=True, output_trajectory=True
+        model, ids, remask_strategy=LeastLikely(), num_remask=2, return_dict_in_generate=True, output_trajectory=True
     )
     for state, remasked in zip(seen, out.trajectory.remasked, strict=True):
         logits = model(state.canvas).logits
@@ -400,8 +385,8 @@ def test_a_strategy_that_reads_the_posterior():
     assert seen[-1].probs is None
 
 
-def test_one_forward_a_step_and_input_unchanged():
-    ids, model = puzzle(), TableModel(12)
+def test_one_forward_a_step_and_input_unchanged(table_model):
+    ids, model = puzzle(), table_model(12)
     before = ids.clone()
     out = remask_generate(model, ids, steps=6, remask_strategy="prism", num_remask=2, return_dict_in_generate=True)
     assert model.calls == out.num_forwards == 6 and out.trajectory is None
@@ -426,20 +411,20 @@ def test_one_forward_a_step_and_input_unchanged():
         ({"attention_mask": torch.ones(1, 2)}, "attention_mask"),
     ],
 )
-def test_mistakes_are_named_before_any_forward(wrong, message):
-    model = TableModel(12)
+def test_mistakes_are_named_before_any_forward(table_model, wrong, message):
+    model = table_model(12)
     with pytest.raises(ValueError, match=message):
         remask_generate(model, puzzle(), **wrong)
     assert model.calls == 0
 
 
-def test_nothing_to_fill():
+def test_nothing_to_fill(table_model):
     with pytest.raises(ValueError, match="no mask token"):
-        remask_generate(TableModel(12), torch.ones(1, 12, dtype=torch.long))
+        remask_generate(table_model(12), torch.ones(1, 12, dtype=torch.long))
 
 
-def test_call_arguments_win_over_the_model_and_the_config():
-    model = TableModel(12)
+def test_call_arguments_win_over_the_model_and_the_config(table_model):
+    model = table_model(12)
     model.generation_config = RemaskGenerationConfig(steps=5, remask_strategy="prism", num_remask=1)
     kw = {"return_dict_in_generate": True, "output_trajectory": True}
     assert remask_generate(model, puzzle(), **kw).num_forwards == 5

@@ -10,11 +10,20 @@ import pytest
 import torch
 from torch import nn
 
-from prism_hf.generation import STRATEGIES, RemaskGenerationConfig, RemdmCap, RemdmLoop, remask_generate
+from prism_hf.generation import (
+    STRATEGIES,
+    RankingStrategy,
+    RemaskGenerationConfig,
+    RemdmCap,
+    RemdmLoop,
+    ScoreStrategy,
+    TransitionStrategy,
+    remask_generate,
+)
 from prism_hf.generation.configuration_remask import prepare_generation_config
 
 MASK = 0
-DOCS = Path(__file__).parents[2] / "docs" / "strategies.md"
+DOCS = Path(__file__).parents[3] / "docs" / "strategies.md"
 RECORD = {"return_dict_in_generate": True, "output_trajectory": True}
 
 
@@ -201,11 +210,12 @@ def test_every_strategy_is_in_the_table_of_the_docs():
     assert set(re.findall(r"^\| `(\w+)` \|", DOCS.read_text(), re.M)) == set(STRATEGIES)
 
 
-def unlike(result):
-    def misbehaving(state):
-        return result(state)
+KINDS = [ScoreStrategy, TransitionStrategy, RankingStrategy]
 
-    return misbehaving
+
+def of_kind(kind, name, call):
+    """A strategy of a kind that gives what `call` gives."""
+    return type(name, (kind,), {"__call__": lambda self, state: call(state)})()
 
 
 @pytest.mark.parametrize(
@@ -221,25 +231,24 @@ def unlike(result):
         (lambda state: state.generated.logical_not_().float(), "written into the state"),
     ],
 )
-@pytest.mark.parametrize("selection", ["lowest", "probability", "ranking"])
-def test_a_misbehaving_strategy_is_stopped_by_name(result, message, selection):
-    strategy = unlike(result)
-    strategy.selection = selection
-    count = {"num_remask": 1} if selection == "lowest" else {}
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_misbehaving_strategy_is_stopped_by_name(result, message, kind):
+    strategy = of_kind(kind, "misbehaving", result)
+    count = {"num_remask": 1} if kind is ScoreStrategy else {}
     with pytest.raises(ValueError, match=f"(?s)misbehaving.*{message}"):
         remask_generate(Hashed(), canvases(), remask_strategy=strategy, **count)
 
 
-@pytest.mark.parametrize("selection", ["lowest", "probability", "ranking"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("value", [-torch.inf, torch.nan, 1e9, 1.0, 0.0])
-def test_a_strategy_that_never_ends_is_ended(selection, value):
+def test_a_strategy_that_never_ends_is_ended(kind, value):
     """Whatever it wants, it gets the planned steps, and the last of them fills everything that is to be filled."""
 
-    def for_ever(state):
+    def call(state):
         return torch.full(state.canvas.shape, value).where(state.generated, torch.tensor(-value))
 
-    for_ever.selection = selection
-    count = {"num_remask": 5} if selection == "lowest" else {}
+    for_ever = of_kind(kind, "for_ever", call)
+    count = {"num_remask": 5} if kind is ScoreStrategy else {}
     ids, model = canvases(), Hashed()
     out = remask_generate(model, ids, steps=9, remask_strategy=for_ever, **count, **RECORD)
     assert out.num_forwards == model.calls == 9 and not (out.sequences == MASK).any()

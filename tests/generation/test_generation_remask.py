@@ -29,40 +29,18 @@ from transformers.generation import BaseStreamer, TextDiffusionStreamer
 
 from prism_hf.generation import RemaskGenerationConfig, as_custom_generate, remask_generate
 from prism_hf.models.mdlm import MdlmConfig, MdlmForMaskedDiffusion
-from prism_hf.models.prism import PrismConfig, PrismForMaskedDiffusion
 
-from .test_remask_generate import MASK, VOCAB, TableModel
-
-PAD = 1
+MASK, PAD, VOCAB = 0, 1, 7
 SMALL = {"vocab_size": 40, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
 SPECIAL = {"pad_token_id": 1, "bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_id": 3}
 
 
-def randomised(model):
-    """Weights with which the tokens depend on the whole canvas."""
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.ndim > 1:
-                gain = 1.0 if "embed" in name else 1.5 / parameter.shape[1] ** 0.5
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) * gain)
-            elif name.endswith("bias"):
-                parameter.zero_()
-    return model.eval()
-
-
-def prism(backbone_config, head_type="mlp"):
-    return randomised(
-        PrismForMaskedDiffusion(
-            PrismConfig(backbone_config=backbone_config, head_type=head_type, mask_token_id=MASK)
-        )
-    )  # fmt: skip
-
-
 MODELS = {
-    "bert": lambda: prism(BertConfig(**SMALL, max_position_embeddings=40)),
-    "modernbert": lambda: prism(ModernBertConfig(**SMALL, **SPECIAL)),
-    "mdlm": lambda: prism(MdlmConfig(vocab_size=40, hidden_dim=32, cond_dim=16, n_blocks=2, n_heads=4), "dit"),
+    "bert": lambda prism: prism(BertConfig(**SMALL, max_position_embeddings=40)),
+    "modernbert": lambda prism: prism(ModernBertConfig(**SMALL, **SPECIAL)),
+    "mdlm": lambda prism: prism(
+        MdlmConfig(vocab_size=40, hidden_dim=32, cond_dim=16, n_blocks=2, n_heads=4), head_type="dit"
+    ),
 }
 
 
@@ -81,14 +59,6 @@ class Position(nn.Module):
         return SimpleNamespace(logits=nn.functional.one_hot(script, self.vocabulary) * 9.0)
 
 
-def pad(rows, side):
-    width = max(map(len, rows))
-    filler = [[PAD] * (width - len(row)) for row in rows]
-    joined = [f + r if side == "left" else r + f for f, r in zip(filler, rows, strict=True)]
-    mask = [[0] * len(f) + [1] * len(r) if side == "left" else [1] * len(r) + [0] * len(f) for f, r in zip(filler, rows, strict=True)]  # fmt: skip  # noqa: E501
-    return torch.tensor(joined), torch.tensor(mask)
-
-
 # Padding
 
 
@@ -103,8 +73,8 @@ def pad(rows, side):
         {"steps": 12, "block_length": 4, "confidence_threshold": 0.3},
     ],
 )
-def test_rows_of_a_padded_batch_get_what_they_get_alone(name, side, settings):
-    model = MODELS[name]()
+def test_rows_of_a_padded_batch_get_what_they_get_alone(prism, pad, name, side, settings):
+    model = MODELS[name](prism)
     prompts = [[5, 6, 7, 8, 9, 10, 11], [12, 13], [20, MASK, 21, 22, MASK]]
     settings = {"max_new_tokens": 12, **settings}
     ids, attention_mask = pad(prompts, side)
@@ -117,8 +87,8 @@ def test_rows_of_a_padded_batch_get_what_they_get_alone(name, side, settings):
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_masks_in_place_stay_where_they_were(side):
-    model, rows = MODELS["bert"](), [[5, MASK, 7, MASK], [MASK, 8]]
+def test_masks_in_place_stay_where_they_were(prism, pad, side):
+    model, rows = MODELS["bert"](prism), [[5, MASK, 7, MASK], [MASK, 8]]
     ids, attention_mask = pad(rows, side)
     out = model.generate(ids, attention_mask=attention_mask, steps=2)
     real = attention_mask.bool()
@@ -127,8 +97,8 @@ def test_masks_in_place_stay_where_they_were(side):
         assert torch.equal(row[keep], model.generate(torch.tensor([alone]), steps=2)[0])
 
 
-def test_trajectory_is_laid_out_as_the_sequences():
-    model = MODELS["mdlm"]()
+def test_trajectory_is_laid_out_as_the_sequences(prism, pad):
+    model = MODELS["mdlm"](prism)
     ids, attention_mask = pad([[5, 6, 7], [8]], "right")
     out = model.generate(
         ids, attention_mask=attention_mask, max_new_tokens=4, remask_strategy="prism", num_remask=1,
@@ -144,8 +114,8 @@ def test_trajectory_is_laid_out_as_the_sequences():
 # Lengths and repetition
 
 
-def test_max_length_counts_the_prompt_and_gives_way_to_max_new_tokens():
-    model, prompt = TableModel(12), torch.tensor([[3, 4, 5]])
+def test_max_length_counts_the_prompt_and_gives_way_to_max_new_tokens(table_model):
+    model, prompt = table_model(12), torch.tensor([[3, 4, 5]])
     assert remask_generate(model, prompt, max_length=9).shape == (1, 9)
     assert remask_generate(model, prompt, max_length=9, max_new_tokens=2).shape == (1, 5)
     model.generation_config = RemaskGenerationConfig(max_new_tokens=4)
@@ -154,8 +124,8 @@ def test_max_length_counts_the_prompt_and_gives_way_to_max_new_tokens():
     assert remask_generate(model, prompt, GenerationConfig(max_length=8)).shape == (1, 8)
 
 
-def test_return_sequences_are_neighbours_and_differ():
-    model, prompt = MODELS["mdlm"](), torch.tensor([[5, 6], [7, 8]])
+def test_return_sequences_are_neighbours_and_differ(prism):
+    model, prompt = MODELS["mdlm"](prism), torch.tensor([[5, 6], [7, 8]])
     settings = {"max_new_tokens": 8, "do_sample": True}
     out = model.generate(prompt, num_return_sequences=3, generator=torch.Generator().manual_seed(0), **settings)
     assert out.shape == (6, 10)
@@ -185,9 +155,9 @@ def test_top_k_draws_from_the_k_likeliest():
     assert (share[expected == 0] == 0).all() and (share - expected).abs().max() < 0.02
 
 
-def test_guidance_is_that_of_llada():
+def test_guidance_is_that_of_llada(prism):
     """One step fills everything, so the tokens are the argmax of un + (w + 1) (cond - un) in closed form."""
-    model = MODELS["mdlm"]()
+    model = MODELS["mdlm"](prism)
     prompt = torch.tensor([[5, 6, 7, 8], [9, 10, 11, 12]])
     canvas = torch.cat([prompt, torch.full((2, 6), MASK)], dim=1)
     with torch.no_grad():
@@ -203,8 +173,8 @@ def test_guidance_is_that_of_llada():
 # Constraints
 
 
-def test_suppressed_tokens_never_appear_and_do_not_count_for_confidence():
-    model, ids = TableModel(12), torch.zeros(3, 12, dtype=torch.long)
+def test_suppressed_tokens_never_appear_and_do_not_count_for_confidence(table_model):
+    model, ids = table_model(12), torch.zeros(3, 12, dtype=torch.long)
     free = remask_generate(model, ids)
     banned = free.unique().tolist()[:3]
     out = remask_generate(model, ids, suppress_tokens=banned, return_dict_in_generate=True, output_trajectory=True)
@@ -219,12 +189,12 @@ def test_suppressed_tokens_never_appear_and_do_not_count_for_confidence():
 @pytest.mark.parametrize("order", ["random", "confidence", "left_to_right"])
 @pytest.mark.parametrize("steps", [1, 4, 14, 20])
 @pytest.mark.parametrize("settings", [{}, {"remask_strategy": "prism", "num_remask": 2}, {"block_length": 5}])
-def test_bad_words_never_arise_in_any_order(order, steps, settings):
+def test_bad_words_never_arise_in_any_order(table_model, order, steps, settings):
     if settings.get("block_length") and steps < 3:
         return
     words = [[1, 2], [3, 3], [4, 5, 6], [6, 1, 1]]
     out = remask_generate(
-        TableModel(14), torch.zeros(40, 14, dtype=torch.long), order=order, steps=steps, do_sample=True,
+        table_model(14), torch.zeros(40, 14, dtype=torch.long), order=order, steps=steps, do_sample=True,
         bad_words_ids=words, generator=torch.Generator().manual_seed(0), **settings,
     )  # fmt: skip
     assert not (out == MASK).any()
@@ -262,11 +232,11 @@ def test_logits_processors_see_what_is_left_of_the_positions_they_decide():
     assert second[0].tolist() == [[0, 0, 7, 11, 8, 13], [0, 7, 11, 8, 13, MASK]]
 
 
-def test_logits_processors_decide():
+def test_logits_processors_decide(table_model):
     ids = torch.zeros(2, 6, dtype=torch.long)
-    assert (remask_generate(TableModel(6), ids, logits_processor=[Recorder(forced=5)]) == 5).all()
+    assert (remask_generate(table_model(6), ids, logits_processor=[Recorder(forced=5)]) == 5).all()
     # Not even a processor brings the mask back.
-    assert not (remask_generate(TableModel(6), ids, logits_processor=[Recorder(forced=MASK)]) == MASK).any()
+    assert not (remask_generate(table_model(6), ids, logits_processor=[Recorder(forced=MASK)]) == MASK).any()
 
     class Countdown(LogitsProcessor):
         steps = []
@@ -275,7 +245,7 @@ def test_logits_processors_decide():
             self.steps.append(cur_step)
             return scores
 
-    remask_generate(TableModel(6), ids, steps=3, logits_processor=[Countdown()])
+    remask_generate(table_model(6), ids, steps=3, logits_processor=[Countdown()])
     assert Countdown.steps == [3, 2, 1]
 
 
@@ -327,7 +297,7 @@ class Holds(StoppingCriteria):
         return ((input_ids != PAD).sum(-1) == torch.tensor(self.tokens)) & (scores is None)
 
 
-def test_stopping_criteria_end_rows_token_by_token():
+def test_stopping_criteria_end_rows_token_by_token(pad):
     ids, attention_mask = pad([[2, 3, 4], [5]], "left")
     model = Position(list(range(10, 21)))
     settings = {
@@ -358,8 +328,8 @@ def test_time_running_out_keeps_the_block():
     assert out[0].tolist() == [2, 3, 12, 13, 14, 15, PAD, PAD, PAD, PAD]
 
 
-def test_an_ended_row_leaves_the_others_as_they_are():
-    model = MODELS["mdlm"]()
+def test_an_ended_row_leaves_the_others_as_they_are(prism):
+    model = MODELS["mdlm"](prism)
     prompts = torch.tensor([[5, 6, 7], [8, 9, 10], [11, 12, 13]])
     settings = {"max_new_tokens": 12, "block_length": 3, "steps": 12, "remask_strategy": "prism", "num_remask": 1}
     free = model.generate(prompts, **settings)
@@ -415,7 +385,7 @@ def test_streamers_get_prompt_drafts_and_blocks():
     assert log.log == [("put", [[7]]), ("draft", [[11, 8, MASK, 9]]), ("put", [[11, 8, 13, 9]]), "end"]
 
 
-def test_a_streamer_gets_nothing_after_the_end():
+def test_a_streamer_gets_nothing_after_the_end(pad):
     script = [0, 0, 4, EOS, 6, 7, 8, 9]
     for settings in ({"block_length": 3, "steps": 6}, {}):
         log = Log()
@@ -481,7 +451,7 @@ PLAIN = {
 
 
 @pytest.mark.parametrize("name", PLAIN)
-def test_plain_call_on_a_model_without_generate(name):
+def test_plain_call_on_a_model_without_generate(randomised, name):
     cls, config = PLAIN[name]
     model, prompt = randomised(cls(config)), torch.tensor([[5, 6, 7], [8, 9, 10]])
     for settings in (
@@ -495,7 +465,7 @@ def test_plain_call_on_a_model_without_generate(name):
         remask_generate(model, prompt, max_new_tokens=8, remask_strategy="prism", num_remask=1)
 
 
-def test_custom_generate_of_a_class_with_transformers_generate():
+def test_custom_generate_of_a_class_with_transformers_generate(randomised, pad):
     model = randomised(GenerativeBert(BertConfig(**SMALL, mask_token_id=MASK, pad_token_id=PAD)))
     prompt = torch.tensor([[5, 6, 7], [8, 9, 10]])
     own = {"block_length": 4, "steps": 6}
@@ -535,8 +505,8 @@ def test_custom_generate_of_a_class_with_transformers_generate():
         model.generate(prompt, custom_generate=as_custom_generate(remask_strategy="prism"), max_new_tokens=4)
 
 
-def test_settings_of_transformers_own_config_are_read_but_not_its_defaults():
-    model, prompt = TableModel(12), torch.tensor([[3, 4, 5]])
+def test_settings_of_transformers_own_config_are_read_but_not_its_defaults(table_model):
+    model, prompt = table_model(12), torch.tensor([[3, 4, 5]])
     config = GenerationConfig(max_new_tokens=6, do_sample=True, top_p=0.5, num_beams=1)
     out = remask_generate(model, prompt, config, generator=torch.Generator().manual_seed(0))
     expected = remask_generate(
@@ -574,8 +544,8 @@ def test_settings_of_transformers_own_config_are_read_but_not_its_defaults():
         ({"remask_strategy": "prims", "num_remask": 1}, "'prism'"),
     ],
 )
-def test_mistakes_are_named_before_any_forward(wrong, message):
-    model = TableModel(12)
+def test_mistakes_are_named_before_any_forward(table_model, wrong, message):
+    model = table_model(12)
     with pytest.raises(ValueError, match=message):
         remask_generate(model, torch.tensor([[3, MASK, 5]]), **({"max_new_tokens": 4} | wrong))
     assert model.calls == 0

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "toy_distribution.py"
+SCRIPT = Path(__file__).parents[3] / "scripts" / "toy_distribution.py"
 spec = importlib.util.spec_from_file_location("toy_distribution", SCRIPT)
 toy = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(toy)

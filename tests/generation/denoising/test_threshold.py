@@ -9,7 +9,7 @@ from torch import nn
 
 from prism_hf.generation import remask_generate
 
-from .test_remask_generate import MASK, VOCAB, TableModel
+MASK, VOCAB = 0, 7
 
 
 def reference_row(model, row, steps, block_length, threshold, n=0, quality_threshold=None):
@@ -51,7 +51,7 @@ def reference_row(model, row, steps, block_length, threshold, n=0, quality_thres
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_equal_to_the_literal_loop(seed):
+def test_equal_to_the_literal_loop(table_model, seed):
     draw, length = random.Random(seed), 18
     block_length = draw.choice([3, 5, 8])
     g = torch.Generator().manual_seed(seed)
@@ -61,7 +61,7 @@ def test_equal_to_the_literal_loop(seed):
     steps, threshold = draw.randint(6, 30), draw.choice([0.0, 0.5, 0.7, 0.9, 1.0])
     n, quality_threshold = draw.choice([(0, None), (4, None), (9, 0.4), (30, 0.6)])
     remasking = {"remask_strategy": "prism", "num_remask": n, "quality_threshold": quality_threshold} if n else {}
-    model = TableModel(length, seed=seed)
+    model = table_model(length, seed=seed)
     expected = [reference_row(model, row, steps, block_length, threshold, n, quality_threshold) for row in ids]
     model.calls = 0
     out = remask_generate(
@@ -79,20 +79,20 @@ def test_equal_to_the_literal_loop(seed):
     torch.testing.assert_close(out.tokens_per_forward, torch.tensor(rates))
 
 
-def test_one_token_a_step_when_never_sure_and_one_step_a_block_when_always():
+def test_one_token_a_step_when_never_sure_and_one_step_a_block_when_always(table_model):
     ids = torch.zeros(2, 12, dtype=torch.long)
     never, always = (
-        remask_generate(TableModel(12), ids, block_length=4, confidence_threshold=t, return_dict_in_generate=True)
+        remask_generate(table_model(12), ids, block_length=4, confidence_threshold=t, return_dict_in_generate=True)
         for t in (1.0, 0.0)
     )
-    assert torch.equal(never.sequences, remask_generate(TableModel(12), ids, block_length=4))
+    assert torch.equal(never.sequences, remask_generate(table_model(12), ids, block_length=4))
     assert never.num_forwards == 12 and never.tokens_per_forward.tolist() == [1, 1]
     assert always.num_forwards == 3 and always.tokens_per_forward.tolist() == [4, 4]
 
 
-def test_without_blocks_the_steps_are_a_maximum():
+def test_without_blocks_the_steps_are_a_maximum(table_model):
     ids = torch.zeros(3, 16, dtype=torch.long)
-    model = TableModel(16)
+    model = table_model(16)
     out = remask_generate(model, ids, confidence_threshold=0.6, return_dict_in_generate=True)
     assert model.calls == out.num_forwards < 16 and not (out.sequences == MASK).any()
     few = remask_generate(model, ids, steps=3, confidence_threshold=1.0, return_dict_in_generate=True)
@@ -166,10 +166,10 @@ def test_no_forward_waits_for_a_step_that_may_remask():
 
 
 @pytest.mark.parametrize("blocks", [{}, {"block_length": 4}, {"num_remask": None, "eta": 0.7}])
-def test_a_head_that_is_never_content_is_stopped_by_the_steps(blocks):
+def test_a_head_that_is_never_content_is_stopped_by_the_steps(table_model, blocks):
     ids = torch.zeros(3, 9, dtype=torch.long)
     ids[1, 2:] = ids[2, 5:] = 3
-    model = TableModel(9)
+    model = table_model(9)
     model.quality = torch.full_like(model.quality, -3.0)
     settings = {"steps": 24, "num_remask": 90, **PROOFREAD, **RECORD} | blocks
     out = remask_generate(model, ids, generator=torch.Generator().manual_seed(0), **settings)
@@ -178,8 +178,8 @@ def test_a_head_that_is_never_content_is_stopped_by_the_steps(blocks):
     assert not out.trajectory.remasked[-1].any() and (out.sequences[ids != MASK] == 3).all()
 
 
-def test_without_a_quality_threshold_tokens_go_back_in_every_step():
-    ids, model = torch.zeros(2, 12, dtype=torch.long), TableModel(12)
+def test_without_a_quality_threshold_tokens_go_back_in_every_step(table_model):
+    ids, model = torch.zeros(2, 12, dtype=torch.long), table_model(12)
     settings = {"steps": 40, "confidence_threshold": 0.5, "remask_strategy": "prism", "num_remask": 3}
     assert remask_generate(model, ids, return_dict_in_generate=True, **settings).num_forwards == 40
     out = remask_generate(model, ids, quality_threshold=0.3, **settings, **RECORD)

@@ -8,25 +8,24 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import BertConfig, GenerationConfig, GenerationMixin
 
-from prism_hf.generation import as_custom_generate, remask_generate
+from prism_hf.generation import ScoreStrategy, as_custom_generate, remask_generate
 from prism_hf.generation.denoising.caching import CanvasCache
 from prism_hf.models.llada import LladaConfig, LladaForMaskedDiffusion
 from prism_hf.models.mdlm import MdlmConfig, MdlmForMaskedDiffusion
-from prism_hf.models.prism import PrismConfig, PrismForMaskedDiffusion
 
-from .test_block_sampler import middle_shares, shares
-from .test_generate import MASK, SMALL, pad, prism, randomised
+MASK = 0
+SMALL = {"vocab_size": 40, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
 
 LLADA = {"d_model": 32, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2, "mlp_hidden_size": 48, "vocab_size": 40}
 MDLM = {"vocab_size": 40, "hidden_dim": 32, "cond_dim": 16, "n_blocks": 2, "n_heads": 4}
-DIT_HEAD = {"head_type": "dit", "head_num_blocks": 1, "mask_token_id": MASK}
+DIT_HEAD = {"head_type": "dit", "head_num_blocks": 1}
 BACKBONES = {
-    "llada": lambda: randomised(LladaForMaskedDiffusion(LladaConfig(**LLADA, mask_token_id=MASK))),
-    "mdlm": lambda: randomised(MdlmForMaskedDiffusion(MdlmConfig(**MDLM, mask_token_id=MASK))),
+    "llada": lambda randomised: randomised(LladaForMaskedDiffusion(LladaConfig(**LLADA, mask_token_id=MASK))),
+    "mdlm": lambda randomised: randomised(MdlmForMaskedDiffusion(MdlmConfig(**MDLM, mask_token_id=MASK))),
 }
 MODELS = {
-    "llada": lambda: prism(LladaConfig(**LLADA)),
-    "mdlm": lambda: randomised(PrismForMaskedDiffusion(PrismConfig(backbone_config=MdlmConfig(**MDLM), **DIT_HEAD))),
+    "llada": lambda prism: prism(LladaConfig(**LLADA)),
+    "mdlm": lambda prism: prism(MdlmConfig(**MDLM), **DIT_HEAD),
 }
 PROMPTS = [[5, 6, MASK, 7, 8, 9, 10], [12, MASK, 13], [20, 21, 22, MASK, 23]]
 
@@ -104,8 +103,8 @@ REFERENCES = {"llada": llada_reference, "mdlm": mdlm_reference}
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("lengths", [(9, 6), (9, 9)])
 @torch.no_grad()
-def test_a_forward_at_some_positions_attends_to_what_was_kept(name, attention, lengths):
-    model, generator = MODELS[name](), torch.Generator().manual_seed(0)
+def test_a_forward_at_some_positions_attends_to_what_was_kept(prism, name, attention, lengths):
+    model, generator = MODELS[name](prism), torch.Generator().manual_seed(0)
     model.set_attn_implementation(attention)
     attention_mask = None
     if min(lengths) < 9:
@@ -125,39 +124,43 @@ def test_a_forward_at_some_positions_attends_to_what_was_kept(name, attention, l
             torch.testing.assert_close(out.quality_logits[row, : len(columns)], expected, rtol=1e-3, atol=1e-4)
 
 
-def literal_row(model, reference, row, steps, block_length, n, cache, interval):
-    """One row by Fast-dLLM's text, one token at a time."""
-    to_fill, kept = [position for position, token in enumerate(row) if token == MASK], {}
-    blocks = [to_fill[i : i + block_length] for i in range(0, len(to_fill), block_length)]
-    for block, block_steps in zip(blocks, shares(steps, len(blocks)), strict=True):
-        fills, remasks = shares(len(block), block_steps), middle_shares(n, block_steps)
-        for step in range(block_steps):
-            computed = range(len(row))
-            if step % (interval or block_steps):
-                computed = block if cache == "dual" else range(block[0], len(row))
-            logits, quality = reference(model, {position: row[position] for position in computed}, kept)
-            masked = [position for position in block if row[position] == MASK]
-            for position in masked:
-                logits[position][MASK] = -math.inf
-            sure = {position: logits[position].softmax(-1).max().item() for position in masked}
-            best = sorted(masked, key=lambda position: -sure[position])
-            clean = [position for position in block if row[position] != MASK]
-            worst = sorted(clean, key=lambda position: quality[position].item())
-            last = step == block_steps - 1
-            count = 0 if last or step == 0 else remasks[step]
-            for position in best if last else best[: fills[step] + remasks[step]]:
-                row[position] = logits[position].argmax().item()
-            for position in worst[:count]:
-                row[position] = MASK
-    return row
+@pytest.fixture
+def literal_row(shares, middle_shares):
+    def of(model, reference, row, steps, block_length, n, cache, interval):
+        """One row by Fast-dLLM's text, one token at a time."""
+        to_fill, kept = [position for position, token in enumerate(row) if token == MASK], {}
+        blocks = [to_fill[i : i + block_length] for i in range(0, len(to_fill), block_length)]
+        for block, block_steps in zip(blocks, shares(steps, len(blocks)), strict=True):
+            fills, remasks = shares(len(block), block_steps), middle_shares(n, block_steps)
+            for step in range(block_steps):
+                computed = range(len(row))
+                if step % (interval or block_steps):
+                    computed = block if cache == "dual" else range(block[0], len(row))
+                logits, quality = reference(model, {position: row[position] for position in computed}, kept)
+                masked = [position for position in block if row[position] == MASK]
+                for position in masked:
+                    logits[position][MASK] = -math.inf
+                sure = {position: logits[position].softmax(-1).max().item() for position in masked}
+                best = sorted(masked, key=lambda position: -sure[position])
+                clean = [position for position in block if row[position] != MASK]
+                worst = sorted(clean, key=lambda position: quality[position].item())
+                last = step == block_steps - 1
+                count = 0 if last or step == 0 else remasks[step]
+                for position in best if last else best[: fills[step] + remasks[step]]:
+                    row[position] = logits[position].argmax().item()
+                for position in worst[:count]:
+                    row[position] = MASK
+        return row
+
+    return of
 
 
 @pytest.mark.parametrize("interval", [None, 3])
 @pytest.mark.parametrize("cache", ["prefix", "dual"])
 @pytest.mark.parametrize("name", MODELS)
 @torch.no_grad()
-def test_ragged_rows_equal_to_the_literal_loop(name, cache, interval):
-    model = MODELS[name]()
+def test_ragged_rows_equal_to_the_literal_loop(prism, pad, literal_row, name, cache, interval):
+    model = MODELS[name](prism)
     ids, attention_mask = pad(PROMPTS, "left")
     out = remask_generate(
         model,
@@ -188,8 +191,8 @@ SETTINGS = {
 
 @pytest.mark.parametrize("settings", SETTINGS)
 @pytest.mark.parametrize("name", BACKBONES)
-def test_a_refresh_at_every_step_is_exact(name, settings):
-    model = BACKBONES[name]()
+def test_a_refresh_at_every_step_is_exact(randomised, pad, name, settings):
+    model = BACKBONES[name](randomised)
     ids, attention_mask = pad(PROMPTS, "right")
     settings = {"max_new_tokens": 10, "block_length": 4, "steps": 12, **SETTINGS[settings]}
 
@@ -217,7 +220,7 @@ class Widths(nn.Module):
         )
 
 
-def test_no_more_is_computed_than_each_cache_needs():
+def test_no_more_is_computed_than_each_cache_needs(randomised, pad):
     ids, attention_mask = pad([[5, 6, 7], [8]], "left")
     settings = {"attention_mask": attention_mask, "max_new_tokens": 10, "block_length": 4, "steps": 9}
     for cache, interval, expected in (
@@ -226,23 +229,30 @@ def test_no_more_is_computed_than_each_cache_needs():
         # The second row's blocks begin at 1, 5 and 9.
         ("prefix", None, [13, 12, 12, 13, 8, 8, 13, 4, 4]),
     ):
-        model = Widths(BACKBONES["llada"]())
+        model = Widths(BACKBONES["llada"](randomised))
         remask_generate(model, ids, **settings, cache_implementation=cache, cache_refresh_interval=interval)
         assert model.widths == expected
 
 
-def test_rows_with_different_numbers_of_masks_are_all_filled():
+def test_rows_with_different_numbers_of_masks_are_all_filled(prism):
     ids = torch.tensor([[5, MASK, 6, MASK, MASK, 7, MASK], [8] * 7, [MASK] * 7])
     for cache in ("prefix", "dual"):
-        out = remask_generate(MODELS["llada"](), ids, block_length=2, steps=9, cache_implementation=cache)
+        out = remask_generate(MODELS["llada"](prism), ids, block_length=2, steps=9, cache_implementation=cache)
         assert not (out == MASK).any() and torch.equal(out[ids != MASK], ids[ids != MASK])
 
 
-def test_quality_is_known_where_it_was_computed():
+def test_quality_is_known_where_it_was_computed(prism):
     out = remask_generate(
-        MODELS["llada"](), torch.tensor([[5, 6, 7]]), max_new_tokens=4, block_length=4, cache_implementation="dual",
-        remask_strategy="prism", num_remask=1, return_dict_in_generate=True, output_trajectory=True,
-    )  # fmt: skip
+        MODELS["llada"](prism),
+        torch.tensor([[5, 6, 7]]),
+        max_new_tokens=4,
+        block_length=4,
+        cache_implementation="dual",
+        remask_strategy="prism",
+        num_remask=1,
+        return_dict_in_generate=True,
+        output_trajectory=True,
+    )
     assert out.trajectory.quality.isnan()[:, 0].tolist() == [[False] * 7] + 3 * [[True] * 3 + [False] * 4]
 
 
@@ -250,7 +260,7 @@ class GenerativeLlada(GenerationMixin, LladaForMaskedDiffusion):
     generation_config_class = GenerationConfig
 
 
-def test_custom_generate_of_a_class_with_transformers_generate():
+def test_custom_generate_of_a_class_with_transformers_generate(randomised):
     model = randomised(GenerativeLlada(LladaConfig(**LLADA, mask_token_id=MASK)))
     prompt = torch.tensor([[5, 6, 7]])
     settings = {"block_length": 4, "cache_implementation": "dual"}
@@ -258,8 +268,8 @@ def test_custom_generate_of_a_class_with_transformers_generate():
     assert torch.equal(out, remask_generate(model, prompt, max_new_tokens=8, **settings))
 
 
-class ReadsProbs:
-    needs_probs = True
+class ReadsProbs(ScoreStrategy):
+    needs = ("probs",)
 
     def __call__(self, state):
         return state.probs.amax(-1)
@@ -278,19 +288,19 @@ class ReadsProbs:
         ),
     ],
 )
-def test_impossible_combinations_are_named(wrong, message):
+def test_impossible_combinations_are_named(randomised, wrong, message):
     with pytest.raises(ValueError, match=message):
-        remask_generate(BACKBONES["llada"](), torch.tensor([[5]]), max_new_tokens=8, **wrong)
+        remask_generate(BACKBONES["llada"](randomised), torch.tensor([[5]]), max_new_tokens=8, **wrong)
 
 
-def test_a_model_that_cannot_cache_is_named():
+def test_a_model_that_cannot_cache_is_named(prism):
     model = prism(BertConfig(**SMALL, max_position_embeddings=40))
     with pytest.raises(ValueError, match="PrismForMaskedDiffusion does not"):
         remask_generate(model, torch.tensor([[5]]), max_new_tokens=8, block_length=4, cache_implementation="dual")
 
 
-def test_flash_attention_with_padding_is_refused():
-    model = BACKBONES["llada"]()
+def test_flash_attention_with_padding_is_refused(randomised, pad):
+    model = BACKBONES["llada"](randomised)
     model.config._attn_implementation = "flash_attention_2"
     ids, attention_mask = pad([[5, 6], [7]], "left")
     with pytest.raises(ValueError, match="does not go with attn_implementation='flash_attention_2'"):

@@ -11,7 +11,7 @@ from prism_hf.generation.denoising.reading import posterior_of
 from prism_hf.generation.denoising.unmasking import probability_of
 from prism_hf.models.llada import LladaConfig
 
-from .test_generate import MASK, prism
+MASK = 0
 
 EXCLUDED = [9, 2]
 
@@ -86,7 +86,7 @@ def test_a_model_may_keep_its_logits(settings):
         {"remask_strategy": "wino", "fill_threshold": 0.02},
     ],
 )
-def test_tokens_do_not_depend_on_how_many_positions_are_read_at_once(settings, monkeypatch):
+def test_tokens_do_not_depend_on_how_many_positions_are_read_at_once(prism, settings, monkeypatch):
     backbone = LladaConfig(
         d_model=32, n_layers=2, n_heads=4, n_kv_heads=2, mlp_hidden_size=48, vocab_size=40, mask_token_id=MASK
     )

@@ -28,6 +28,7 @@ from transformers.modeling_outputs import ModelOutput
 from transformers.utils import logging
 
 from prism_hf._compat import setting, unwrapped
+from prism_hf._deprecation import warn_renamed
 
 logger = logging.get_logger(__name__)
 
@@ -305,9 +306,11 @@ def takes_positions(model: nn.Module) -> bool:
 
     Where a forward that could take them has been wrapped in one that does not, a warning says so.
     """
-    model = unwrapped(model)
-    if _says(model, LOGIT_POSITIONS) and "logits_to_keep" in forward_parameters(model):
+    model, parameters = unwrapped(model), forward_parameters(model)
+    if _says(model, LOGIT_POSITIONS) and "logits_to_keep" in parameters:
         return True
+    if "logits_at" in parameters:  # as such a class named it before
+        warn_renamed(f"logits_at of {type(model).__name__}", f"logits_to_keep, under {LOGIT_POSITIONS} = True")
     parts = model.modules() if isinstance(model, nn.Module) else ()
     if inner := next((type(part).__name__ for part in parts if _says(part, LOGIT_POSITIONS)), None):
         logger.warning_once(

@@ -318,7 +318,7 @@ UNKNOWN = {
 
 
 @pytest.mark.parametrize("model_type", UNKNOWN)
-def test_an_undescribed_family_is_refused_with_the_remedy(model_type):
+def test_an_undescribed_family_is_refused_with_the_remedy(model_type, tmp_path):
     backbone = UNKNOWN[model_type]().eval()
     message = rf"model_type='{model_type}'.*BACKBONE_ADAPTERS\['{model_type}'\] = BackboneAdapter\(\).*shifted_logits"
     with pytest.raises(ValueError, match=message):
@@ -326,21 +326,24 @@ def test_an_undescribed_family_is_refused_with_the_remedy(model_type):
     with pytest.raises(ValueError, match=message):
         remask_generate(backbone, IDS, mask_token_id=MASK)
     backbone.config.mask_token_id = MASK
-    args = MaskedDiffusionTrainingArguments("unused", use_cpu=True, report_to="none")
+    args = MaskedDiffusionTrainingArguments(str(tmp_path), use_cpu=True, report_to="none")
     with pytest.raises(ValueError, match=message):
         MaskedDiffusionTrainer(backbone, args, train_dataset=[{"input_ids": [5, 6]}])
-    critic, args = copy.deepcopy(built("bert")), TokenCriticTrainingArguments("unused", use_cpu=True, report_to="none")
+    critic, args = (
+        copy.deepcopy(built("bert")),
+        TokenCriticTrainingArguments(str(tmp_path), use_cpu=True, report_to="none"),
+    )
     with pytest.raises(ValueError, match=message):
         TokenCriticTrainer(critic, args, denoiser=backbone, train_dataset=[{"input_ids": [5, 6]}])
 
 
-def test_a_shifted_family_is_trained_and_drafts_at_the_left_neighbour(monkeypatch):
+def test_a_shifted_family_is_trained_and_drafts_at_the_left_neighbour(monkeypatch, tmp_path):
     monkeypatch.setitem(BACKBONE_ADAPTERS, "Dream", BackboneAdapter(shifted_logits=True))
     torch.manual_seed(3)
     dream, batch = DreamModel(DreamConfig()).eval(), {"input_ids": IDS[1:], "maskable": torch.ones_like(IDS[1:]) > 0}
     batch["input_ids"] = batch["input_ids"].where(batch["input_ids"] != MASK, 5)
     args = MaskedDiffusionTrainingArguments(
-        "unused", use_cpu=True, report_to="none", loss_normalizer="masked", min_timestep=0.5
+        str(tmp_path), use_cpu=True, report_to="none", loss_normalizer="masked", min_timestep=0.5
     )
     trainer = MaskedDiffusionTrainer(dream, args, train_dataset=[{"input_ids": [5, 6]}])
     noised = trainer.noised(batch, False)
@@ -348,7 +351,7 @@ def test_a_shifted_family_is_trained_and_drafts_at_the_left_neighbour(monkeypatc
     posterior = logits.index_fill(1, torch.tensor([MASK]), -torch.inf)
     expected = nn.functional.cross_entropy(posterior, noised.targets)
     torch.testing.assert_close(trainer.compute_loss(dream, batch | {NOISED: noised}), expected)
-    args = TokenCriticTrainingArguments("unused", use_cpu=True, report_to="none")
+    args = TokenCriticTrainingArguments(str(tmp_path), use_cpu=True, report_to="none")
     critic = TokenCriticTrainer(
         copy.deepcopy(built("bert")), args, denoiser=dream, train_dataset=[{"input_ids": [5, 6]}]
     )

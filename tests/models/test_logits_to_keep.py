@@ -110,6 +110,16 @@ def test_an_argument_of_that_name_alone_says_nothing():
     remask_generate(model, IDS, mask_token_id=MASK)  # asserts that it was given no positions
 
 
+def test_a_class_that_took_positions_by_the_old_name_is_told():
+    class Old(OwnBert):
+        def forward(self, input_ids, attention_mask=None, logits_at=None):
+            assert logits_at is None
+            return BertForMaskedLM.forward(self, input_ids, attention_mask)
+
+    with pytest.warns(FutureWarning, match="logits_at of Old is now called logits_to_keep, under _supports_logit_pos"):
+        remask_generate(Old(BertConfig(**SMALL)).eval(), IDS, mask_token_id=MASK)
+
+
 def test_a_trainer_gives_no_mask_to_an_argument_of_that_name_alone(tmp_path):
     args = MaskedDiffusionTrainingArguments(
         str(tmp_path), max_steps=1, per_device_train_batch_size=2, report_to="none", save_strategy="no", use_cpu=True,

@@ -40,6 +40,11 @@ def setting(config: Any, name: str, default: Any = None) -> Any:
     return getattr(config, name, default)
 
 
+def output_of(output: Any, name: str) -> Any:
+    """A part of what a forward returned, or None: a foreign model returns what it likes."""
+    return getattr(output, name, None)
+
+
 def attention_of(config: Any) -> str | None:
     """The attention implementation of a model, by its config. transformers gives it no public name."""
     return setting(config, "_attn_implementation")

@@ -1,13 +1,15 @@
 """Settings of the remasking sampler, saved with the model as `generation_config.json`."""
 
 import copy
-from typing import Annotated, Any
+import os
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated, Any
 
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 from transformers.generation.configuration_utils import ALL_CACHE_IMPLEMENTATIONS
 from transformers.utils import logging
 
-from prism_hf._compat import is_prepared
+from prism_hf._compat import config_of, is_prepared, mask_token_of, setting
 from prism_hf._deprecation import warn_renamed, with_new_names
 from prism_hf.data.prompts import tokens_without_text
 from prism_hf.fields import Allowed, Count, Fraction, NotNegative, Positive, check_value, did_you_mean
@@ -215,8 +217,12 @@ class RemaskGenerationConfig(GenerationConfig):
     """
 
     fields = tuple(FIELDS)
+    if TYPE_CHECKING:
 
-    def __init__(self, **kwargs):
+        def __getattr__(self, name: str) -> Any: ...  # the fields
+        def __setattr__(self, name: str, value: Any) -> None: ...
+
+    def __init__(self, **kwargs: Any) -> None:
         kwargs = with_new_names(kwargs, RENAMED, type(self).__name__)
         # The parent's __init__ would add dozens of left-to-right settings, all silently without effect here.
         for name in self.fields:
@@ -230,7 +236,7 @@ class RemaskGenerationConfig(GenerationConfig):
         self.validate()
 
     @classmethod
-    def reject_unknown(cls, names, also_known=()) -> None:
+    def reject_unknown(cls, names: Iterable[str], also_known: Iterable[str] = ()) -> None:
         """Raise ValueError for any of `names`: why denoising lacks it, or the nearest right name."""
         for name in names:
             if reason := reason_against(name):
@@ -257,12 +263,12 @@ class RemaskGenerationConfig(GenerationConfig):
         return {name: default for name, (_, default) in FIELDS.items() if default is not None}
 
     @classmethod
-    def from_model_config(cls, model_config) -> "RemaskGenerationConfig":
+    def from_model_config(cls, model_config: Any) -> "RemaskGenerationConfig":
         """A model's config holds no generation settings: all fields unset."""
         return cls()
 
     @classmethod
-    def from_dict(cls, config_dict: dict[str, Any], **kwargs) -> "RemaskGenerationConfig":
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """As the parent's; the left-to-right settings that a base checkpoint's file may hold are left out."""
         foreign = set(GenerationConfig().__dict__) - set(cls.fields) - set(NO_SETTINGS)
         if config_dict.get("cache_implementation") in (*ALL_CACHE_IMPLEMENTATIONS, "paged"):
@@ -270,7 +276,7 @@ class RemaskGenerationConfig(GenerationConfig):
         return super().from_dict({key: value for key, value in config_dict.items() if key not in foreign}, **kwargs)
 
     @classmethod
-    def _dict_from_json_file(cls, json_file) -> dict[str, Any]:
+    def _dict_from_json_file(cls, json_file: str | os.PathLike) -> dict[str, Any]:
         """What a file holds. Raises ValueError, where the parent's OSError would pass for a file that is not there."""
         try:
             settings = super()._dict_from_json_file(json_file)
@@ -283,7 +289,7 @@ class RemaskGenerationConfig(GenerationConfig):
             ) from error
         return settings
 
-    def validate(self, strict: bool = False, user_set_attributes=None) -> None:
+    def validate(self, strict: bool = False, user_set_attributes: Any = None) -> None:
         """Raise ValueError on the first field with an impossible value."""
         for name, (kind, _) in FIELDS.items():
             if (value := getattr(self, name)) is not None:
@@ -378,7 +384,7 @@ class RemaskGenerationConfig(GenerationConfig):
         """As the parent's; a registered strategy becomes its name, or a dict with the name and its fields."""
         return super().to_dict() | {"remask_strategy": strategy_to_saved(self.remask_strategy)}
 
-    def to_json_string(self, *args, **kwargs) -> str:
+    def to_json_string(self, *args: Any, **kwargs: Any) -> str:
         # Also behind repr, == and hash, which must work with a user's own callable; only saving refuses it.
         if callable(strategy_to_saved(self.remask_strategy)):
             shown = copy.copy(self)
@@ -387,7 +393,7 @@ class RemaskGenerationConfig(GenerationConfig):
             return super(RemaskGenerationConfig, shown).to_json_string(*args, **kwargs)
         return super().to_json_string(*args, **kwargs)
 
-    def save_pretrained(self, save_directory, *args, **kwargs):
+    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> Any:
         """As the parent's. Raises ValueError for a strategy that is not registered and so could not be loaded."""
         if callable(strategy_to_saved(self.remask_strategy)):
             raise ValueError(
@@ -396,7 +402,7 @@ class RemaskGenerationConfig(GenerationConfig):
             )
         return super().save_pretrained(save_directory, *args, **kwargs)
 
-    def get_generation_mode(self, *args, **kwargs):
+    def get_generation_mode(self, *args: Any, **kwargs: Any) -> Any:
         raise NotImplementedError("RemaskGenerationConfig has one mode: denoising with remasking.")
 
 
@@ -405,7 +411,7 @@ EITHER_OR = (("num_remask", "eta"), ("max_new_tokens", "max_length"))
 
 
 def prepare_generation_config(
-    model, generation_config: GenerationConfig | None, **kwargs
+    model: Any, generation_config: GenerationConfig | None, **kwargs: Any
 ) -> tuple[RemaskGenerationConfig, RemaskStrategy]:
     """The complete settings of a call, and its strategy, resolved once: below it nothing takes a name.
 
@@ -426,7 +432,7 @@ def prepare_generation_config(
     kwargs = {name: value for name, value in kwargs.items() if not asks_for_nothing(name, value)}
     values, chosen = _merged(model, generation_config, kwargs)
     if values["mask_token_id"] is None:
-        values["mask_token_id"] = getattr(getattr(model, "config", None), "mask_token_id", None)
+        values["mask_token_id"] = mask_token_of(config_of(model))
     if values["mask_token_id"] is None:
         raise ValueError("The mask token is unknown: model.config has no mask_token_id; pass mask_token_id=...")
     own = {name: value for name, value in kwargs.items() if name not in values}
@@ -449,14 +455,16 @@ def prepare_generation_config(
 
 
 def _merged(
-    model, generation_config: GenerationConfig | None, kwargs: dict[str, Any]
+    model: Any, generation_config: GenerationConfig | None, kwargs: dict[str, Any]
 ) -> tuple[dict[str, Any], set[str]]:
     """The value of each field, and the fields that somebody has chosen."""
-    own, inherited = getattr(model, "generation_config", None), {}
+    own = setting(model, "generation_config")
+    inherited: dict[str, Any] = {}
     if isinstance(own, RemaskGenerationConfig):
         inherited = own.to_dict() | {"remask_strategy": own.remask_strategy}
     defaults = RemaskGenerationConfig._get_default_generation_params()
-    values, chosen = dict.fromkeys(RemaskGenerationConfig.fields), set()
+    values: dict[str, Any] = dict.fromkeys(RemaskGenerationConfig.fields)
+    chosen: set[str] = set()
     for layer in (defaults, inherited, own_settings(generation_config), kwargs):
         given = {name: layer[name] for name in values if layer.get(name) is not None}
         set_aside = set(kwargs) & set(values) if layer is kwargs else set()
@@ -472,7 +480,7 @@ def _merged(
     return values, chosen
 
 
-def own_settings(generation_config: GenerationConfig | None) -> dict:
+def own_settings(generation_config: GenerationConfig | None) -> dict[str, Any]:
     """Our fields of a config. One of transformers' own class may hold its defaults, which nobody chose.
 
     Raises ValueError where that one asks for what denoising has none of.
@@ -495,14 +503,14 @@ def own_settings(generation_config: GenerationConfig | None) -> dict:
     return {name: value for name, value in settings.items() if DEFAULTS.get(name) != value}
 
 
-def fitted_to_tokenizer(model, tokenizer: PreTrainedTokenizerBase, settings: dict[str, Any]) -> dict[str, Any]:
+def fitted_to_tokenizer(model: Any, tokenizer: PreTrainedTokenizerBase, settings: dict[str, Any]) -> dict[str, Any]:
     """The keyword arguments of a call, completed by what a tokenizer tells.
 
     Its EOS ends a text unless they or the model say what does, its pad token fills what follows unless they or the
     model have one, and ids that it lacks are never drawn: a vocabulary that was padded to a round number has some.
     """
     (config, _), size = prepare_generation_config(model, None, **settings), vocabulary_size(model)
-    told = {}
+    told: dict[str, Any] = {}
     for name, of_model in (("eos_token_id", None), ("pad_token_id", padding_of(model, config.mask_token_id))):
         token = getattr(tokenizer, name)
         is_open = name not in settings and getattr(config, name) is None and of_model is None

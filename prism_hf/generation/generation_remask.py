@@ -7,7 +7,7 @@ host looks once, after the last step.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import GenerationConfig, GenerationMixin, LogitsProcessorList, StoppingCriteriaList
@@ -23,7 +23,7 @@ from transformers.generation import (
 )
 from transformers.utils import ModelOutput, logging
 
-from prism_hf._compat import unprepared
+from prism_hf._compat import setting, unprepared
 
 from .configuration_remask import MADE_CALLABLE, RemaskGenerationConfig, prepare_generation_config
 from .denoising.caching import check_cache, with_cache
@@ -81,16 +81,16 @@ class RemaskGenerationOutput(ModelOutput):
         ```
     """
 
-    sequences: torch.LongTensor | None = None
-    tokens_per_forward: torch.FloatTensor | None = None
+    sequences: torch.Tensor | None = None
+    tokens_per_forward: torch.Tensor | None = None
     num_forwards: int | None = None
     trajectory: Trajectory | None = None
 
 
 @torch.no_grad()
 def remask_generate(
-    model,
-    input_ids: torch.LongTensor | None = None,
+    model: Any,
+    input_ids: torch.Tensor | None = None,
     generation_config: GenerationConfig | None = None,
     attention_mask: torch.Tensor | None = None,
     generator: torch.Generator | None = None,
@@ -98,9 +98,9 @@ def remask_generate(
     stopping_criteria: StoppingCriteriaList | None = None,
     streamer: BaseStreamer | None = None,
     token_type_ids: torch.Tensor | None = None,
-    inputs: torch.LongTensor | None = None,
-    **kwargs,
-) -> torch.LongTensor | RemaskGenerationOutput:
+    inputs: torch.Tensor | None = None,
+    **kwargs: Any,
+) -> torch.Tensor | RemaskGenerationOutput:
     """Fill the masks of `input_ids` (B, L), and `max_new_tokens` appended ones, correcting tokens on the way.
 
     Tokens given in `input_ids` never change, and positions with `attention_mask` 0 are never filled. Rows may have
@@ -158,9 +158,8 @@ def remask_generate(
     _check_callables(generator, logits_processor, stopping_criteria)
     config, strategy = prepare_generation_config(model, generation_config, **without_descriptions(kwargs))
     input_ids = inputs if input_ids is None else input_ids
-    inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
-    drawing = {"generator": generator, "logits_processor": logits_processor, "stopping_criteria": stopping_criteria}
-    generation = prepare_generation(model, config, strategy, **inputs, **drawing)
+    given = (attention_mask, token_type_ids, generator, logits_processor, stopping_criteria)
+    generation = prepare_generation(model, config, strategy, input_ids, *given)
     count, recorder, stream = ForwardCount(generation), Recorder(generation), Stream(generation, streamer)
     observers = (count, Endings(generation, stopping_criteria), stream, recorder)
     for step in generation.schedule:
@@ -179,10 +178,10 @@ def remask_generate(
 
 
 def prepare_generation(
-    model,
+    model: Any,
     config: RemaskGenerationConfig,
     strategy: RemaskStrategy,
-    input_ids: torch.LongTensor,
+    input_ids: torch.Tensor,
     attention_mask: torch.Tensor | None = None,
     token_type_ids: torch.Tensor | None = None,
     generator: torch.Generator | None = None,
@@ -246,7 +245,7 @@ def without_descriptions(kwargs: dict[str, Any]) -> dict[str, Any]:
 class ForwardCount:
     """The forwards of a generation: `total`, and `of_rows` (B,), those of each row until it was finished."""
 
-    def __init__(self, generation: Generation):
+    def __init__(self, generation: Generation) -> None:
         self.total, self.of_rows = 0, torch.zeros_like(generation.num_masks)
 
     def __call__(self, generation: Generation, step: Step, changes: Changes) -> None:
@@ -258,9 +257,7 @@ class ForwardCount:
             self.total += own
 
 
-def _output(
-    generation: Generation, count: ForwardCount, recorder: Recorder
-) -> torch.LongTensor | RemaskGenerationOutput:
+def _output(generation: Generation, count: ForwardCount, recorder: Recorder) -> torch.Tensor | RemaskGenerationOutput:
     canvas = generation.canvas
     sequences = canvas.restore(generation.tokens)
     if not generation.config.return_dict_in_generate:
@@ -273,7 +270,7 @@ def _output(
     )
 
 
-def as_custom_generate(**settings) -> Callable:
+def as_custom_generate(**settings: Any) -> Callable:
     """`remask_generate` with `settings`, as transformers' own `model.generate` calls a `custom_generate`.
 
     For a class that has transformers' `generate` and is none of ours. What transformers knows too (`max_new_tokens`,
@@ -295,8 +292,8 @@ def as_custom_generate(**settings) -> Callable:
 
     # transformers passes on by name what the signature names, and prepares the rest as for a decoder.
     def generate(
-        model,
-        input_ids: torch.LongTensor,
+        model: Any,
+        input_ids: torch.Tensor,
         generation_config: GenerationConfig | None = None,
         logits_processor: LogitsProcessorList | None = None,
         stopping_criteria: StoppingCriteriaList | None = None,
@@ -304,8 +301,8 @@ def as_custom_generate(**settings) -> Callable:
         num_return_sequences: int | None = None,
         token_type_ids: torch.Tensor | None = None,
         generator: torch.Generator | None = None,
-        **kwargs,
-    ) -> torch.LongTensor | RemaskGenerationOutput:
+        **kwargs: Any,
+    ) -> torch.Tensor | RemaskGenerationOutput:
         call = {
             "generation_config": generation_config and _as_chosen(model, generation_config),
             "logits_processor": _without_derived(logits_processor),
@@ -322,7 +319,7 @@ def as_custom_generate(**settings) -> Callable:
     return generate
 
 
-def _as_chosen(model, generation_config: GenerationConfig) -> GenerationConfig:
+def _as_chosen(model: Any, generation_config: GenerationConfig) -> GenerationConfig:
     """A config that transformers has prepared, without what nobody chose, and what it has made callables of.
 
     Nobody chose the default `max_length`, 20 more than the prompt, and the special tokens of a model's config that are
@@ -334,7 +331,7 @@ def _as_chosen(model, generation_config: GenerationConfig) -> GenerationConfig:
         setattr(generation_config, name, None)
     for name in ("eos_token_id", "pad_token_id"):
         tokens = as_ids(getattr(generation_config, name))
-        if tokens == as_ids(getattr(model.config, name, None)) and size is not None and max(tokens, default=0) >= size:
+        if tokens == as_ids(setting(model.config, name)) and size is not None and max(tokens, default=0) >= size:
             setattr(generation_config, name, None)
     return generation_config
 
@@ -355,7 +352,7 @@ class RemaskGenerationMixin:
 
     def generate(
         self,
-        input_ids: torch.LongTensor | None = None,
+        input_ids: torch.Tensor | None = None,
         generation_config: GenerationConfig | None = None,
         attention_mask: torch.Tensor | None = None,
         generator: torch.Generator | None = None,
@@ -365,11 +362,11 @@ class RemaskGenerationMixin:
         custom_generate: str | Callable | None = None,
         trust_remote_code: bool | None = None,
         token_type_ids: torch.Tensor | None = None,
-        **kwargs,
-    ) -> torch.LongTensor | RemaskGenerationOutput:
+        **kwargs: Any,
+    ) -> torch.Tensor | RemaskGenerationOutput:
         """See `remask_generate`; `custom_generate`, a repository or a callable, takes its place as in transformers."""
         if isinstance(custom_generate, str):
-            custom_generate = GenerationMixin.load_custom_generate(self, custom_generate, trust_remote_code)
+            custom_generate = GenerationMixin.load_custom_generate(cast(Any, self), custom_generate, trust_remote_code)
         given = {
             "generation_config": generation_config,
             "attention_mask": attention_mask,
@@ -384,20 +381,20 @@ class RemaskGenerationMixin:
 
     def adjust_generation_fn(
         self,
-        generation_config,
-        from_auto_class,
-        from_pipeline,
-        pretrained_model_name_or_path,
-        cache_dir,
-        force_download,
-        proxies,
-        local_files_only,
-        token,
-        revision,
-        subfolder,
-        trust_remote_code,
-        **kwargs,
-    ):
+        generation_config: GenerationConfig | None,
+        from_auto_class: bool,
+        from_pipeline: str | None,
+        pretrained_model_name_or_path: str,
+        cache_dir: str | None,
+        force_download: bool,
+        proxies: dict[str, str] | None,
+        local_files_only: bool,
+        token: str | bool | None,
+        revision: str,
+        subfolder: str,
+        trust_remote_code: bool | None,
+        **kwargs: Any,
+    ) -> None:
         """At `from_pretrained`: take the given generation config, or the one saved beside the weights."""
         if generation_config is not None:
             self.generation_config = self.generation_config_class.from_dict(generation_config.to_dict())

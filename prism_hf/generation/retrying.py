@@ -6,7 +6,7 @@ hidden (`hide`): it was trained on canvases that hold masks.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -22,15 +22,15 @@ from .generation_remask import RemaskGenerationOutput, prepare_generation, remas
 
 @torch.no_grad()
 def generate_with_retries(
-    model,
-    input_ids: torch.LongTensor,
+    model: Any,
+    input_ids: torch.Tensor,
     retries: Sequence[dict[str, Any]],
     retry_below: Fraction = 0.9,
     hide: Share = 0.0,
     attention_mask: torch.Tensor | None = None,
     generator: torch.Generator | None = None,
     token_type_ids: torch.Tensor | None = None,
-    **kwargs,
+    **kwargs: Any,
 ) -> RemaskGenerationOutput:
     """`remask_generate`, then again, with other settings, for rows with a written token of low quality.
 
@@ -68,7 +68,11 @@ def generate_with_retries(
     kwargs = without_descriptions(kwargs)
     attempts = [kwargs, *({**kwargs, **settings} for settings in retries)]
     resolved = [prepare_generation_config(model, None, **settings) for settings in attempts]
-    inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
+    inputs: dict[str, Any] = {
+        "input_ids": input_ids,
+        "attention_mask": attention_mask,
+        "token_type_ids": token_type_ids,
+    }
     generations = [prepare_generation(model, config, strategy, **inputs) for config, strategy in resolved]
     _check_attempts(generations, attention_mask)
     num_new, mask_token_id = generations[0].canvas.num_new, generations[0].config.mask_token_id
@@ -79,7 +83,8 @@ def generate_with_retries(
 
     def write(rows: slice | torch.Tensor, settings: dict[str, Any]) -> RemaskGenerationOutput:
         of_rows = {name: None if value is None else value[rows] for name, value in inputs.items()}
-        return remask_generate(model, generator=generator, **of_rows, **{**settings, "return_dict_in_generate": True})
+        settings = settings | {"return_dict_in_generate": True}
+        return cast(Any, remask_generate(model, generator=generator, **of_rows, **settings))
 
     output = write(slice(None), kwargs)
     sequences, num_forwards = output.sequences, output.num_forwards
@@ -96,7 +101,7 @@ def generate_with_retries(
     return RemaskGenerationOutput(sequences=sequences, num_forwards=num_forwards)
 
 
-def _judge(model, sequences: torch.Tensor, seen: torch.Tensor | None, judged: torch.Tensor) -> torch.Tensor:
+def _judge(model: Any, sequences: torch.Tensor, seen: torch.Tensor | None, judged: torch.Tensor) -> torch.Tensor:
     """The lowest quality of the `judged` (B, L) bool tokens of each row, (B,). Raises ValueError where one is NaN."""
     wanted = {"return_quality": True}
     if "return_logits" in forward_parameters(model):

@@ -3,6 +3,7 @@
 import shutil
 import unicodedata
 from itertools import groupby
+from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -59,8 +60,8 @@ class Stream:
 
 def _first_true(columns: torch.Tensor) -> int:
     """The index of the first true one of `columns` (L,), L if there is none."""
-    columns = columns.tolist()
-    return columns.index(True) if True in columns else len(columns)
+    values = columns.tolist()
+    return values.index(True) if True in values else len(values)
 
 
 MASK_SIGN = "░"
@@ -73,7 +74,9 @@ class TerminalDraftStreamer(TextDiffusionStreamer):
     draft began. Of a draft that is higher than the screen, the beginning is shown.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, mask_token_id: int, skip_prompt: bool = False, **kwargs):
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, mask_token_id: int, skip_prompt: bool = False, **kwargs: Any
+    ):
         super().__init__(tokenizer, skip_prompt, **kwargs)
         self.mask_token_id = mask_token_id
         self.line = ""  # confirmed since the last line feed
@@ -82,14 +85,14 @@ class TerminalDraftStreamer(TextDiffusionStreamer):
         self.line = "" if stream_end else (self.line + text).rpartition("\n")[2]
         super().on_finalized_text(text, stream_end)
 
-    def put_draft(self, value: torch.Tensor, **kwargs) -> None:
+    def put_draft(self, value: torch.Tensor, **kwargs: Any) -> None:
         """Show the tokens (1, N) in yellow, in place of the draft before."""
         self._clear_draft()
         (ids,) = value.tolist()
         text = ""
-        for is_mask, run in groupby(ids, key=lambda token: token == self.mask_token_id):
-            run = list(run)
-            text += MASK_SIGN * len(run) if is_mask else self.tokenizer.decode(run, **self.decode_kwargs)
+        for is_mask, group in groupby(ids, key=lambda token: token == self.mask_token_id):
+            run = list(group)
+            text += MASK_SIGN * len(run) if is_mask else str(self.tokenizer.decode(run, **self.decode_kwargs))
         columns, height = shutil.get_terminal_size()
         text = fitting(text, columns, height - 2)
         if self.line and sum(map(width, rows_of(self.line, columns)[-1])) == columns:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -88,7 +88,7 @@ class Trajectory:
         parts += [_frame_text(frame, data, color) for frame in _frames(data) if frame.step in wanted]
         return "\n\n".join(parts) + "\n"
 
-    def _row_data(self, tokenizer, row: int, line_length: int | None) -> dict:
+    def _row_data(self, tokenizer: Any, row: int, line_length: int | None) -> dict[str, Any]:
         """One row as JSON values: what changes at each step, and the text of every token that occurs."""
         if not 0 <= row < self.canvas.shape[1]:
             raise ValueError(f"row={row} is not in the batch: it has rows 0 to {self.canvas.shape[1] - 1}.")
@@ -124,8 +124,9 @@ class Trajectory:
 class Recorder:
     """Records a generation, if its config asks for it. Called once a step."""
 
-    def __init__(self, generation: Generation):
-        self.records, self.is_on = [], generation.config.output_trajectory
+    def __init__(self, generation: Generation) -> None:
+        self.records: list[tuple] = []
+        self.is_on = generation.config.output_trajectory
 
     def __call__(self, generation: Generation, step: Step, changes: Changes) -> None:
         if self.is_on:
@@ -143,7 +144,7 @@ def _positions(mask: torch.Tensor) -> list[int]:
     return mask.nonzero().flatten().tolist()
 
 
-def _token_texts(tokens: list[int], tokenizer) -> tuple[dict[int, str], list[int]]:
+def _token_texts(tokens: list[int], tokenizer: Any) -> tuple[dict[int, str], list[int]]:
     """The text of each token as it stands inside a sequence, unprintable characters escaped, and the special tokens."""
     if tokenizer is None:
         return {token: f"{token} " for token in tokens}, []
@@ -152,7 +153,7 @@ def _token_texts(tokens: list[int], tokenizer) -> tuple[dict[int, str], list[int
     return {token: _token_text(token, tokenizer) for token in tokens}, [token for token in tokens if token in special]
 
 
-def _token_text(token: int, tokenizer) -> str:
+def _token_text(token: int, tokenizer: Any) -> str:
     # Decoders drop the space before the first token (or put one between tokens): the second of two has it right.
     alone, twice = (tokenizer.decode([token] * n, clean_up_tokenization_spaces=False) for n in (1, 2))
     text = twice[len(alone) :] if twice.startswith(alone) else alone
@@ -189,7 +190,8 @@ class _Frame(NamedTuple):
 
 
 def _frames(data: dict) -> Iterator[_Frame]:
-    tokens, removed, num_corrections = list(data["prompt"]), {}, 0
+    tokens, num_corrections = list(data["prompt"]), 0
+    removed: dict[int, int] = {}
     yield _Frame(0, tokens, {"filled": [], "remasked": [], "corrected": []}, removed, 0)
     for step, changes in enumerate(data["steps"], start=1):
         tokens, removed = list(tokens), dict(removed)

@@ -179,7 +179,8 @@ def complete(
     # The padding is attended by nothing, so that its token does not matter.
     input_ids = pad_sequence(ids, batch_first=True, padding_value=0, padding_side="left")
     real = pad_sequence([torch.ones_like(each) for each in ids], batch_first=True, padding_side="left")
-    sequences = remask_generate(model, input_ids, attention_mask=real, generator=generator, **generation).sequences
+    output: Any = remask_generate(model, input_ids, attention_mask=real, generator=generator, **generation)
+    sequences = output.sequences
     new = sequences[:, input_ids.shape[1] :].tolist()
     if new[0]:
         return decode_completions(new, tokenizer, eos_token_id)

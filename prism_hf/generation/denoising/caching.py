@@ -20,6 +20,8 @@ from prism_hf.backbones import takes_cache
 from .canvas import Canvas
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from ..configuration_remask import RemaskGenerationConfig
     from .schedule import Step
 
@@ -32,8 +34,8 @@ class CanvasCache:
     other positions. Written in place, so for inference only.
     """
 
-    def __init__(self):
-        self.positions: torch.LongTensor | None = None
+    def __init__(self) -> None:
+        self.positions: torch.Tensor | None = None
         self.layers: dict[nn.Module, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def update(self, layer: nn.Module, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -47,14 +49,14 @@ class CanvasCache:
         return self.layers[layer]
 
 
-def canvas_positions(hidden_states: torch.Tensor, cache: CanvasCache | None) -> torch.LongTensor:
+def canvas_positions(hidden_states: torch.Tensor, cache: CanvasCache | None) -> torch.Tensor:
     """Where the columns of `hidden_states` (B, W, D) stand in their canvas: (B, W), or (1, W) for a whole one."""
     if cache is not None and cache.positions is not None:
         return cache.positions
     return torch.arange(hidden_states.shape[1], device=hidden_states.device)[None]
 
 
-def check_cache(model, canvas: Canvas, config: RemaskGenerationConfig) -> None:
+def check_cache(model: PreTrainedModel, canvas: Canvas, config: RemaskGenerationConfig) -> None:
     """Raise ValueError where the model cannot compute some positions alone."""
     cache = f"cache_implementation={config.cache_implementation!r}"
     if not takes_cache(model):
@@ -80,7 +82,10 @@ def with_cache(steps: list[Step], canvas: Canvas, config: RemaskGenerationConfig
     length = canvas.tokens.shape[1]
     column_of_rank = (~canvas.fillable).to(torch.uint8).argsort(dim=-1, stable=True)
     blocks = [step.rows for step in steps if step.begins_block]
-    starts, ends = (torch.stack([getattr(rows, name) for rows in blocks]) for name in ("start", "end"))  # (blocks, B)
+    starts, ends = (
+        torch.stack([rows.start for rows in blocks]),
+        torch.stack([rows.end for rows in blocks]),
+    )  # (blocks, B)
     if config.cache_implementation == "prefix":
         starts, ends = column_of_rank.gather(1, starts.T).T, torch.full_like(ends, length)
     widths = (ends - starts).amax(1).tolist()

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import nn
+
+from prism_hf._compat import config_of, setting
 
 if TYPE_CHECKING:
     from ..configuration_remask import RemaskGenerationConfig
@@ -91,7 +93,7 @@ class Generation:
     ends_block: bool = field(default=False, init=False)
     is_over: bool = field(default=False, init=False)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         fillable = self.canvas.fillable
         self.tokens, self.masked, self.confidence = self.canvas.tokens, fillable, None
         if "confidence" in self.strategy.needs:
@@ -167,7 +169,7 @@ def count_new(config: RemaskGenerationConfig, width: int) -> int:
 
 
 def prepare_canvas(
-    model,
+    model: Any,
     input_ids: torch.Tensor,
     attention_mask: torch.Tensor | None,
     config: RemaskGenerationConfig,
@@ -213,12 +215,12 @@ def prepare_canvas(
     )
 
 
-def vocabulary_size(model) -> int | None:
+def vocabulary_size(model: Any) -> int | None:
     """The number of tokens that the model knows, None where no config says."""
-    return getattr(getattr(model, "config", None), "vocab_size", None)
+    return setting(config_of(model), "vocab_size")
 
 
-def check_inputs(model, input_ids, attention_mask, token_type_ids) -> None:
+def check_inputs(model: Any, input_ids: Any, attention_mask: Any, token_type_ids: Any) -> None:
     """Raise ValueError unless they are tensors (B, L): ids that the model knows, a mask of 0 and 1, and types."""
     if not isinstance(input_ids, torch.Tensor) or input_ids.ndim != 2:
         got = tuple(input_ids.shape) if isinstance(input_ids, torch.Tensor) else type(input_ids).__name__
@@ -256,16 +258,16 @@ def check_inputs(model, input_ids, attention_mask, token_type_ids) -> None:
         )
 
 
-def longest_canvas(model) -> int | None:
+def longest_canvas(model: Any) -> int | None:
     """How many tokens the model has positions for; None where they are relative, or nothing tells.
 
     A table of positions says so itself: it holds as many as the config says, without those that come before a first
     position of `padding_idx + 1`, as in RoBERTa. Without a table it is what the config names.
     """
-    config = getattr(model, "config", None)
-    config = getattr(config, "backbone_config", config)
-    named = [getattr(config, name, None) for name in LENGTH_FIELDS]
-    named = min((length for length in named if isinstance(length, int) and length > 0), default=None)
+    config = config_of(model)
+    config = setting(config, "backbone_config", config)
+    lengths = [setting(config, name) for name in LENGTH_FIELDS]
+    named = min((length for length in lengths if isinstance(length, int) and length > 0), default=None)
     tables = [
         module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
         for name, module in (model.named_modules() if isinstance(model, nn.Module) else ())
@@ -273,11 +275,11 @@ def longest_canvas(model) -> int | None:
     ]
     if tables:
         return min(tables) if named is None else min(*tables, named)
-    return None if getattr(config, "relative_attention", False) else named
+    return None if setting(config, "relative_attention", False) else named
 
 
 def check_lengths(
-    model, lengths: Iterable[int], num_new: int, width: int = 0, name: str = "Row", first: int = 0
+    model: Any, lengths: Iterable[int], num_new: int, width: int = 0, name: str = "Row", first: int = 0
 ) -> None:
     """Raise ValueError for the first row whose tokens and new masks are more than the model has positions.
 

@@ -6,11 +6,16 @@ block. `probs` is the posterior before any nucleus, with the mask token excluded
 ``(shape (B, L), device, generator) -> score (B, L)``, and the LM head runs only where something is filled.
 """
 
+from collections.abc import Sequence
+
 import torch
 
 
 def uniform(
-    shape, device: torch.device, generator: torch.Generator | None = None, dtype: torch.dtype = torch.float32
+    shape: Sequence[int],
+    device: torch.device,
+    generator: torch.Generator | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> torch.Tensor:
     """Uniform numbers in [0, 1) on `device`, drawn on the generator's own device, so a CPU one serves a GPU."""
     source = device if generator is None else generator.device

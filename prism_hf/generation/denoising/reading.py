@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from prism_hf._compat import attention_of, config_of, output_of, setting
 from prism_hf.backbones import BackboneAdapter, adapter_of, forward_parameters, takes_positions
 from prism_hf.diffusion.drafting import take_positions
 
@@ -70,14 +71,14 @@ def posterior_of(logits: torch.Tensor, excluded: torch.Tensor) -> Posterior:
     return Posterior(logits.reshape(batch * width, vocabulary), index, excluded)
 
 
-def no_quality(model) -> str:
+def no_quality(model: Any) -> str:
     return (
         f"The remask strategy reads quality, but {type(model).__name__} has no quality head: use a "
         "PrismForMaskedDiffusion, or a strategy without quality such as remask_strategy='random'."
     )
 
 
-def check_quality(model) -> None:
+def check_quality(model: Any) -> None:
     parameters = forward_parameters(model)
     opaque = all(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters.values())
     if "return_quality" not in parameters and not opaque:
@@ -90,9 +91,9 @@ def numbers_in(columns: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
     return torch.zeros_like(tokens).scatter(1, columns, number)
 
 
-def logits_in(output, model) -> torch.Tensor:
+def logits_in(output: Any, model: Any) -> torch.Tensor:
     """The logits (B, L, V) of a forward. Raises ValueError where the model has another head, or none."""
-    logits = getattr(output, "logits", None)
+    logits = output_of(output, "logits")
     if logits is None or logits.ndim != 3:
         raise ValueError(
             f"{type(model).__name__} gives no logits (batch, length, vocabulary): load the model with "
@@ -101,17 +102,17 @@ def logits_in(output, model) -> torch.Tensor:
     return logits
 
 
-def family_of(model) -> BackboneAdapter:
+def family_of(model: Any) -> BackboneAdapter:
     """How the outputs of `model` are read. A module without a `model_type` is taken as it is: it has nobody to ask.
 
     Raises:
         ValueError: for a family that nobody has described, and a model whose attention is causal.
     """
-    config, name = getattr(model, "config", None), type(model).__name__
-    backbone = getattr(config, "backbone_config", None)
+    config, name = config_of(model), type(model).__name__
+    backbone = setting(config, "backbone_config")
     if backbone is not None:  # a PrismForMaskedDiffusion, which shifts its logits itself
         return replace(adapter_of(backbone, name), shifted_logits=False)
-    return BackboneAdapter() if getattr(config, "model_type", None) is None else adapter_of(config, name)
+    return BackboneAdapter() if setting(config, "model_type") is None else adapter_of(config, name)
 
 
 def logits_of(logits: torch.Tensor, positions: torch.Tensor, shifted: bool) -> torch.Tensor:
@@ -120,7 +121,7 @@ def logits_of(logits: torch.Tensor, positions: torch.Tensor, shifted: bool) -> t
     return logits[rows, (columns - 1).clamp(min=0) if shifted else columns]
 
 
-def as_described(model, canvas: Canvas, repeats: int = 1) -> Callable:
+def as_described(model: Any, canvas: Canvas, repeats: int = 1) -> Callable:
     """`model` itself, or a function that calls it so that its outputs are those of each row alone, at its positions.
 
     repeats: how often the rows of the canvas follow each other in a batch.
@@ -136,7 +137,7 @@ def as_described(model, canvas: Canvas, repeats: int = 1) -> Callable:
 def aligned(model: Callable) -> Callable:
     """`model` with the logits (B, L, V) of each position, which it gives at the position before."""
 
-    def call(logits_to_keep=None, **inputs) -> SimpleNamespace:
+    def call(logits_to_keep: torch.Tensor | None = None, **inputs: Any) -> SimpleNamespace:
         if logits_to_keep is not None:
             return model(logits_to_keep=(logits_to_keep - 1).clamp(min=0), **inputs)
         logits = model(**inputs).logits
@@ -148,8 +149,14 @@ def aligned(model: Callable) -> Callable:
 def without_padding(model: Callable, lengths: list[int]) -> Callable:
     """`model`, which reads the rows of each length by themselves; their padding, to the right, gets outputs of 0."""
 
-    def call(input_ids, attention_mask, logits_to_keep=None, token_type_ids=None, **inputs) -> SimpleNamespace:
-        found = {"logits": None, "quality_logits": None}
+    def call(
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        logits_to_keep: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        **inputs: Any,
+    ) -> SimpleNamespace:
+        found: dict[str, Any] = {"logits": None, "quality_logits": None}
         for length in sorted({*lengths} - {0}, reverse=True):
             rows = [row for row, each in enumerate(lengths) if each == length]
             if logits_to_keep is not None:
@@ -158,7 +165,7 @@ def without_padding(model: Callable, lengths: list[int]) -> Callable:
                 inputs["token_type_ids"] = token_type_ids[rows, :length]
             output = model(input_ids=input_ids[rows, :length], attention_mask=None, **inputs)
             for name, value in found.items():
-                of_rows = getattr(output, name, None)
+                of_rows = output_of(output, name)
                 if of_rows is None:
                     continue
                 if value is None:
@@ -176,7 +183,7 @@ def excluded_tokens(config: RemaskGenerationConfig) -> list[int]:
     return [config.mask_token_id, *(config.suppress_tokens or ()), *words]
 
 
-def check_tokens(model, config: RemaskGenerationConfig) -> None:
+def check_tokens(model: Any, config: RemaskGenerationConfig) -> None:
     """Raise ValueError where a setting names a token that the model lacks, or leaves no token to draw."""
     size = vocabulary_size(model)
     if size is None:
@@ -203,10 +210,10 @@ def check_tokens(model, config: RemaskGenerationConfig) -> None:
         )
 
 
-def check_shadows(model, strategy: RemaskStrategy) -> None:
+def check_shadows(model: Any, strategy: RemaskStrategy) -> None:
     """Raise ValueError where the model cannot read shadow tokens, as the strategy needs it to."""
-    own = getattr(model.config, "backbone_config", model.config)
-    model_type, attention = getattr(own, "model_type", None), getattr(own, "_attn_implementation", None)
+    own = setting(model.config, "backbone_config", model.config)
+    model_type, attention = setting(own, "model_type"), attention_of(own)
     if model_type not in MODEL_TYPES:
         raise ValueError(
             f"remask_strategy {strategy} needs a model that takes position_ids and a mask of queries and keys, of a "
@@ -221,7 +228,11 @@ def check_shadows(model, strategy: RemaskStrategy) -> None:
 
 
 def add_shadows(
-    tokens: torch.Tensor, shadowed: torch.Tensor, attention_mask: torch.Tensor | None, mask_token_id: int, dtype
+    tokens: torch.Tensor,
+    shadowed: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    mask_token_id: int,
+    dtype: torch.dtype,
 ) -> dict[str, torch.Tensor]:
     """The inputs of a forward of `tokens` (B, L), with a shadow of each position of `shadowed` (B, S) appended.
 
@@ -253,7 +264,7 @@ class Reader:
         reads_quality (`bool`): Whether the strategy reads quality.
     """
 
-    def __init__(self, model, canvas: Canvas, config: RemaskGenerationConfig, reads_quality: bool):
+    def __init__(self, model: Any, canvas: Canvas, config: RemaskGenerationConfig, reads_quality: bool) -> None:
         parameters = forward_parameters(model)
         self.model, self.config, self.reads_quality = model, config, reads_quality
         self.given, self.attention_mask = canvas.given, canvas.attention_mask
@@ -264,7 +275,7 @@ class Reader:
         self.takes_positions = takes_positions(model)
         self.excluded = torch.tensor(excluded_tokens(config), device=canvas.tokens.device)
         self.cache = CanvasCache() if config.cache_implementation else None
-        self.kwargs = {} if self.cache is None else {"cache": self.cache}
+        self.kwargs: dict[str, Any] = {} if self.cache is None else {"cache": self.cache}
         if reads_quality or "return_quality" in parameters:
             self.kwargs["return_quality"] = reads_quality
 
@@ -299,7 +310,13 @@ class Reader:
             logits = unconditional + (self.config.cfg_scale + 1) * (conditional - unconditional)
         return posterior_of(logits, self.excluded), self._quality(output, tokens.shape, recomputed)
 
-    def _inputs(self, tokens, at, recomputed, shadowed) -> tuple[dict[str, torch.Tensor], torch.Tensor | None]:
+    def _inputs(
+        self,
+        tokens: torch.Tensor,
+        at: torch.Tensor | None,
+        recomputed: torch.Tensor | None,
+        shadowed: torch.Tensor | None,
+    ) -> tuple[dict[str, torch.Tensor], torch.Tensor | None]:
         """What the model is called with, and the columns (B, W) of its input to give logits for."""
         mask_token_id = self.config.mask_token_id
         if self.config.cfg_scale:
@@ -318,10 +335,10 @@ class Reader:
             inputs["token_type_ids"] = torch.cat([of_tokens, *of_shadows], dim=1)
         return inputs, at
 
-    def _quality(self, output, shape: torch.Size, recomputed: torch.Tensor | None) -> torch.Tensor | None:
+    def _quality(self, output: Any, shape: torch.Size, recomputed: torch.Tensor | None) -> torch.Tensor | None:
         if not self.reads_quality:
             return None
-        quality_logits = getattr(output, "quality_logits", None)
+        quality_logits = output_of(output, "quality_logits")
         if quality_logits is None:
             raise ValueError(no_quality(self.model))
         quality = quality_logits[: shape[0], : shape[1]].float().sigmoid()

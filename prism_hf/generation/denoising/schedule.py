@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 
@@ -80,7 +80,7 @@ class Step:
     """
 
     index: int
-    rows: RowStep
+    rows: Any  # a `RowStep` of tensors
     uses_strategy: bool
     eta: float
     num_loop: int
@@ -170,14 +170,16 @@ def plan_steps(
     kind_of_row = torch.tensor([kinds[count] for count in num_masks], device=device)
     on_device = torch.tensor(columns, device=device).index_select(1, kind_of_row).transpose(1, 2)  # (S, entries, B)
     in_place = [count - num_new for count in kinds]
-    indices, planned, previous = step_indices(strategy, config, steps), [], None
+    indices = step_indices(strategy, config, steps)
+    planned: list[Step] = []
+    previous = None
     for (index, is_loop), values, column in zip(indices, on_device, columns, strict=True):
-        rows = RowStep(*zip(*column, strict=True))
+        rows: Any = RowStep(*cast(Any, zip(*column, strict=True)))
         length = max(map(int.__sub__, rows.end, rows.start))
         alpha_t, alpha_s = index / steps, (index if is_loop else index + 1) / steps
         step = Step(
             index=index,
-            rows=RowStep(*values),
+            rows=RowStep(*cast(Any, values)),
             uses_strategy=any(rows.uses_strategy),
             eta=min(config.eta or 0.0, (1 - alpha_s) / alpha_t if alpha_t else 1.0),
             num_loop=max(rows.num_loop),

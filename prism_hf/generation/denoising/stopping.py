@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import StoppingCriteriaList
+
+from prism_hf._compat import config_of, setting
 
 from .canvas import vocabulary_size
 
@@ -23,18 +25,18 @@ def as_ids(value: int | list[int] | None) -> list[int]:
     return [value] if isinstance(value, int) else list(value or [])
 
 
-def padding_of(model, mask_token_id: int) -> int | None:
+def padding_of(model: Any, mask_token_id: int) -> int | None:
     """The pad token of the model's config, or of its backbone's; None if it is no token of the model, or its mask."""
-    own, size = getattr(model, "config", None), vocabulary_size(model)
-    for config in (own, getattr(own, "backbone_config", None)):
-        token = getattr(config, "pad_token_id", None)
+    own, size = config_of(model), vocabulary_size(model)
+    for config in (own, setting(own, "backbone_config")):
+        token = setting(config, "pad_token_id")
         if token is not None and 0 <= token != mask_token_id and (size is None or token < size):
             return token
     return None
 
 
 def check_endings(
-    model, config: RemaskGenerationConfig, criteria: StoppingCriteriaList | None, num_new: int
+    model: Any, config: RemaskGenerationConfig, criteria: StoppingCriteriaList | None, num_new: int
 ) -> int | None:
     """The token that fills a row after its end. Raises ValueError if rows may end and there is none."""
     if criteria and not num_new:

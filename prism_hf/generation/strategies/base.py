@@ -259,7 +259,7 @@ def register_strategy(name: str) -> Callable[[type], type]:
     return register
 
 
-def resolve_strategy(value: Any, **settings) -> RemaskStrategy:
+def resolve_strategy(value: Any, **settings: Any) -> RemaskStrategy:
     """The strategy for a name, a saved ``{"name": ..., **fields}``, an instance or a callable; None remasks nothing.
 
     Args:
@@ -316,9 +316,8 @@ def strategy_to_saved(value: Any) -> Any:
     """
     for name, cls in STRATEGIES.items():
         if type(value) is cls:
-            kept = {
-                field.name: getattr(value, field.name) for field in fields(value) if field.metadata.get("saved", True)
-            }
+            saved = [field.name for field in fields(cls) if field.metadata.get("saved", True)]
+            kept = {field: vars(value)[field] for field in saved}
             return {"name": name, **kept} if kept else name
     return value
 
@@ -366,11 +365,11 @@ def _name_of(value: Any) -> str:
 
 
 @cache
-def _of_callables(kind: type[RemaskStrategy]) -> type[RemaskStrategy]:
+def _of_callables(kind: Any) -> Callable[[Any], RemaskStrategy]:
     class OfCallable(kind):
         """A callable as a strategy of one kind."""
 
-        def __init__(self, function: Callable[[StepState], torch.Tensor]):
+        def __init__(self, function: Any) -> None:
             self.function = function
             self.needs = tuple(need for need in NEEDS if getattr(function, f"needs_{need}", False))
             self.num_forwards = getattr(function, "num_forwards", 0)

@@ -110,7 +110,8 @@ class PathPlanning(RankingStrategy):
     needs: ClassVar[tuple[str, ...]] = ("token_probs",)
     draws: ClassVar[bool] = False
 
-    __post_init__ = check_fields
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def __call__(self, state: StepState) -> torch.Tensor:
         # Finite, so that a probability of 0 times an eta of 0 is 0.
@@ -141,7 +142,7 @@ class TokenCritic(RankingStrategy):
     draws: ClassVar[bool] = False
     num_forwards: ClassVar[int] = 1
 
-    def __deepcopy__(self, memo) -> TokenCritic:
+    def __deepcopy__(self, memo: Any) -> TokenCritic:
         # A config is copied now and then; its critic, a network, is shared.
         return copy.copy(self)
 

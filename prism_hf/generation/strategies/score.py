@@ -112,7 +112,13 @@ class ScoreStrategy(RemaskStrategy):
         changes = Changes(masks & ~generation.masked, remasked, quality)
         return changes if removed is None else _with_removed(changes, removed)
 
-    def _candidates(self, config, generated, score, quality) -> torch.Tensor:
+    def _candidates(
+        self,
+        config: RemaskGenerationConfig,
+        generated: torch.Tensor,
+        score: torch.Tensor,
+        quality: torch.Tensor | None,
+    ) -> torch.Tensor:
         """The generated tokens (B, L) bool that may be remasked."""
         threshold = self.thresholds(config).verify
         if threshold is None:

@@ -183,7 +183,8 @@ class RemdmCap(TransitionStrategy):
     eta: Fraction = 0.04
     fills_by_time: ClassVar[bool] = True
 
-    __post_init__ = check_fields
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def __call__(self, state: StepState) -> torch.Tensor:
         alpha_t, alpha_s = linear_alpha(state.t), linear_alpha(state.s)
@@ -209,7 +210,8 @@ class RemdmRescale(TransitionStrategy):
     eta: Fraction = 0.015
     fills_by_time: ClassVar[bool] = True
 
-    __post_init__ = check_fields
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def __call__(self, state: StepState) -> torch.Tensor:
         alpha_t, alpha_s = linear_alpha(state.t), linear_alpha(state.s)
@@ -269,7 +271,7 @@ class RemdmLoop(TransitionStrategy):
     alpha_on: OpenFraction = 0.9
     fills_by_time: ClassVar[bool] = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_fields(self)
         if self.t_off > self.t_on:
             raise ValueError(f"RemdmLoop needs t_off <= t_on, got t_off={self.t_off} and t_on={self.t_on}.")
@@ -338,7 +340,8 @@ class FlowMatchingCorrector(TransitionStrategy):
     exponent: NotNegative = 0.25
     fills_by_time: ClassVar[bool] = True
 
-    __post_init__ = check_fields
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def __call__(self, state: StepState) -> torch.Tensor:
         alpha_t, alpha_s = linear_alpha(state.t), linear_alpha(state.s)

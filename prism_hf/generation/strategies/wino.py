@@ -48,7 +48,8 @@ class WinoRemasking(ScoreStrategy):
     refuses: ClassVar[tuple[str, ...]] = COUNTED
     draws: ClassVar[bool] = False
 
-    __post_init__ = check_fields
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def thresholds(self, config: RemaskGenerationConfig) -> Thresholds:
         return Thresholds(self.fill_threshold, self.verify_threshold)

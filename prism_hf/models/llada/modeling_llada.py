@@ -154,10 +154,10 @@ class LladaModel(LladaPreTrainedModel):
     @capture_outputs
     def forward(
         self,
-        input_ids: torch.LongTensor | None = None,
+        input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        position_ids: torch.LongTensor | None = None,
-        inputs_embeds: torch.FloatTensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
         cache: CanvasCache | None = None,
         **kwargs: Any,
     ) -> BaseModelOutput:
@@ -227,10 +227,10 @@ class LladaForMaskedDiffusion(NativeGenerationMixin, LladaPreTrainedModel):  # t
     @can_return_tuple
     def forward(
         self,
-        input_ids: torch.LongTensor | None = None,
+        input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        position_ids: torch.LongTensor | None = None,
-        inputs_embeds: torch.FloatTensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
         logits_to_keep: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> MaskedLMOutput:

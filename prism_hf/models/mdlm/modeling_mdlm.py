@@ -76,7 +76,7 @@ class MdlmRotaryEmbedding(nn.Module):
         # The published checkpoints hold this buffer, so it is saved; forward does without.
         self.register_buffer("inv_freq", inverse_frequencies(self.head_dim, ROPE_THETA))
 
-    def forward(self, position_ids: torch.LongTensor) -> PositionEmbeddings:
+    def forward(self, position_ids: torch.Tensor) -> PositionEmbeddings:
         """As `rotary_embedding`."""
         return rotary_embedding(position_ids, self.head_dim, ROPE_THETA)
 
@@ -193,7 +193,7 @@ def run_blocks(
     conditioning: torch.Tensor,
     attention_mask: torch.Tensor | None,
     cache: CanvasCache | None,
-    position_ids: torch.LongTensor | None,
+    position_ids: torch.Tensor | None,
 ) -> torch.Tensor:
     """(B, L, D) -> (B, L, D) through the `blocks` of a module that has a `rotary_emb` and a `config` beside them."""
     mask = padding_mask(module, hidden_states, attention_mask)
@@ -273,11 +273,11 @@ class MdlmModel(MdlmPreTrainedModel):
     @capture_outputs
     def forward(
         self,
-        input_ids: torch.LongTensor,
+        input_ids: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         sigma: torch.Tensor | None = None,
         cache: CanvasCache | None = None,
-        position_ids: torch.LongTensor | None = None,
+        position_ids: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> MdlmModelOutput:
         """Run the transformer.
@@ -348,7 +348,7 @@ class MdlmForMaskedDiffusion(NativeGenerationMixin, MdlmPreTrainedModel):  # typ
     @can_return_tuple
     def forward(
         self,
-        input_ids: torch.LongTensor,
+        input_ids: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         sigma: torch.Tensor | None = None,
         logits_to_keep: torch.Tensor | None = None,

@@ -256,13 +256,13 @@ class PrismForMaskedDiffusion(RemaskGenerationMixin, HubMixin, WholeCheckpointMi
     @renamed_arguments(logits_at="logits_to_keep")
     def forward(
         self,
-        input_ids: torch.LongTensor,
+        input_ids: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         logits_to_keep: torch.Tensor | None = None,
         return_logits: bool = True,
         return_quality: bool = True,
         cache: CanvasCache | None = None,
-        position_ids: torch.LongTensor | None = None,
+        position_ids: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> PrismOutput:
         """One pass of the backbone for posteriors and qualities.

@@ -71,7 +71,7 @@ class MdlmQualityHead(nn.Module):
         conditioning: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         cache: CanvasCache | None = None,
-        position_ids: torch.LongTensor | None = None,
+        position_ids: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """(B, L, D) and (B, cond_dim) -> (B, L). The backbone's `cache` keeps the head's blocks too."""
         # The backbone may be in half precision, while a head on top of it stays in float32.

@@ -24,7 +24,7 @@ Interval = Annotated[float, Allowed(above=0, remedy="To do without, set the stra
 Reporter = Annotated[str, Allowed(choices=[*INTEGRATION_TO_CALLBACK, "all", "none"])]
 
 
-def one_of(values: type[Enum]) -> Any:
+def _one_of(values: type[Enum]) -> Any:
     return Annotated[str, Allowed(choices=[each.value for each in values])]
 
 
@@ -56,12 +56,12 @@ INHERITED = {
     "dataloader_num_workers": Count,
     "dataloader_prefetch_factor": Positive | None,
     "neftune_noise_alpha": NotNegative | None,
-    "lr_scheduler_type": one_of(SchedulerType),
-    "optim": one_of(OptimizerNames),
-    "eval_strategy": one_of(IntervalStrategy),
-    "logging_strategy": one_of(IntervalStrategy),
-    "save_strategy": one_of(SaveStrategy),
-    "hub_strategy": one_of(HubStrategy),
+    "lr_scheduler_type": _one_of(SchedulerType),
+    "optim": _one_of(OptimizerNames),
+    "eval_strategy": _one_of(IntervalStrategy),
+    "logging_strategy": _one_of(IntervalStrategy),
+    "save_strategy": _one_of(SaveStrategy),
+    "hub_strategy": _one_of(HubStrategy),
     "report_to": Reporter | list[Reporter] | None,
     "lr_scheduler_kwargs": dict | None,
     # What transformers replaces once it has read it.

@@ -57,6 +57,7 @@ def last_checkpoint(output_dir: str | Path) -> str | None:
 
 
 def is_json(path: Path) -> bool:
+    """Whether there is a file that can be read as JSON."""
     try:
         json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):

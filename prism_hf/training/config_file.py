@@ -64,8 +64,8 @@ def parse_arguments(dataclass_types: Sequence[type], arguments: list[str] | None
     # The first of each name: of a switch, a second one may turn it off.
     actions = {action.dest: action for action in reversed(actions_of(parser)) if action.dest in kinds}
     for name, action in actions.items():
-        if holds_mappings(kinds[name]):
-            action.type = mapping_or_text if fits("", kinds[name]) else mapping
+        if _holds_mappings(kinds[name]):
+            action.type = _mapping_or_text if fits("", kinds[name]) else mapping
         if fits(None, kinds[name]):
             action.type = or_null(cast(Callable, action.type))
     if given.config is not None:
@@ -136,7 +136,7 @@ def complaint(error: Exception) -> str:
     return f", line {error.problem_mark.line + 1} is no YAML: {error.problem or error}."
 
 
-def holds_mappings(kind: Any) -> bool:
+def _holds_mappings(kind: Any) -> bool:
     return any(dict in (get_origin(part), part, *get_args(part)[:1]) for part, _ in parts_of(kind))
 
 
@@ -157,5 +157,5 @@ def or_null(read: Callable[[str], Any]) -> Callable[[str], Any]:
     return functools.wraps(read)(lambda text: None if text == "null" else read(text))
 
 
-def mapping_or_text(text: str) -> dict[str, Any] | str:
+def _mapping_or_text(text: str) -> dict[str, Any] | str:
     return mapping(text) if text.lstrip().startswith("{") else text

@@ -41,6 +41,7 @@ def run_training(build: Callable[..., MaskedDiffusionTrainer], argument_types: t
 
 
 def train_and_save(build: Callable[..., MaskedDiffusionTrainer], arguments: tuple) -> None:
+    """Train what `build` makes of the arguments, save it and evaluate it."""
     args = arguments[-1]
     set_seed(args.seed)
     logger.info(f"Process {args.process_index} of {args.world_size} trains on {args.device}.")

@@ -71,7 +71,7 @@ def posterior_of(logits: torch.Tensor, excluded: torch.Tensor) -> Posterior:
     return Posterior(logits.reshape(batch * width, vocabulary), index, excluded)
 
 
-def no_quality(model: Any) -> str:
+def _no_quality(model: Any) -> str:
     return (
         f"The remask strategy reads quality, but {type(model).__name__} has no quality head: use a "
         "PrismForMaskedDiffusion, or a strategy without quality such as remask_strategy='random'."
@@ -79,10 +79,11 @@ def no_quality(model: Any) -> str:
 
 
 def check_quality(model: Any) -> None:
+    """Raise ValueError where the model has no quality head."""
     parameters = forward_parameters(model)
     opaque = all(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters.values())
     if "return_quality" not in parameters and not opaque:
-        raise ValueError(no_quality(model))
+        raise ValueError(_no_quality(model))
 
 
 def numbers_in(columns: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
@@ -340,7 +341,7 @@ class Reader:
             return None
         quality_logits = output_of(output, "quality_logits")
         if quality_logits is None:
-            raise ValueError(no_quality(self.model))
+            raise ValueError(_no_quality(self.model))
         quality = quality_logits[: shape[0], : shape[1]].float().sigmoid()
         if recomputed is None:
             return quality

@@ -42,7 +42,9 @@ class MaskedDiffusionCollator:
         present = {name for row in rows for name in row} | ({"attention_mask"} if uneven else set())
         padding = dict.fromkeys(present, 0) | {"input_ids": self.pad_token_id or 0, "labels": IGNORED}
         complete = [self.completed(row, present) for row in rows]
-        batch = {name: padded([row[name] for row in complete], max(lengths), padding[name]) for name in sorted(present)}
+        batch = {
+            name: _padded([row[name] for row in complete], max(lengths), padding[name]) for name in sorted(present)
+        }
         return self.reader(batch, silent=torch.tensor([LEARNED.keys().isdisjoint(row) for row in rows]))
 
     def check(self, dataset: Any, name: str) -> None:
@@ -70,7 +72,7 @@ class MaskedDiffusionCollator:
         return {name: torch.ones_like(input_ids) for name in columns} | says_nothing | row
 
 
-def padded(rows: list[Tensor], length: int, value: int) -> Tensor:
+def _padded(rows: list[Tensor], length: int, value: int) -> Tensor:
     return torch.stack([torch.nn.functional.pad(row, (0, length - len(row)), value=value) for row in rows])
 
 

@@ -80,11 +80,11 @@ class Check:
     remedy: str
 
 
-def is_no_mask(column: str) -> Callable[[dict[str, Tensor], "RowReader"], Tensor]:
+def _is_no_mask(column: str) -> Callable[[dict[str, Tensor], "RowReader"], Tensor]:
     return lambda batch, reader: (batch[column] != 0) & (batch[column] != 1)
 
 
-def is_another_token(batch: dict[str, Tensor], reader: "RowReader") -> Tensor:
+def _is_another_token(batch: dict[str, Tensor], reader: "RowReader") -> Tensor:
     labels = batch["labels"]
     return (labels != IGNORED) & (labels != batch["input_ids"]) & attended(batch)
 
@@ -105,7 +105,7 @@ CHECKS = (
     *(
         Check(
             column,
-            is_no_mask(column),
+            _is_no_mask(column),
             "{value} is neither 0 nor 1",
             "a mask says of each token yes or no; nothing is to be added to attention scores here",
         )
@@ -113,7 +113,7 @@ CHECKS = (
     ),
     Check(
         "labels",
-        is_another_token,
+        _is_another_token,
         "{value} is another token than input_ids have there",
         f"give clean input_ids, which the trainer masks by itself, and labels that equal them, unshifted, or {IGNORED}",
     ),
@@ -140,6 +140,7 @@ def check_shapes(batch: dict[str, Tensor]) -> None:
 
 
 def described(value: Any) -> str:
+    """A value as a message shows it, cut where it is long."""
     return reprlib.repr(value.tolist() if isinstance(value, torch.Tensor | np.ndarray) else value)
 
 

@@ -23,6 +23,7 @@ PIPE = 3
 
 
 def main() -> None:
+    """Run the job on standard input, and write the report of it."""
     job = json.load(sys.stdin)
     own_namespaces = job["isolation"] == "namespaces"
     processes = Processes()  # opens /proc, which the new root lacks

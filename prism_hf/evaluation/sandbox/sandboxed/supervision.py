@@ -175,6 +175,7 @@ def reap() -> dict[int, int]:
 
 
 def ending(status: int) -> str:
+    """How a program ended, by its status."""
     if os.WIFSIGNALED(status):
         return "timed out" if os.WTERMSIG(status) == signal.SIGXCPU else "crashed"
     return "failed" if os.WEXITSTATUS(status) == 1 else "crashed"

@@ -99,11 +99,13 @@ def refuse_system_calls() -> None:
 
 
 def mount(source: str, target: str, kind: str | None, flags: int, data: str | None = None) -> None:
+    """mount(2)."""
     texts = [text and text.encode() for text in (source, target, kind, data)]
     call("mount", *texts[:3], ctypes.c_ulong(flags), texts[3])
 
 
 def prctl(option: int, *arguments: int) -> None:
+    """prctl(2)."""
     call("prctl", option, *map(ctypes.c_ulong, (*arguments, 0, 0, 0, 0)[:4]))
 
 

@@ -292,7 +292,7 @@ class RemaskGenerationConfig(GenerationConfig):
     def validate(self, strict: bool = False, user_set_attributes: Any = None) -> None:
         """Raise ValueError on the first field with an impossible value."""
         for name, (kind, _) in FIELDS.items():
-            if (value := getattr(self, name)) is not None:
+            if (value := vars(self)[name]) is not None:
                 setattr(self, name, check_value(name, value, kind))
         if [] in (self.bad_words_ids or []):
             raise ValueError(f"bad_words_ids={self.bad_words_ids} has a word without tokens: leave it out.")
@@ -313,9 +313,9 @@ class RemaskGenerationConfig(GenerationConfig):
     def check_strategy(self, strategy: RemaskStrategy) -> None:
         """Raise ValueError for settings that the strategy decides itself, or that it cannot serve."""
         for name in strategy.refuses:
-            if getattr(self, name):
+            if value := vars(self)[name]:
                 raise ValueError(
-                    f"{name}={getattr(self, name)!r} does not go with remask_strategy {strategy}, which decides itself "
+                    f"{name}={value!r} does not go with remask_strategy {strategy}, which decides itself "
                     f"what is remasked and unmasked: leave {name} out, or set it to "
                     f"{self._get_default_generation_params().get(name)}."
                 )
@@ -359,10 +359,9 @@ class RemaskGenerationConfig(GenerationConfig):
             ("block_length", "eta", "num_remask says how many to remask in a block"),
             ("confidence_threshold", "loop_steps", "the loop holds a count that the threshold does not keep"),
         ):
-            if getattr(self, name) is not None and getattr(self, other):
-                raise ValueError(
-                    f"{name}={getattr(self, name)} and {other}={getattr(self, other)} do not go together: {reason}."
-                )
+            first, second = vars(self)[name], vars(self)[other]
+            if first is not None and second:
+                raise ValueError(f"{name}={first} and {other}={second} do not go together: {reason}.")
         if self.confidence_threshold is not None and self.order != "confidence":
             raise ValueError(
                 f"confidence_threshold={self.confidence_threshold} needs order='confidence', got {self.order!r}."
@@ -511,9 +510,11 @@ def fitted_to_tokenizer(model: Any, tokenizer: PreTrainedTokenizerBase, settings
     """
     (config, _), size = prepare_generation_config(model, None, **settings), vocabulary_size(model)
     told: dict[str, Any] = {}
-    for name, of_model in (("eos_token_id", None), ("pad_token_id", padding_of(model, config.mask_token_id))):
-        token = getattr(tokenizer, name)
-        is_open = name not in settings and getattr(config, name) is None and of_model is None
+    for name, token, of_model in (
+        ("eos_token_id", tokenizer.eos_token_id, None),
+        ("pad_token_id", tokenizer.pad_token_id, padding_of(model, config.mask_token_id)),
+    ):
+        is_open = name not in settings and vars(config)[name] is None and of_model is None
         if is_open and token not in (None, config.mask_token_id) and (size is None or token < size):
             told[name] = token
     if missing := tokens_without_text(tokenizer, size, config.mask_token_id):

@@ -330,7 +330,7 @@ def _as_chosen(model: Any, generation_config: GenerationConfig) -> GenerationCon
     for name in ("max_length", "num_return_sequences", *MADE_CALLABLE):
         setattr(generation_config, name, None)
     for name in ("eos_token_id", "pad_token_id"):
-        tokens = as_ids(getattr(generation_config, name))
+        tokens = as_ids(vars(generation_config)[name])
         if tokens == as_ids(setting(model.config, name)) and size is not None and max(tokens, default=0) >= size:
             setattr(generation_config, name, None)
     return generation_config

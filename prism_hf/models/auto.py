@@ -35,6 +35,7 @@ def load_model(name_or_path: str, **kwargs: Any) -> PreTrainedModel | PeftModelF
 
     Example:
         ```python
+        import torch
         from prism_hf import load_model
         from prism_hf.resources import resource_path
 

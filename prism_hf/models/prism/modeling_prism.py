@@ -49,6 +49,13 @@ class PrismOutput(ModelOutput):
         hidden_states (`tuple[torch.Tensor]`, *optional*): With `output_hidden_states=True`, each (B, L, D).
         attentions (`tuple[torch.Tensor]`, *optional*): With `output_attentions=True`, each (B, heads, L, L), where
             the backbone gives them.
+
+    Example:
+        ```python
+        output = model(canvas, logits_to_keep=canvas == model.config.mask_token_id)
+        output.logits  # (N, V), of the N masks
+        output.quality_logits.sigmoid()  # (B, L), to be read where the canvas is filled
+        ```
     """
 
     logits: torch.Tensor | None = None
@@ -97,6 +104,7 @@ class PrismForMaskedDiffusion(RemaskGenerationMixin, HubMixin, WholeCheckpointMi
 
     Example:
         ```python
+        import torch
         from prism_hf import PrismForMaskedDiffusion
         from prism_hf.data import SudokuTokenizer
         from prism_hf.resources import resource_path

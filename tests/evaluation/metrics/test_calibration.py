@@ -4,7 +4,7 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from prism_hf.evaluation import auroc, expected_calibration_error, plot_reliability, reliability_bins
+from prism_hf.evaluation import auroc, expected_calibration_error, reliability_bins
 
 
 def sample(n=400, decimals=None, seed=0):
@@ -77,9 +77,3 @@ def test_bad_values_are_refused():
         reliability_bins(torch.rand(2), labels, 0)
     with pytest.raises(ValueError, match="no probabilities"):
         reliability_bins(torch.rand(0), torch.zeros(0))
-
-
-def test_plot_is_an_image(tmp_path):
-    pytest.importorskip("matplotlib")
-    plot_reliability(tmp_path / "reliability.png", *sample(50))
-    assert (tmp_path / "reliability.png").read_bytes().startswith(b"\x89PNG")

@@ -1,8 +1,27 @@
+"""The task of solving puzzles, and what is told of them."""
+
+import json
+
 import pytest
 import torch
 from scipy.stats import binomtest
 
-from prism_hf.evaluation import is_solved, sudoku_metrics
+from prism_hf import evaluation
+from prism_hf.data import write_sudoku_csv
+from prism_hf.evaluation import (
+    Task,
+    comparison_table,
+    evaluate,
+    is_solved,
+    load_sudoku,
+    load_task,
+    plot_comparison,
+    sudoku_metrics,
+)
+from prism_hf.evaluation.tasks.sudoku.task import adopt_results
+from prism_hf.jobs.digests import digest, weights_digest
+
+SETTINGS = [{"order": "left_to_right"}, {"order": "left_to_right", "remask_strategy": "prism", "num_remask": 2}]
 
 # Latin square with valid boxes: row r is 1..9 rotated by 3 r + r // 3.
 SOLVED = torch.tensor([[(3 * r + r // 3 + c) % 9 + 1 for c in range(9)] for r in range(9)])
@@ -81,3 +100,82 @@ def test_bad_shapes_are_refused():
         sudoku_metrics(ids, ids, ids.repeat(2, 1))
     with pytest.raises(ValueError, match="no puzzles"):
         sudoku_metrics(ids[:0], ids[:0])
+
+
+def test_puzzles_to_tune_on_are_not_those_reported(tmp_path):
+    task = load_task("sudoku", layout=81, num_puzzles=20, num_tuning_puzzles=4)
+    assert task.examples.shape == (20, 81) and task.tuning_examples.shape == (4, 81)
+    blanks = (task.examples == 0).sum(-1)
+    assert ((task.tuning_examples == 0).sum(-1) == blanks.double().mean().round()).all()
+    # The same grid with other givens is the same puzzle to a model that has tuned on its solution.
+    other = task.tuning_examples[:1].clone()
+    other[0, other[0].nonzero()[:3, 0]] = 0
+    write_sudoku_csv(tmp_path / "puzzles.csv", torch.cat([task.examples, other]))
+    with pytest.raises(ValueError, match=r"1 of 4 puzzles .* another tuning_seed than 0"):
+        load_task("sudoku", puzzles_file=str(tmp_path / "puzzles.csv"), num_tuning_puzzles=4)
+    assert len(load_task("sudoku", puzzles_file=str(tmp_path / "puzzles.csv"), num_tuning_puzzles=0).examples) == 21
+    with pytest.raises(ValueError, match="num_puzzles=22 of the task sudoku must be an integer from 1 to 21"):
+        load_task("sudoku", puzzles_file=str(tmp_path / "puzzles.csv"), num_puzzles=22)
+
+
+def test_solutions_are_those_of_the_puzzles(sudoku, tmp_path):
+    write_sudoku_csv(tmp_path / "puzzles.csv", sudoku.puzzles)
+    write_sudoku_csv(tmp_path / "solutions.csv", sudoku.solutions)
+    files = {"puzzles_file": str(tmp_path / "puzzles.csv"), "solutions_file": str(tmp_path / "solutions.csv")}
+    task = load_sudoku(layout=81, num_puzzles=4, num_tuning_puzzles=2, **files)
+    judged = task.judge(sudoku.solutions[:4], task.examples)
+    assert judged.scores.all() and judged.measures == {"cells right": 1.0}
+    unsolved = task.judge(task.tuning_examples, task.tuning_examples)
+    assert not unsolved.scores.any() and unsolved.measures == {"cells right": 0.0}
+    write_sudoku_csv(tmp_path / "solutions.csv", sudoku.solutions.flip(0))
+    with pytest.raises(ValueError, match="solutions.csv does not hold the solutions of these puzzles"):
+        load_sudoku(**files)
+
+
+def test_results_of_an_earlier_version_are_taken_over(sudoku, tmp_path):
+    model, path = sudoku.Solver(), tmp_path / "rows.jsonl"
+    old = {
+        "setting": {"remask_strategy": "none"} | SETTINGS[0],
+        "num_puzzles": 6,
+        "examples": digest(sudoku.puzzles),
+        "weights": weights_digest(model),
+        "batch_size": 250,
+        "seed": 0,
+        "bf16": False,
+        "forward_passes": 40,
+        "mean_forward_passes": 40.0,
+        "seconds": 2.5,
+        "success": 2 / 3,
+        "success_low": 0.3,
+        "success_high": 0.9,
+        "cell_accuracy": 0.75,
+    }
+    path.write_text(json.dumps(old) + "\n")
+    adopt_results(path)
+    rows = evaluate(model, sudoku.task, SETTINGS, path)
+    assert model.calls == 40  # the second setting alone
+    assert rows[0]["scores"].sum() == 4 and len(rows[0]["scores"]) == 6
+    line = comparison_table(rows).splitlines()[2]
+    assert line == "| none | left_to_right | greedy | 40 | 66.7% | 30.0% to 90.3% | 0.7500 | 2 |"
+    written = path.read_bytes()
+    adopt_results(path)
+    assert path.read_bytes() == written
+    assert json.loads(written.splitlines()[0]).items() >= old.items()
+
+
+def test_old_names_serve_for_one_more_version(sudoku, tmp_path):
+    path = tmp_path / "rows.jsonl"
+    with pytest.warns(FutureWarning, match="evaluate_sudoku is now called evaluate"):
+        rows = evaluation.evaluate_sudoku(
+            sudoku.Solver(), sudoku.puzzles, SETTINGS, path, solutions=sudoku.solutions, batch_size=4
+        )
+    for row in rows:
+        assert {"num_puzzles": 6, "success": 1.0, "success_high": 1.0, "cell_accuracy": 1.0}.items() <= row.items()
+        assert row["success_low"] == pytest.approx(0.60966, abs=1e-5)
+    with pytest.warns(FutureWarning, match="markdown_table is now called .*comparison_table"):
+        assert evaluation.markdown_table is comparison_table
+    with pytest.warns(FutureWarning, match="plot_success is now called .*plot_comparison"):
+        assert evaluation.plot_success is plot_comparison
+    with pytest.warns(FutureWarning, match="score of .* is now called judge"):
+        task = Task(sudoku.puzzles, sudoku.puzzles[:0], score=is_solved, measured="solved", origin="")
+    assert torch.equal(task.judged(sudoku.solutions, sudoku.puzzles).scores, torch.ones(6, dtype=torch.bool))

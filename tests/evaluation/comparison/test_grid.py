@@ -1,0 +1,46 @@
+"""Grids of settings."""
+
+import json
+
+import pytest
+
+from prism_hf.evaluation import expand_grid
+
+
+def test_a_grid_is_the_product_of_its_axes():
+    strategies = [
+        {"name": "none"},
+        {"name": "prism", "num_remask": [1, 2, 3], "remask_start": [0.0, 0.5], "orders": ["margin"]},
+        {"name": "prism", "eta": 0.1, "budgets": [9], "temperatures": [0.5], "label": "prism + eta"},
+    ]
+    points = expand_grid(strategies, ["random", "margin"], [0, 1.0], [5, 10])
+    assert len(points) == 2 * 2 * 2 + 6 * 2 * 2 + 2
+    assert len({json.dumps(point.setting, sort_keys=True) for point in points}) == len(points)
+    assert len({point.row for point in points}) == 8 + 4 + 2
+    assert points[0].setting == {"remask_strategy": "none", "order": "random", "steps": 5, "do_sample": False}
+    assert points[8].row == ("prism", "margin", 0.0, 5)
+    assert points[8].arguments == {"num_remask": 1, "remask_start": 0.0}
+    assert points[-1].row == ("prism + eta", "margin", 0.5, 9)
+    assert points[-1].setting == {
+        "remask_strategy": "prism",
+        "order": "margin",
+        "steps": 9,
+        "do_sample": True,
+        "temperature": 0.5,
+        "eta": 0.1,
+    }
+
+
+@pytest.mark.parametrize(
+    "strategy, message",
+    [
+        ({"name": "prsm"}, "Did you mean 'prism'"),
+        ({"num_remask": 2}, "needs a name"),
+        ({"name": "none", "steps": 3}, "'steps' of the strategy 'none' is given by budgets"),
+    ],
+)
+def test_a_wrong_grid_is_refused(strategy, message):
+    with pytest.raises(ValueError, match=message):
+        expand_grid([strategy], ["random"], [0], [5])
+    with pytest.raises(ValueError, match="grid is empty"):
+        expand_grid([{"name": "none"}], [], [0], [5])

@@ -8,8 +8,19 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before huggingface_hub reads it: no test asks a server
 
 import gc
+import json
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
+
+IN_TURN = str(Path(__file__).with_name("in_turn.py"))
+# With --cpu, accelerate starts one process whatever num_processes says, unless there is MPI. --multi_gpu starts as many
+# as asked for, and `use_cpu` in a recipe's configuration keeps them on the CPU.
+ON_CPU = ("--multi_gpu", "--num_machines", "1", "--mixed_precision", "no")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -17,6 +28,58 @@ def frozen_imports():
     """`Trainer.train` collects garbage; what the modules hold is none, and takes a second to look through."""
     gc.collect()
     gc.freeze()
+
+
+class Launch:
+    """Two processes of `accelerate launch`, which run scripts in turn; `run_by` runs before all of them."""
+
+    def __init__(self, folder: Path, options: tuple[str, ...], run_by: tuple[str, ...]):
+        self.folder, self.number_of_scripts = folder, 0
+        command = [sys.executable, "-m", "accelerate.commands.launch", *options, "--num_processes", "2"]
+        command += ["--dynamo_backend", "no", "--main_process_port", "0", *run_by, IN_TURN, str(folder)]
+        self.launcher = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=(folder / "stderr").open("w"))
+
+    def run(self, *arguments: str) -> str:
+        """Run a script with its arguments. What the first process prints."""
+        number, self.number_of_scripts = self.number_of_scripts, self.number_of_scripts + 1
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            asked = {"arguments": arguments, "port": free.getsockname()[1]}
+        (self.folder / "begun").write_text(json.dumps(asked))
+        (self.folder / "begun").rename(self.folder / f"{number}.json")
+        answers, until = [self.folder / f"{number}-{rank}.json" for rank in range(2)], time.monotonic() + 300
+        while not all(answer.exists() for answer in answers):
+            failed = [answer for answer in answers if answer.exists() and json.loads(answer.read_text())["error"]]
+            if failed or self.launcher.poll() is not None or time.monotonic() > until:
+                break
+            time.sleep(0.02)
+        found = [json.loads(answer.read_text()) for answer in answers if answer.exists()]
+        errors = [each["error"] for each in found if each["error"]]
+        if len(found) < 2 or errors:
+            self.end()
+        assert not errors, errors[0]
+        assert len(found) == 2, (self.folder / "stderr").read_text()[-3000:]
+        return found[0]["printed"]
+
+    def end(self) -> None:
+        self.launcher.terminate()
+        self.launcher.wait(timeout=60)
+
+
+@pytest.fixture(scope="session")
+def on_two(tmp_path_factory):
+    """Runs a script with its arguments in two processes, of one launch for each way to launch. What it prints."""
+    launches = {}
+
+    def run(*arguments, options=ON_CPU, run_by=()):
+        launch = launches.get((options, run_by))
+        if launch is None or launch.launcher.poll() is not None:
+            launch = launches[options, run_by] = Launch(tmp_path_factory.mktemp("two"), options, run_by)
+        return launch.run(*map(str, arguments))
+
+    yield run
+    for launch in launches.values():
+        launch.end()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -114,37 +114,29 @@ def run_here(recipe, config):
     return printed.getvalue()
 
 
-def launch(recipe, config, folder, processes=1, accelerate_config=None, run_by=(), here=True, **arguments):
-    """Run a recipe and return what it prints: where one process is enough, this one if `here`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    output = {} if "output_file" in config else {"output_dir": str(folder)}
-    (folder / "config.yaml").write_text(yaml.safe_dump(config | output | arguments))
-    if here and processes == 1 and accelerate_config is None:
-        return run_here(recipe, folder / "config.yaml")
-    # With --cpu, accelerate starts one process whatever num_processes says, unless there is MPI. --multi_gpu starts as
-    # many as asked for, and `use_cpu` in the configuration keeps them on the CPU.
-    kind = ["--multi_gpu" if processes > 1 else "--cpu", "--num_machines", "1", "--mixed_precision", "no"]
-    if accelerate_config is not None:
-        kind = ["--config_file", str(RECIPES / "accelerate" / accelerate_config)]
-    command = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        *kind,
-        "--num_processes",
-        str(processes),
-        "--dynamo_backend",
-        "no",
-        "--main_process_port",
-        "0",
-        *run_by,
-        str(RECIPES / recipe),
-        "--config",
-        str(folder / "config.yaml"),
-    ]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert run.returncode == 0, run.stderr[-3000:]
-    return run.stdout
+@pytest.fixture
+def launch(on_two):
+    """Runs a recipe and returns what it prints: where one process is enough, this one if `here`."""
+
+    def run(recipe, config, folder, processes=1, accelerate_config=None, run_by=(), here=True, **arguments):
+        folder.mkdir(parents=True, exist_ok=True)
+        output = {} if "output_file" in config else {"output_dir": str(folder)}
+        (folder / "config.yaml").write_text(yaml.safe_dump(config | output | arguments))
+        if processes == 2:
+            options = {}
+            if accelerate_config is not None:
+                options = {"options": ("--config_file", str(RECIPES / "accelerate" / accelerate_config))}
+            return on_two(RECIPES / recipe, "--config", folder / "config.yaml", run_by=tuple(run_by), **options)
+        if here:
+            return run_here(recipe, folder / "config.yaml")
+        command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1"]
+        command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+        command += [str(RECIPES / recipe), "--config", str(folder / "config.yaml")]
+        finished = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        assert finished.returncode == 0, finished.stderr[-3000:]
+        return finished.stdout
+
+    return run
 
 
 def history(folder):
@@ -158,7 +150,7 @@ def assert_same_curves(one, two, names):
             assert left[name] == pytest.approx(right[name], rel=2e-4, abs=1e-5), (left["step"], name)
 
 
-def test_two_processes_give_the_curves_of_one_and_the_result_is_evaluated(tmp_path):
+def test_two_processes_give_the_curves_of_one_and_the_result_is_evaluated(tmp_path, launch):
     launch("train_mdm.py", TINY, tmp_path / "one", per_device_train_batch_size=16)
     launch("train_mdm.py", TINY, tmp_path / "two", processes=2, per_device_train_batch_size=8)
     assert_same_curves(tmp_path / "one", tmp_path / "two", ["loss", "unmasking_loss", "grad_norm"])
@@ -187,7 +179,7 @@ def test_two_processes_give_the_curves_of_one_and_the_result_is_evaluated(tmp_pa
     for name in ("results.md", "results.png", "reliability.png", "corrections.png"):
         assert (tmp_path / "evaluated" / name).stat().st_size > 100
     first = (tmp_path / "evaluated" / "results.jsonl").read_text()
-    launch("evaluate_sudoku.py", evaluation, tmp_path / "evaluated", here=False)
+    launch("evaluate_sudoku.py", evaluation, tmp_path / "evaluated")
     assert (tmp_path / "evaluated" / "results.jsonl").read_text() == first  # nothing was computed again
     launch("evaluate_sudoku.py", evaluation, tmp_path / "shared", processes=2)
     rows = [
@@ -198,14 +190,14 @@ def test_two_processes_give_the_curves_of_one_and_the_result_is_evaluated(tmp_pa
         assert left | {"seconds": 0} == right | {"seconds": 0}
 
 
-def test_a_critic_of_the_shipped_model_has_the_curve_of_one_process_on_two(tmp_path):
+def test_a_critic_of_the_shipped_model_has_the_curve_of_one_process_on_two(tmp_path, launch):
     launch("train_token_critic.py", TINY, tmp_path / "one", per_device_train_batch_size=16)
     launch("train_token_critic.py", TINY, tmp_path / "two", processes=2, per_device_train_batch_size=8)
     names = ["loss", "critic_loss", "grad_norm", "draft_accuracy", "quality_auroc", "quality_ece"]
     assert_same_curves(tmp_path / "one", tmp_path / "two", names)
 
 
-def test_a_comparison_goes_on_and_two_processes_give_that_of_one(tmp_path):
+def test_a_comparison_goes_on_and_two_processes_give_that_of_one(tmp_path, launch):
     config = yaml.safe_load((RECIPES / "configs" / "sudoku_compare_quick.yaml").read_text()) | {
         "task": {"name": "sudoku", "layout": 81, "num_puzzles": 5, "num_tuning_puzzles": 3},
         "batch_size": 2,
@@ -230,7 +222,7 @@ def test_a_comparison_goes_on_and_two_processes_give_that_of_one(tmp_path):
     assert again.splitlines()[:5] == printed.splitlines()[:5]
 
 
-def test_text_is_compared_by_its_likelihood_once(tmp_path):
+def test_text_is_compared_by_its_likelihood_once(tmp_path, launch):
     tokenizer = tiny_chat_model(tmp_path / "backbone")
     PrismForMaskedDiffusion.from_pretrained(tmp_path / "backbone").save_pretrained(tmp_path / "model")
     scorer = GPT2Config(vocab_size=300, n_positions=32, n_embd=32, n_layer=1, n_head=2, eos_token_id=1, bos_token_id=0)
@@ -268,7 +260,7 @@ def test_text_is_compared_by_its_likelihood_once(tmp_path):
     assert (tmp_path / "out" / "comparison.md").read_text() == report
 
 
-def test_code_is_compared_by_its_tests_once(tmp_path):
+def test_code_is_compared_by_its_tests_once(tmp_path, launch):
     tokenizer = tiny_chat_model(tmp_path / "backbone")
     PrismForMaskedDiffusion.from_pretrained(tmp_path / "backbone").save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
@@ -317,7 +309,7 @@ def test_code_is_compared_by_its_tests_once(tmp_path):
     assert (tmp_path / "one" / "comparison.md").read_text() == report
 
 
-def test_lora_under_ddp_and_fsdp2_is_that_of_one_process(tmp_path):
+def test_lora_under_ddp_and_fsdp2_is_that_of_one_process(tmp_path, launch):
     launch("train_mdm.py", LLADA, tmp_path / "mdm", per_device_train_batch_size=8)
     config = LLADA_PRISM | {"model_name_or_path": str(tmp_path / "mdm")}
     launch("train_prism.py", config, tmp_path / "one", per_device_train_batch_size=8)
@@ -337,7 +329,7 @@ def test_lora_under_ddp_and_fsdp2_is_that_of_one_process(tmp_path):
             torch.testing.assert_close(other[key], value, atol=1e-6, rtol=1e-5)
 
 
-def test_all_weights_under_fsdp2(tmp_path):
+def test_all_weights_under_fsdp2(tmp_path, launch):
     """The LM head takes part in the first of a step's forwards only, and outside of the model's own."""
     launch("train_mdm.py", LLADA, tmp_path / "mdm", per_device_train_batch_size=8)
     config = LLADA_PRISM | {"model_name_or_path": str(tmp_path / "mdm"), "peft": None}
@@ -355,7 +347,7 @@ def test_all_weights_under_fsdp2(tmp_path):
     assert_same_curves(tmp_path / "one", tmp_path / "fsdp2", ["loss", "grad_norm", "unmasking_loss", "quality_loss"])
 
 
-def test_two_processes_generate_the_lines_of_one(tmp_path):
+def test_two_processes_generate_the_lines_of_one(tmp_path, launch):
     tiny_chat_model(tmp_path / "model")
     (tmp_path / "prompts.txt").write_text("".join(f"x = {n}\n" for n in range(7)))
     config = {
@@ -367,7 +359,7 @@ def test_two_processes_generate_the_lines_of_one(tmp_path):
     }
     for processes in (1, 2):
         output = {"output_file": str(tmp_path / f"{processes}.jsonl")}
-        launch("generate.py", config | output, tmp_path / f"run{processes}", processes=processes)
+        launch("generate.py", config | output, tmp_path / f"run{processes}", processes=processes, here=False)
     one, two = ((tmp_path / f"{processes}.jsonl").read_text() for processes in (1, 2))
     assert one == two
     assert [json.loads(line)["prompt"] for line in one.splitlines()] == [f"x = {n}" for n in range(7)]

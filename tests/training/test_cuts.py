@@ -1,6 +1,6 @@
 """Training and evaluation are the same numbers, however rows are cut into batches and shared by processes."""
 
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
@@ -14,17 +14,14 @@ SCRIPT = str(Path(__file__).with_name("cut_run.py"))
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory):
+def results(tmp_path_factory, on_two):
     """By (cut, kind, number of the case), what `cut_run.py` says of it."""
     folder = tmp_path_factory.mktemp("cuts")
-    commands = {"one": [], "two": ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]}
-    runs = [
-        subprocess.Popen([sys.executable, *launcher, SCRIPT, folder / name, str(CASES)], stdout=subprocess.DEVNULL)
-        for name, launcher in commands.items()
-    ]
-    assert [run.wait(timeout=300) for run in runs] == [0, 0]
-    one, two = (torch.load(folder / name, weights_only=False) for name in commands)
-    return one | two
+    on_two(SCRIPT, folder / "two", CASES)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [SCRIPT, str(folder / "one"), str(CASES)])
+        runpy.run_path(SCRIPT, run_name="__main__")
+    return torch.load(folder / "one", weights_only=False) | torch.load(folder / "two", weights_only=False)
 
 
 @pytest.mark.parametrize("kind", KINDS)

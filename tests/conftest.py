@@ -18,9 +18,7 @@ from pathlib import Path
 import pytest
 
 IN_TURN = str(Path(__file__).with_name("in_turn.py"))
-# With --cpu, accelerate starts one process whatever num_processes says, unless there is MPI. --multi_gpu starts as many
-# as asked for, and `use_cpu` in a recipe's configuration keeps them on the CPU.
-ON_CPU = ("--multi_gpu", "--num_machines", "1", "--mixed_precision", "no")
+ACCELERATE = Path(__file__).parents[1] / "recipes" / "accelerate"
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -33,10 +31,10 @@ def frozen_imports():
 class Launch:
     """Two processes of `accelerate launch`, which run scripts in turn; `run_by` runs before all of them."""
 
-    def __init__(self, folder: Path, options: tuple[str, ...], run_by: tuple[str, ...]):
+    def __init__(self, folder: Path, config: str, run_by: tuple[str, ...]):
         self.folder, self.number_of_scripts = folder, 0
-        command = [sys.executable, "-m", "accelerate.commands.launch", *options, "--num_processes", "2"]
-        command += ["--dynamo_backend", "no", "--main_process_port", "0", *run_by, IN_TURN, str(folder)]
+        command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(ACCELERATE / config)]
+        command += ["--num_processes", "2", "--main_process_port", "0", *run_by, IN_TURN, str(folder)]
         self.launcher = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=(folder / "stderr").open("w"))
 
     def run(self, *arguments: str) -> str:
@@ -68,13 +66,16 @@ class Launch:
 
 @pytest.fixture(scope="session")
 def on_two(tmp_path_factory):
-    """Runs a script with its arguments in two processes, of one launch for each way to launch. What it prints."""
+    """Runs a script with its arguments in two processes, of one launch for each way to launch. What it prints.
+
+    `use_cpu` in a script's arguments keeps them on the CPU.
+    """
     launches = {}
 
-    def run(*arguments, options=ON_CPU, run_by=()):
-        launch = launches.get((options, run_by))
+    def run(*arguments, config="ddp.yaml", run_by=()):
+        launch = launches.get((config, run_by))
         if launch is None or launch.launcher.poll() is not None:
-            launch = launches[options, run_by] = Launch(tmp_path_factory.mktemp("two"), options, run_by)
+            launch = launches[config, run_by] = Launch(tmp_path_factory.mktemp("two"), config, run_by)
         return launch.run(*map(str, arguments))
 
     yield run

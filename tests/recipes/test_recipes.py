@@ -118,15 +118,13 @@ def run_here(recipe, config):
 def launch(on_two):
     """Runs a recipe and returns what it prints: where one process is enough, this one if `here`."""
 
-    def run(recipe, config, folder, processes=1, accelerate_config=None, run_by=(), here=True, **arguments):
+    def run(recipe, config, folder, processes=1, accelerate_config="ddp.yaml", run_by=(), here=True, **arguments):
         folder.mkdir(parents=True, exist_ok=True)
         output = {} if "output_file" in config else {"output_dir": str(folder)}
         (folder / "config.yaml").write_text(yaml.safe_dump(config | output | arguments))
         if processes == 2:
-            options = {}
-            if accelerate_config is not None:
-                options = {"options": ("--config_file", str(RECIPES / "accelerate" / accelerate_config))}
-            return on_two(RECIPES / recipe, "--config", folder / "config.yaml", run_by=tuple(run_by), **options)
+            config_file = folder / "config.yaml"
+            return on_two(RECIPES / recipe, "--config", config_file, config=accelerate_config, run_by=tuple(run_by))
         if here:
             return run_here(recipe, folder / "config.yaml")
         command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1"]

@@ -142,6 +142,12 @@ class SourceFiles(torch.utils.data.Dataset):
 
     Raises:
         ValueError: if the tokenizer lacks a mask or EOS token, or the files give no chunk.
+
+    Example:
+        ```python
+        train_files, eval_files = python_files("src")
+        train = SourceFiles(train_files, train_byte_level_bpe(train_files), length=256)
+        ```
     """
 
     def __init__(self, files: Sequence[str | Path], tokenizer: PreTrainedTokenizerBase, length: int):

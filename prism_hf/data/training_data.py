@@ -20,7 +20,13 @@ DATASETS = ("sudoku", "source_files", "code")
 
 @dataclass
 class DataArguments:
-    """Which data, as fields of a recipe."""
+    """Which data, as fields of a recipe.
+
+    Example:
+        ```python
+        data_args = DataArguments(dataset="source_files", dataset_path="src", length=256)
+        ```
+    """
 
     dataset: str = field(
         default="sudoku",

@@ -74,7 +74,13 @@ INHERITED = {
 
 @dataclass
 class MaskedDiffusionTrainingArguments(TrainingArguments):
-    """Arguments of `MaskedDiffusionTrainer`."""
+    """Arguments of `MaskedDiffusionTrainer`: those of `transformers.TrainingArguments`, and the fields below.
+
+    Example:
+        ```python
+        args = MaskedDiffusionTrainingArguments("runs/mdm", max_steps=1000, ema_decay=0.999, loss_normalizer="masked")
+        ```
+    """
 
     logging_steps: float = field(default=10, metadata={"help": "Log every so many steps, or a share of all below 1."})
     remove_unused_columns: bool | None = field(
@@ -145,12 +151,24 @@ class QualityTrainingArguments(MaskedDiffusionTrainingArguments):
 
 @dataclass
 class TokenCriticTrainingArguments(QualityTrainingArguments):
-    """Arguments of `TokenCriticTrainer`; `loss_normalizer="sequence"` has the published weights 1/t."""
+    """Arguments of `TokenCriticTrainer`; `loss_normalizer="sequence"` has the published weights 1/t.
+
+    Example:
+        ```python
+        args = TokenCriticTrainingArguments("runs/critic", max_steps=1000, draft_top_p=0.9)
+        ```
+    """
 
 
 @dataclass
 class PrismTrainingArguments(QualityTrainingArguments):
-    """Arguments of `PrismTrainer`. The defaults are those published for LLaDA-8B, with a sampled, random draft."""
+    """Arguments of `PrismTrainer`. The defaults are those published for LLaDA-8B, with a sampled, random draft.
+
+    Example:
+        ```python
+        args = PrismTrainingArguments("runs/prism", max_steps=1000, num_draft_tokens=8, head_learning_rate=1e-3)
+        ```
+    """
 
     num_draft_tokens: Positive = field(default=8, metadata={"help": "K, masked positions that a draft fills."})
     num_drafts: Positive = field(default=1, metadata={"help": "Drafts made from one masked sequence."})

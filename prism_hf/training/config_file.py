@@ -50,9 +50,18 @@ def parse_arguments(dataclass_types: Sequence[type], arguments: list[str] | None
     The file may hold what differs from another one beside it: `extends: other.yaml`. What is text in it is read as on
     the command line. `null` stands, in both, where None is allowed only.
 
+    Args:
+        dataclass_types (`Sequence[type]`): The dataclasses, whose fields are the arguments.
+        arguments (`list[str]`, *optional*, defaults to the command line): What is parsed.
+
     Raises:
         ValueError: for a file that is missing or cannot be read, with the line; for a name that no dataclass has, with
             the nearest one; for a value that its field does not accept.
+
+    Example:
+        ```python
+        data_args, args = parse_arguments((DataArguments, PrismTrainingArguments))
+        ```
     """
     file_parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     file_parser.add_argument("--config", help="YAML file with any of the arguments below")

@@ -32,11 +32,19 @@ class EMACallback(TrainerCallback):
     averaged is what is trained, in float32 where the weights are less. The average is part of every checkpoint, as
     `ema.safetensors`, and training resumes with it. `MaskedDiffusionTrainer` calls `applied`, `save` and `load`.
 
+    Args:
+        decay (`float`): The share of the average that an update keeps, once it has warmed up.
+
     Raises:
         ValueError: at the start of a training whose weights cannot be averaged: under FSDP1 and DeepSpeed's ZeRO-3.
+
+    Example:
+        ```python
+        trainer.add_callback(EMACallback(decay=0.999))  # which `ema_decay=0.999` of the arguments does as well
+        ```
     """
 
-    def __init__(self, decay: float):
+    def __init__(self, decay: float) -> None:
         self.decay = decay
         self.num_averaged = 0
         self.averages: dict[str, torch.Tensor] | None = None

@@ -15,16 +15,21 @@ class GenerateCallback(TrainerCallback):
     """Completes the same prompts at each evaluation and adds the mean score of what comes out to the metrics.
 
     The model is the one that is evaluated, with the moving average of its weights where there is one. As `eval_<name>`
-    the score is logged, stands in the model card, and may be the `metric_for_best_model`:
-
-        trainer.add_callback(GenerateCallback(trainer, puzzles, is_solved, name="success", order="margin"))
+    the score is logged, stands in the model card, and may be the `metric_for_best_model`.
 
     Args:
-        prompts: (N, L), with masks to be filled, or to go on from with `max_new_tokens`.
-        score: given completed prompts (B, L') and the prompts (B, L), the scores (B,).
-        batch_size: prompts in a batch; processes share the batches.
-        seed: of what is drawn; the same at each evaluation.
-        generation: fields of `RemaskGenerationConfig`, over the model's own.
+        trainer (`MaskedDiffusionTrainer`): The trainer whose model it is.
+        prompts (`torch.LongTensor`): (N, L), with masks to be filled, or to go on from with `max_new_tokens`.
+        score (`Callable`): Given completed prompts (B, L') and the prompts (B, L), the scores (B,).
+        name (`str`, *optional*, defaults to `"score"`): What the score is called.
+        batch_size (`int`, *optional*, defaults to 64): Prompts in a batch; processes share the batches.
+        seed (`int`, *optional*, defaults to 0): Of what is drawn; the same at each evaluation.
+        **generation: Fields of `RemaskGenerationConfig`, over the model's own.
+
+    Example:
+        ```python
+        trainer.add_callback(GenerateCallback(trainer, puzzles, is_solved, name="success", order="margin"))
+        ```
     """
 
     def __init__(

@@ -20,11 +20,17 @@ class MaskedDiffusionCollator:
     `attention_mask` if a row has one.
 
     Args:
-        pad_token_id: fills shorter rows; if None, rows of different lengths raise ValueError.
-        reader: knows mask token, vocabulary and special tokens.
+        pad_token_id (`int`, *optional*): Fills shorter rows; without it, rows of different lengths raise ValueError.
+        reader (`RowReader`, *optional*): Knows mask token, vocabulary and special tokens.
 
     Raises:
         ValueError: for a row that contradicts itself or from which nothing can be learned.
+
+    Example:
+        ```python
+        collator = MaskedDiffusionCollator(pad_token_id=0)
+        batch = collator([{"input_ids": [5, 6, 7]}, {"input_ids": [5, 6], "labels": [-100, 6]}])
+        ```
     """
 
     pad_token_id: int | None = None

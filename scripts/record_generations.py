@@ -27,13 +27,19 @@ SAMPLERS = {
     "blocks": {"steps": 12, "block_length": 6},
     "blocks, prefix": {"steps": 12, "block_length": 6, "cache_implementation": "prefix"},
     "blocks, dual": {
-        "steps": 12, "block_length": 6, "cache_implementation": "dual", "cache_refresh_interval": 3,
+        "steps": 12,
+        "block_length": 6,
+        "cache_implementation": "dual",
+        "cache_refresh_interval": 3,
     },
     "threshold": {"confidence_threshold": 0.35},
     "threshold, blocks, dual": {
-        "confidence_threshold": 0.35, "steps": 16, "block_length": 8, "cache_implementation": "dual",
+        "confidence_threshold": 0.35,
+        "steps": 16,
+        "block_length": 8,
+        "cache_implementation": "dual",
     },
-}  # fmt: skip
+}
 EXTRAS = {
     "window": {"remask_start": 0.2, "remask_end": 0.7},
     "num_remask": {"num_remask": 3},

@@ -35,9 +35,16 @@ from prism_hf.models.prism import PrismConfig, PrismForMaskedDiffusion
 
 MASK, PAD, CLS, SEP, UNK, VOCAB = 0, 1, 2, 3, 4, 40
 BACKBONE = {
-    "vocab_size": VOCAB, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48,
-    "max_position_embeddings": 24, "mask_token_id": MASK, "pad_token_id": PAD, "initializer_range": 0.5,
-}  # fmt: skip
+    "vocab_size": VOCAB,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "max_position_embeddings": 24,
+    "mask_token_id": MASK,
+    "pad_token_id": PAD,
+    "initializer_range": 0.5,
+}
 
 
 class GenerativeBert(GenerationMixin, BertForMaskedLM):
@@ -64,9 +71,15 @@ def tokenizer():
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     backend.post_processor = processors.BertProcessing(("[SEP]", SEP), ("[CLS]", CLS))
     return PreTrainedTokenizerFast(
-        tokenizer_object=backend, mask_token="[MASK]", pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]",
-        unk_token="[UNK]", model_input_names=["input_ids", "token_type_ids", "attention_mask"], padding_side="left",
-    )  # fmt: skip
+        tokenizer_object=backend,
+        mask_token="[MASK]",
+        pad_token="[PAD]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        unk_token="[UNK]",
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+        padding_side="left",
+    )
 
 
 # What tokenizers return, and what transformers hands over
@@ -302,7 +315,7 @@ WRONG = {
     "all banned": ({"suppress_tokens": [*range(1, 30)], "bad_words_ids": [[i] for i in range(30, 40)]}, "leave none"),
     "too long": ({"max_new_tokens": 22}, "Row 0 .* 3 tokens and is to get 22 .* the 24 "),
     "too long in place": ({"input_ids": torch.full((2, 25), MASK)}, "Row 0 .* 25 tokens, more than the 24"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", WRONG)

@@ -101,9 +101,14 @@ def test_trajectory_is_laid_out_as_the_sequences(prism, pad):
     model = MODELS["mdlm"](prism)
     ids, attention_mask = pad([[5, 6, 7], [8]], "right")
     out = model.generate(
-        ids, attention_mask=attention_mask, max_new_tokens=4, remask_strategy="prism", num_remask=1,
-        return_dict_in_generate=True, output_trajectory=True,
-    )  # fmt: skip
+        ids,
+        attention_mask=attention_mask,
+        max_new_tokens=4,
+        remask_strategy="prism",
+        num_remask=1,
+        return_dict_in_generate=True,
+        output_trajectory=True,
+    )
     assert torch.equal(out.trajectory.canvas[-1], out.sequences)
     assert not out.trajectory.filled[:, :, :3].any()
     assert out.trajectory.filled[:, :, 3:].any(0).all()
@@ -146,9 +151,14 @@ def test_top_k_draws_from_the_k_likeliest():
             return SimpleNamespace(logits=logits.expand(*input_ids.shape, VOCAB))
 
     out = remask_generate(
-        Constant(), torch.zeros(400, 50, dtype=torch.long), steps=2, do_sample=True, top_k=3, temperature=0.8,
+        Constant(),
+        torch.zeros(400, 50, dtype=torch.long),
+        steps=2,
+        do_sample=True,
+        top_k=3,
+        temperature=0.8,
         generator=torch.Generator().manual_seed(0),
-    )  # fmt: skip
+    )
     expected = torch.zeros(VOCAB)
     expected[1:4] = (logits[1:4] / 0.8).softmax(-1)
     share = torch.bincount(out.flatten(), minlength=VOCAB) / out.numel()
@@ -194,9 +204,15 @@ def test_bad_words_never_arise_in_any_order(table_model, order, steps, settings)
         return
     words = [[1, 2], [3, 3], [4, 5, 6], [6, 1, 1]]
     out = remask_generate(
-        table_model(14), torch.zeros(40, 14, dtype=torch.long), order=order, steps=steps, do_sample=True,
-        bad_words_ids=words, generator=torch.Generator().manual_seed(0), **settings,
-    )  # fmt: skip
+        table_model(14),
+        torch.zeros(40, 14, dtype=torch.long),
+        order=order,
+        steps=steps,
+        do_sample=True,
+        bad_words_ids=words,
+        generator=torch.Generator().manual_seed(0),
+        **settings,
+    )
     assert not (out == MASK).any()
     for word in words:
         windows = out.unfold(1, len(word), 1)
@@ -224,9 +240,12 @@ class Recorder(LogitsProcessor):
 def test_logits_processors_see_what_is_left_of_the_positions_they_decide():
     model, recorder = Position(list(range(10, 16))), Recorder()
     remask_generate(
-        model, torch.tensor([[7, MASK, 8, MASK, MASK, MASK]]), order="left_to_right", steps=2,
+        model,
+        torch.tensor([[7, MASK, 8, MASK, MASK, MASK]]),
+        order="left_to_right",
+        steps=2,
         logits_processor=[recorder],
-    )  # fmt: skip
+    )
     first, second = recorder.seen
     assert first[0].tolist() == [[0, 0, 0, 0, 0, 7], [0, 0, 0, 7, MASK, 8]] and first[1] == (2, 30)
     assert second[0].tolist() == [[0, 0, 7, 11, 8, 13], [0, 7, 11, 8, 13, MASK]]
@@ -258,9 +277,16 @@ def test_rows_end_at_the_end_of_sequence_and_later_blocks_are_not_computed():
     script = [[0, 0, 4, 5, EOS, 6, 7, 8, 4, 5], [0, 0, 4, 5, 6, 7, EOS, 8, 4, EOS]]
     model, prompt = Position(script), torch.tensor([[2, 3], [2, EOS]])
     out = remask_generate(
-        model, prompt, max_new_tokens=8, block_length=2, steps=8, eos_token_id=[EOS, 25], pad_token_id=PAD,
-        return_dict_in_generate=True, output_trajectory=True,
-    )  # fmt: skip
+        model,
+        prompt,
+        max_new_tokens=8,
+        block_length=2,
+        steps=8,
+        eos_token_id=[EOS, 25],
+        pad_token_id=PAD,
+        return_dict_in_generate=True,
+        output_trajectory=True,
+    )
     assert out.sequences.tolist() == [
         [2, 3, 4, 5, EOS, PAD, PAD, PAD, PAD, PAD],
         [2, EOS, 4, 5, 6, 7, EOS, PAD, PAD, PAD],
@@ -321,9 +347,14 @@ def test_stopping_criteria_end_rows_token_by_token(pad):
 def test_time_running_out_keeps_the_block():
     model = Position(list(range(10, 21)))
     out = remask_generate(
-        model, torch.tensor([[2, 3]]), max_new_tokens=8, block_length=4, steps=8, pad_token_id=PAD,
+        model,
+        torch.tensor([[2, 3]]),
+        max_new_tokens=8,
+        block_length=4,
+        steps=8,
+        pad_token_id=PAD,
         stopping_criteria=[MaxTimeCriteria(0.0)],
-    )  # fmt: skip
+    )
     assert model.calls == 4
     assert out[0].tolist() == [2, 3, 12, 13, 14, 15, PAD, PAD, PAD, PAD]
 
@@ -430,9 +461,13 @@ def test_stop_strings():
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, mask_token="[MASK]", pad_token="[PAD]")
     script, prompt = tokenizer("Say: one. Two. Three").input_ids, tokenizer("Say: ", return_tensors="pt").input_ids
     out = remask_generate(
-        Position(script, len(vocabulary)), prompt, max_new_tokens=15, block_length=7, pad_token_id=PAD,
+        Position(script, len(vocabulary)),
+        prompt,
+        max_new_tokens=15,
+        block_length=7,
+        pad_token_id=PAD,
         stopping_criteria=[StopStringCriteria(tokenizer, ["e."])],
-    )  # fmt: skip
+    )
     assert tokenizer.decode(out[0]) == "Say: one." + "[PAD]" * 11
 
 
@@ -494,9 +529,12 @@ def test_custom_generate_of_a_class_with_transformers_generate(randomised, pad):
     ids, attention_mask = pad([[5, 6, 7], [8]], "left")
     settings = {"max_new_tokens": 8, "attention_mask": attention_mask, "eos_token_id": 3, "pad_token_id": PAD}
     out = model.generate(
-        ids, custom_generate=as_custom_generate(), logits_processor=[Recorder(forced=3)],
-        stopping_criteria=[Holds([5, 4])], **settings,
-    )  # fmt: skip
+        ids,
+        custom_generate=as_custom_generate(),
+        logits_processor=[Recorder(forced=3)],
+        stopping_criteria=[Holds([5, 4])],
+        **settings,
+    )
     assert out.tolist() == [[5, 6, 7, 3] + [PAD] * 7, [PAD, PAD, 8, 3] + [PAD] * 7]
 
     filled = model.generate(torch.tensor([[5, MASK, 6]]), custom_generate=as_custom_generate())

@@ -122,9 +122,14 @@ def test_a_class_that_took_positions_by_the_old_name_is_told():
 
 def test_a_trainer_gives_no_mask_to_an_argument_of_that_name_alone(tmp_path):
     args = MaskedDiffusionTrainingArguments(
-        str(tmp_path), max_steps=1, per_device_train_batch_size=2, report_to="none", save_strategy="no", use_cpu=True,
+        str(tmp_path),
+        max_steps=1,
+        per_device_train_batch_size=2,
+        report_to="none",
+        save_strategy="no",
+        use_cpu=True,
         disable_tqdm=True,
-    )  # fmt: skip
+    )
     rows = [{"input_ids": [5, 6, 7, 8]}] * 4
     config = BertConfig(**SMALL, pad_token_id=0, mask_token_id=MASK)
     trainer = MaskedDiffusionTrainer(OwnBert(config), args, train_dataset=Dataset.from_list(rows))

@@ -306,4 +306,4 @@ def test_flash_attention_with_padding_is_refused(randomised, pad):
     with pytest.raises(ValueError, match="does not go with attn_implementation='flash_attention_2'"):
         remask_generate(
             model, ids, attention_mask=attention_mask, max_new_tokens=8, block_length=4, cache_implementation="dual"
-        )  # fmt: skip
+        )

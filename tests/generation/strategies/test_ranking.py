@@ -73,11 +73,13 @@ def test_eta_of_p2_is_the_strength_of_remasking(eta, keeps):
 
 def test_token_critic_by_hand():
     """Of each draft the critic's best are kept: first position 2, then 0 and 1 although 2 was there."""
-    model = Table({
-        (M, M, M): BY_HAND[M, M, M],  # draft 0 1 2
-        (M, M, 2): [(0.6, 0.3, 0.1), (0.7, 0.1, 0.2), (1.0, 0.0, 0.0)],  # draft 0 0 2
-        (0, 0, M): [(0.0, 1.0, 0.0), (0.0, 1.0, 0.0), (0.3, 0.6, 0.1)],  # draft 0 0 1
-    })  # fmt: skip
+    model = Table(
+        {
+            (M, M, M): BY_HAND[M, M, M],  # draft 0 1 2
+            (M, M, 2): [(0.6, 0.3, 0.1), (0.7, 0.1, 0.2), (1.0, 0.0, 0.0)],  # draft 0 0 2
+            (0, 0, M): [(0.0, 1.0, 0.0), (0.0, 1.0, 0.0), (0.3, 0.6, 0.1)],  # draft 0 0 1
+        }
+    )
     critic = Critic({(0, 1, 2): [-1.0, 0.5, 3.0], (0, 0, 2): [0.1, 0.2, -4.0]})
     out = remask_generate(model, torch.full((1, 3), M), remask_strategy="token_critic", critic=critic, **RECORD)
     assert out.trajectory.canvas[:, 0].tolist() == [[M, M, 2], [0, 0, M], [0, 0, 1]]
@@ -206,16 +208,24 @@ def test_prism_loop_by_hand():
     settings = {"num_remask": 1, "steps": 6, "order": "left_to_right", **RECORD}
     loop = {"loop_start": 4, "loop_steps": 3, "num_remask_loop": 1}
     out = remask_generate(
-        Prism({}), torch.full((1, 6), M), remask_strategy="prism_loop", **settings, **loop,
+        Prism({}),
+        torch.full((1, 6), M),
+        remask_strategy="prism_loop",
+        **settings,
+        **loop,
         generator=torch.Generator().manual_seed(0),
-    )  # fmt: skip
+    )
     held = (out.trajectory.canvas != M).sum(-1)[:, 0].tolist()
     assert held == [1, 2, 3, 4, 4, 4, 4, 5, 6]
     assert out.trajectory.remasked.sum(-1)[4:7, 0].tolist() == [2, 2, 2]
     same = remask_generate(
-        Prism({}), torch.full((1, 6), M), remask_strategy="prism", **settings, **loop,
+        Prism({}),
+        torch.full((1, 6), M),
+        remask_strategy="prism",
+        **settings,
+        **loop,
         generator=torch.Generator().manual_seed(0),
-    )  # fmt: skip
+    )
     assert torch.equal(out.trajectory.canvas, same.trajectory.canvas)
     with pytest.raises(ValueError, match="loop_steps"):
         remask_generate(
@@ -230,8 +240,13 @@ def test_outside_of_its_window_a_ranking_keeps_what_is_there():
 
 def test_p2_scores_only_where_it_has_a_probability():
     state = StepState(
-        torch.tensor([[0, M, 1]]), torch.tensor([[True, False, False]]), None, None, 0, 1,
+        torch.tensor([[0, M, 1]]),
+        torch.tensor([[True, False, False]]),
+        None,
+        None,
+        0,
+        1,
         token_probs=torch.tensor([[0.25, 0.5, 0.0]]),
-    )  # fmt: skip
+    )
     score = PathPlanning(eta=2.0)(state)[0].tolist()
     assert score[:2] == pytest.approx([2 * math.log(0.25), math.log(0.5)]) and -90 < score[2] < -80

@@ -57,9 +57,15 @@ def test_equal_to_the_literal_loop(table_model, reference_row, seed):
     settings = {"remask_strategy": "prism", "num_remask": n, "quality_threshold": threshold} if n else {}
     model = table_model(length, seed=seed)
     out = remask_generate(
-        model, ids, steps=steps, block_length=block_length, order=order,
-        return_dict_in_generate=True, output_trajectory=True, **settings,
-    )  # fmt: skip
+        model,
+        ids,
+        steps=steps,
+        block_length=block_length,
+        order=order,
+        return_dict_in_generate=True,
+        output_trajectory=True,
+        **settings,
+    )
     for b, row in enumerate(ids):
         expected = reference_row(model, row, steps, block_length, n, order, threshold)
         assert torch.equal(out.trajectory.canvas[:, b], torch.stack(expected))
@@ -87,9 +93,7 @@ def test_published_counts():
 
 def test_one_block_of_everything_fills_by_the_even_shares(table_model):
     ids, model = torch.zeros(2, 10, dtype=torch.long), table_model(10)
-    out = remask_generate(
-        model, ids, steps=4, block_length=10, return_dict_in_generate=True, output_trajectory=True
-    )  # fmt: skip
+    out = remask_generate(model, ids, steps=4, block_length=10, return_dict_in_generate=True, output_trajectory=True)
     assert (out.trajectory.canvas != MASK).sum(-1)[:, 0].tolist() == [3, 6, 8, 10]
 
 
@@ -107,9 +111,16 @@ def test_a_row_does_not_depend_on_its_batch(table_model):
 def test_remasking_window_of_each_block(table_model):
     ids = torch.zeros(1, 16, dtype=torch.long)
     out = remask_generate(
-        table_model(16), ids, steps=16, block_length=8, remask_strategy="prism", num_remask=2, remask_start=0.5,
-        return_dict_in_generate=True, output_trajectory=True,
-    )  # fmt: skip
+        table_model(16),
+        ids,
+        steps=16,
+        block_length=8,
+        remask_strategy="prism",
+        num_remask=2,
+        remask_start=0.5,
+        return_dict_in_generate=True,
+        output_trajectory=True,
+    )
     # The window is steps 4 to 7 of each block of 8, its middle 5 and 6.
     assert out.trajectory.remasked.sum(-1)[:, 0].tolist() == [0, 0, 0, 0, 0, 1, 1, 0] * 2
 

@@ -69,9 +69,14 @@ def test_givens_stay_and_no_mask_is_left(name, steps):
         settings["loop_start"] = min(steps, 3)
     for do_sample in (False, True):
         out = remask_generate(
-            Hashed(), ids, steps=steps, do_sample=do_sample, generator=torch.Generator().manual_seed(0),
-            **settings, **RECORD,
-        )  # fmt: skip
+            Hashed(),
+            ids,
+            steps=steps,
+            do_sample=do_sample,
+            generator=torch.Generator().manual_seed(0),
+            **settings,
+            **RECORD,
+        )
         assert not (out.sequences == MASK).any()
         canvas, filled, remasked = out.trajectory.canvas, out.trajectory.filled, out.trajectory.remasked
         assert (canvas[:, ids != MASK] == ids[ids != MASK]).all()

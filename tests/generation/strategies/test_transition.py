@@ -137,9 +137,16 @@ def test_one_step_of_conf_is_the_closed_form():
 
 def run(strategy, batch=1500, length=24, steps=16, posterior=POSTERIOR, **settings):
     return remask_generate(
-        Constant(posterior), torch.full((batch, length), MASK), steps=steps, remask_strategy=strategy, do_sample=True,
-        generator=torch.Generator().manual_seed(0), return_dict_in_generate=True, output_trajectory=True, **settings,
-    ).trajectory  # fmt: skip
+        Constant(posterior),
+        torch.full((batch, length), MASK),
+        steps=steps,
+        remask_strategy=strategy,
+        do_sample=True,
+        generator=torch.Generator().manual_seed(0),
+        return_dict_in_generate=True,
+        output_trajectory=True,
+        **settings,
+    ).trajectory
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES, ids=label)
@@ -195,9 +202,16 @@ def test_probabilities_are_probabilities(strategy, steps):
     t = 1 - torch.arange(steps)[:, None] / steps
     generated = torch.tensor([[True, False, False]]).expand(steps, 3)
     state = StepState(
-        torch.zeros_like(generated, dtype=torch.long), generated, None, None, 0, steps,
-        t=t, s=1 - (torch.arange(steps)[:, None] + 1) / steps, confidence=torch.ones(steps, 3),
-    )  # fmt: skip
+        torch.zeros_like(generated, dtype=torch.long),
+        generated,
+        None,
+        None,
+        0,
+        steps,
+        t=t,
+        s=1 - (torch.arange(steps)[:, None] + 1) / steps,
+        confidence=torch.ones(steps, 3),
+    )
     for tokens in (generated, ~generated, torch.zeros_like(generated)):
         chance = resolve_strategy(strategy)(StepState(**vars(state) | {"generated": tokens}))
         assert chance.shape == generated.shape and ((chance >= 0) & (chance <= 1)).all()  # no NaN either
@@ -229,9 +243,17 @@ def test_blocks_run_their_own_time():
     ids = torch.full((2, 12), MASK)
     ids[0, :4] = 0
     trajectory = remask_generate(
-        Constant(), ids, steps=12, block_length=4, remask_strategy="remdm_cap", eta=0.5, do_sample=True,
-        generator=torch.Generator().manual_seed(0), return_dict_in_generate=True, output_trajectory=True,
-    ).trajectory  # fmt: skip
+        Constant(),
+        ids,
+        steps=12,
+        block_length=4,
+        remask_strategy="remdm_cap",
+        eta=0.5,
+        do_sample=True,
+        generator=torch.Generator().manual_seed(0),
+        return_dict_in_generate=True,
+        output_trajectory=True,
+    ).trajectory
     canvas = trajectory.canvas
     assert (canvas[:, 0, :4] == 0).all()
     for row, first, each in ((0, 4, 6), (1, 0, 4)):
@@ -259,8 +281,13 @@ def test_confidence_is_the_probability_of_the_draw():
         ({"do_sample": False}, [0.5, 0.3, 0.2]),
     ):
         seen.clear()
-        remask_generate(Constant(), torch.full((3, 9), MASK), steps=5, remask_strategy=Watching(),
-                        **({"do_sample": True} | settings))  # fmt: skip
+        remask_generate(
+            Constant(),
+            torch.full((3, 9), MASK),
+            steps=5,
+            remask_strategy=Watching(),
+            **({"do_sample": True} | settings),
+        )
         for state in seen:
             own = torch.tensor([*expected, 0.0])[state.canvas]
             torch.testing.assert_close(state.confidence[state.generated], own[state.generated])
@@ -286,9 +313,14 @@ def test_a_strategy_that_reads_the_model_is_asked_after_the_forward():
             )
 
     out = remask_generate(
-        WithQuality(), torch.full((4, 10), MASK), steps=20, remask_strategy=ByQuality(),
-        return_dict_in_generate=True, output_trajectory=True, generator=torch.Generator().manual_seed(0),
-    )  # fmt: skip
+        WithQuality(),
+        torch.full((4, 10), MASK),
+        steps=20,
+        remask_strategy=ByQuality(),
+        return_dict_in_generate=True,
+        output_trajectory=True,
+        generator=torch.Generator().manual_seed(0),
+    )
     remasked = out.trajectory.remasked
     assert not remasked[..., :5].any() and remasked[..., 5:].any()
     # Quality 0: what one step fills, the next removes, but in the last.

@@ -26,9 +26,13 @@ MASK, VOCAB, LENGTH = 19, 20, 9
 RECORD = {"return_dict_in_generate": True, "output_trajectory": True}
 MODELS = ("llada", "mdlm", "bert", "distilbert", "electra", "prism")
 BERT = {
-    "vocab_size": VOCAB, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24,
+    "vocab_size": VOCAB,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 24,
     "max_position_embeddings": LENGTH,
-}  # fmt: skip
+}
 
 
 def build(name, attention="sdpa"):
@@ -37,9 +41,15 @@ def build(name, attention="sdpa"):
     mdlm._attn_implementation = attention
     if name == "llada":
         config = LladaConfig(
-            d_model=16, n_layers=2, n_heads=4, n_kv_heads=2, mlp_hidden_size=24, vocab_size=VOCAB,
-            embedding_size=VOCAB, mask_token_id=MASK,
-        )  # fmt: skip
+            d_model=16,
+            n_layers=2,
+            n_heads=4,
+            n_kv_heads=2,
+            mlp_hidden_size=24,
+            vocab_size=VOCAB,
+            embedding_size=VOCAB,
+            mask_token_id=MASK,
+        )
         model = LladaForMaskedDiffusion._from_config(config, attn_implementation=attention)
     elif name == "mdlm":
         model = MdlmForMaskedDiffusion._from_config(mdlm, attn_implementation=attention)
@@ -207,9 +217,16 @@ def test_a_row_gets_in_a_batch_what_it_gets_alone(name, blocks):
 def test_what_goes_back_is_below_the_threshold_and_less_than_was_filled():
     model, length = build("llada"), 9
     out = remask_generate(
-        model, torch.full((3, length), MASK), remask_strategy="wino", fill_threshold=0.06, verify_threshold=0.5,
-        steps=40, do_sample=True, generator=torch.Generator().manual_seed(0), **RECORD,
-    )  # fmt: skip
+        model,
+        torch.full((3, length), MASK),
+        remask_strategy="wino",
+        fill_threshold=0.06,
+        verify_threshold=0.5,
+        steps=40,
+        do_sample=True,
+        generator=torch.Generator().manual_seed(0),
+        **RECORD,
+    )
     filled, remasked = (changes.sum(-1) for changes in (out.trajectory.filled, out.trajectory.remasked))
     assert remasked.any() and (remasked[1:] < filled[:-1].clamp(min=1)).all()
     before, changed = out.trajectory.canvas, out.trajectory.remasked

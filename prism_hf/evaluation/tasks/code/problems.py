@@ -46,7 +46,7 @@ class CodeProblem:
 
     Example:
         ```python
-        code = "def one():\n    return 1\n"
+        code = "def one(): return 1"
         problem = CodeProblem(1, "Return 1.", "one", given="", reference=code, tests="assert one() == 1")
         (result,) = run_answers([problem], [code])
         ```

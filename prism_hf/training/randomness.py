@@ -16,10 +16,24 @@ def row_uniforms(seed: int, stream: int, step: int, rows: range, draws: int, len
 
     Each row has a counter-based stream of its own (Philox), position by position, so a row padded to another length
     starts with the same numbers.
+
+    Args:
+        seed (`int`): The run's.
+        stream (`int`): `TRAIN` or `EVALUATION`.
+        step (`int`): The optimiser step.
+        rows (`range`): Numbers of the rows in the global batch.
+        draws (`int`): How many for each position.
+        length (`int`): Positions of a row.
     """
-    streams = (np.random.Generator(np.random.Philox(key=seed, counter=[0, row, step, stream])) for row in rows)
-    draws_of_rows = [generator.random((length, draws)) for generator in streams]
-    return torch.from_numpy(np.stack(draws_of_rows)).transpose(1, 2)
+    bits = np.random.Philox(key=seed)
+    generator, state = np.random.Generator(bits), bits.state
+    counter = state["state"]["counter"] = np.array([0, 0, step, stream], dtype=np.uint64)
+    drawn = np.empty((len(rows), length, draws))
+    for draws_of_row, row in zip(drawn, rows, strict=True):
+        counter[1] = row  # a state is set in a sixth of the time in which a generator is made
+        bits.state = state
+        generator.random(out=draws_of_row)
+    return torch.from_numpy(drawn).transpose(1, 2)
 
 
 def step_uniform(seed: int, stream: int, step: int) -> torch.Tensor:

@@ -42,8 +42,15 @@ class Words(torch.utils.data.Dataset):
     def __len__(self):
         return len(self.words)
 
+    def __getitems__(self, indices):
+        return [self.words[indices]]  # all rows of a batch at once
+
     def __getitem__(self, index):
-        return {"input_ids": self.words[index]}
+        return self.words[index : index + 1]
+
+
+def batch_of(parts):
+    return {"input_ids": torch.cat(parts)}
 
 
 BACKBONE_ADAPTERS["test_table"] = BackboneAdapter()
@@ -107,7 +114,8 @@ def test_quality_is_the_posterior_of_the_token(tmp_path):
         logging_steps=200,
         seed=0,
     )
-    PrismTrainer(model, args, train_dataset=Words(table, steps * batch, seed=1)).train()
+    words = Words(table, steps * batch, seed=1)
+    PrismTrainer(model, args, data_collator=batch_of, train_dataset=words).train()
 
     canvases = torch.tensor(list(itertools.product(range(SYMBOLS + 1), repeat=POSITIONS)))
     with torch.no_grad():
@@ -192,7 +200,7 @@ def test_critic_is_the_posterior_given_the_whole_draft(tmp_path, normalizer):
     )
     denoiser = ExactDenoiser(TableConfig(), table)
     words = Words(table, steps * batch, seed=1)
-    TokenCriticTrainer(critic, args, denoiser=denoiser, train_dataset=words).train()
+    TokenCriticTrainer(critic, args, batch_of, denoiser=denoiser, train_dataset=words).train()
     with torch.no_grad():
         learned = critic.eval()(WORDS).quality_logits.sigmoid()
 

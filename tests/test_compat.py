@@ -14,7 +14,7 @@ import prism_hf
 from prism_hf import _compat
 
 ROOT = Path(prism_hf.__file__).parent
-ELSEWHERE = ("_compat.py", "generate.py", "memory.py")
+ELSEWHERE = ("_compat.py", "generate.py")
 FILES = [path for path in sorted(ROOT.rglob("*.py")) if path.name not in ELSEWHERE]
 # Python's own, and what transformers asks of a class of a model or of a generation config.
 PYTHON = {"_replace", "_asdict", "_exit", "_fields"}

@@ -3,7 +3,7 @@
 import copy
 import os
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 from transformers.generation.configuration_utils import ALL_CACHE_IMPLEMENTATIONS
@@ -94,44 +94,6 @@ def reason_against(name: str) -> str | None:
 
 
 Order = Annotated[str, Allowed(choices=ORDERS)]
-# Of each field what it accepts beside None, and the default that None stands for.
-FIELDS: dict[str, tuple[Any, Any]] = {
-    "max_new_tokens": (Count, 0),
-    "max_length": (Positive, None),
-    "mask_token_id": (Count, None),
-    "steps": (Positive, None),
-    "block_length": (Positive, None),
-    "cache_implementation": (Annotated[str, Allowed(choices=CACHES)], None),
-    "cache_refresh_interval": (Positive, None),
-    "order": (Order, None),
-    "confidence_threshold": (Fraction, None),
-    "do_sample": (bool, False),
-    "temperature": (NotNegative, 1.0),
-    "top_k": (Count, 0),
-    "top_p": (Annotated[float, Allowed(above=0, max=1, remedy="For the likeliest token use do_sample=False.")], 1.0),
-    "cfg_scale": (NotNegative, 0.0),
-    "suppress_tokens": (list[Count], None),
-    "bad_words_ids": (list[list[Count]], None),
-    "remask_strategy": (Any, None),
-    "num_remask": (Count, None),
-    "eta": (Fraction, None),
-    "remask_start": (Fraction, 0.0),
-    "remask_end": (Fraction, 1.0),
-    "quality_threshold": (Fraction, None),
-    "loop_start": (Count, None),
-    "loop_steps": (Count, 0),
-    "num_remask_loop": (Count, 0),
-    "num_return_sequences": (Positive, 1),
-    "return_dict_in_generate": (bool, False),
-    "output_trajectory": (bool, False),
-    "bos_token_id": (Count, None),
-    "eos_token_id": (Count | list[Count], None),
-    "pad_token_id": (Count, None),
-}
-
-
-# Those that are transformers' too, by the same meaning.
-SHARED = set(FIELDS) & set(GenerationConfig().__dict__) - {"cache_implementation"}
 
 
 class RemaskGenerationConfig(GenerationConfig):
@@ -141,86 +103,132 @@ class RemaskGenerationConfig(GenerationConfig):
     here (`num_beams`, a misspelling) raise ValueError.
 
     Args:
-        max_new_tokens (`int`, defaults to 0): masks appended to each row; masks already in it are filled in place.
-        max_length (`int`): the same, as the length of the returned sequences. `max_new_tokens` wins.
-        mask_token_id (`int`, defaults to `model.config.mask_token_id`): the mask; never drawn as a token.
-        steps (`int`, defaults to the largest number of masks in a row of the batch): T, the number of forward passes.
-            After step i a row of M masks holds ceil(M (i + 1) / T) generated tokens. With T > M and `num_remask`,
-            corrections go on to the very end: up to `num_remask` positions stay open, and the last step fills them.
-        block_length (`int`, defaults to None = one block of all masks): a row's masks are filled in blocks of this
-            many, left to right, whatever remains being the last block. The steps are spread over the row's blocks, and
-            must be as many or more. Within a block, each step fills its share of the block's masks (what cannot be
-            divided goes to the first steps) and as many more as it is to remask. A complete block is final.
-        cache_implementation (`str`, defaults to None = exact): reuse keys and values within a block (Fast-dLLM, arXiv
-            2505.22618), for models that can. The step that begins a block computes all positions; the others only the
-            block and what comes after it (`"prefix"`) or only the block (`"dual"`), the rest being as it was then. An
-            approximation: tokens may differ, and if rows differ in their number of masks, one row's new block refreshes
-            all rows. Needs `block_length`.
-        cache_refresh_interval (`int`, defaults to None = at each block alone): within a block, too, compute all
-            positions at every so many steps; 1 is exact. Only with `cache_implementation`.
-        order (`str`, defaults to `"confidence"`): which masks are filled first: `"random"`, `"confidence"`, `"margin"`,
-            `"entropy"` or `"left_to_right"`. A strategy that decides on masks too leaves nothing to it: with one that
-            has probabilities it is `"random"`, with one that ranks drafts unset. With `do_sample` too, `"confidence"`
-            scores the probability of the likeliest token, where LLaDA's code scores that of the token drawn.
-        confidence_threshold (`float` in [0, 1], defaults to None = off): each step fills all positions whose likeliest
-            token has a probability above it, at least one, and what the steps before would have held, so that `steps`
-            becomes a maximum: a block ends as soon as it has no mask. Needs `order="confidence"`.
-        do_sample (`bool`, defaults to False): draw tokens from the posterior; otherwise the argmax.
-        temperature (`float`, defaults to 1.0): of the draw, only with `do_sample`; 0 is the argmax.
-        top_k (`int`, defaults to 0 = off): number of likeliest tokens to draw from, only with `do_sample`.
-        top_p (`float`, defaults to 1.0): nucleus of the draw, only with `do_sample`: the smallest set of likeliest
-            tokens whose probability reaches `top_p`, so the token that crosses it is in. (PRISM's code keeps those up
-            to a cumulative `top_p`, without the one that crosses.) Positions are scored before temperature, `top_k` and
-            `top_p`.
-        cfg_scale (`float`, defaults to 0.0 = off): classifier-free guidance (LLaDA, arXiv 2502.09992): logits become
-            un + (cfg_scale + 1) (cond - un), un being those with all given tokens masked. Doubles the batch of a
-            forward; quality is read without it.
-        suppress_tokens (`list[int]`): never drawn; positions are scored without them.
-        bad_words_ids (`list[list[int]]`): token sequences that do not arise, whichever of their tokens comes last. A
-            word of one token is as in `suppress_tokens`.
-        remask_strategy (`str`, `dict` or callable, defaults to None): a name in `STRATEGIES` (`"prism"`, `"random"`,
-            `"remdm_cap"`, `"p2"`, ...), `{"name": ..., **fields}`, an instance, or a callable, see
+        max_new_tokens (`int`, *optional*, defaults to `0`): Masks appended to each row; masks already in it are
+            unmasked in place.
+        max_length (`int`, *optional*): The same, as the length of the returned sequences. `max_new_tokens` wins.
+        mask_token_id (`int`, *optional*, defaults to `model.config.mask_token_id`): The mask; never drawn as a token.
+        steps (`int`, *optional*, defaults to the largest number of masks in a row of the batch): T, the number of
+            forward passes. After step i a row of M masks holds ceil(M (i + 1) / T) generated tokens. With T > M and
+            `num_remask`, corrections go on to the very end: up to `num_remask` positions stay open, and the last step
+            unmasks them.
+        block_length (`int`, *optional*, defaults to `None` = one block of all masks): A row's masks are unmasked in
+            blocks of this many, left to right, whatever remains being the last block. The steps are spread over the
+            row's blocks, and must be as many or more. Within a block, each step unmasks its share of the block's masks
+            (what cannot be divided goes to the first steps) and as many more as it is to remask. A complete block is
+            final.
+        cache_implementation (`str`, *optional*, defaults to `None` = exact): Reuse keys and values within a block
+            (Fast-dLLM, arXiv 2505.22618), for models that can. The step that begins a block computes all positions; the
+            others only the block and what comes after it (`"prefix"`) or only the block (`"dual"`), the rest being as
+            it was then. An approximation: tokens may differ, and if rows differ in their number of masks, one row's new
+            block refreshes all rows. Needs `block_length`.
+        cache_refresh_interval (`int`, *optional*, defaults to `None` = at each block alone): Within a block, too,
+            compute all positions at every so many steps; 1 is exact. Only with `cache_implementation`.
+        order (`str`, *optional*, defaults to `"confidence"`): Which masks are unmasked first: `"random"`,
+            `"confidence"`, `"margin"`, `"entropy"` or `"left_to_right"`. A strategy that decides on masks too leaves
+            nothing to it: with one that has probabilities it is `"random"`, with one that ranks drafts unset. With
+            `do_sample` too, `"confidence"` scores the probability of the likeliest token, where LLaDA's code scores
+            that of the token drawn.
+        confidence_threshold (`float`, *optional*, defaults to `None` = off): Each step unmasks all positions whose
+            likeliest token has a probability above it, at least one, and what the steps before would have held, so that
+            `steps` becomes a maximum: a block ends as soon as it has no mask. Needs `order="confidence"`.
+        do_sample (`bool`, *optional*, defaults to `False`): Draw tokens from the posterior; otherwise the argmax.
+        temperature (`float`, *optional*, defaults to `1.0`): Of the draw, only with `do_sample`; 0 is the argmax.
+        top_k (`int`, *optional*, defaults to `0` = off): Number of likeliest tokens to draw from, only with
+            `do_sample`.
+        top_p (`float`, *optional*, defaults to `1.0`): Nucleus of the draw, only with `do_sample`: the smallest set of
+            likeliest tokens whose probability reaches `top_p`, so the token that crosses it is in. (PRISM's code keeps
+            those up to a cumulative `top_p`, without the one that crosses.) Positions are scored before temperature,
+            `top_k` and `top_p`.
+        cfg_scale (`float`, *optional*, defaults to `0.0` = off): Classifier-free guidance (LLaDA, arXiv 2502.09992):
+            logits become un + (cfg_scale + 1) (cond - un), un being those with all given tokens masked. Doubles the
+            batch of a forward; quality is read without it.
+        suppress_tokens (`list[int]`, *optional*): Never drawn; positions are scored without them.
+        bad_words_ids (`list[list[int]]`, *optional*): Token sequences that do not arise, whichever of their tokens
+            comes last. A word of one token is as in `suppress_tokens`.
+        remask_strategy (`str`, `dict` or callable, *optional*, defaults to `None`): A name in `STRATEGIES` (`"prism"`,
+            `"random"`, `"remdm_cap"`, `"p2"`, ...), `{"name": ..., **fields}`, an instance, or a callable, see
             `prism_hf.generation.strategies`. None takes the model's default; `"none"` is always off. In a call, a
             strategy's fields may stand beside its name: `remask_strategy="remdm_loop", t_on=0.5`. Those that have
             probabilities or rank drafts, and `"wino"`, say themselves what is remasked: `num_remask`,
             `quality_threshold`, `confidence_threshold` and the loop do not go with them.
-        num_remask (`int`): without blocks, tokens remasked a step, while num_remask < generated < M - num_remask (but
-            see `quality_threshold`). With `block_length`, tokens remasked in a block, spread over its steps (what
-            cannot be divided goes to the middle ones), the first and the last of a block excepted. Not with `eta`.
-            Where neither is given the strategy has a default, see `PrismRemasking`.
-        eta (`float` in [0, 1]): the number remasked is Binomial(generated, min(eta, (1 - alpha_s) / alpha_t)). Not with
-            `block_length`. A strategy with a field `eta` (`"remdm_cap"`, `"remdm_rescale"`, `"remdm_loop"`, `"p2"`)
-            gets it instead.
-        remask_start, remask_end (`float`, default to 0.0 and 1.0): remask only at steps i with
-            remask_start <= i / T < remask_end (fractions of the steps, or of each block's steps): the first step of the
-            window remasks, the one at `remask_end` does not. With `eta`, the step before which nothing is generated and
-            the last one, where (1 - alpha_s) is 0, remask nothing.
-        quality_threshold (`float` in [0, 1], defaults to None = off): remask only tokens with a quality below it;
-            the strategy must be one that reads quality. With `confidence_threshold` too, what was filled is verified: a
-            block ends as soon as it has no mask and a forward has read all of it and remasked nothing, or no step that
-            may remask is left. `num_remask` tokens may then go back in any step of the static sampler but the last,
-            whatever the row holds; in the block sampler the steps have the same shares as ever.
-        loop_start (`int`): the extra loop steps come before this step, `0 <= loop_start <= steps`. The loop does not go
-            with `confidence_threshold`, and with `block_length` only as `"prism_loop"`, which has defaults for all
-            three and spreads the loop over the blocks.
-        loop_steps (`int`, defaults to 0): number of extra steps in which the count of generated tokens is held.
-        num_remask_loop (`int`, defaults to 0): random generated tokens remasked before the forward of each loop step.
-        num_return_sequences (`int`, defaults to 1): sequences for each row of `input_ids`, next to one another.
-        return_dict_in_generate (`bool`, defaults to False): return a `RemaskGenerationOutput`, not only the sequences.
-        output_trajectory (`bool`, defaults to False): record every step in the output; needs return_dict_in_generate.
-        eos_token_id (`int` or `list[int]`): the first of these among a row's appended tokens ends the row; what follows
-            becomes `pad_token_id`. A row is looked at when a block of it is complete, and when all rows have ended,
-            later blocks are not computed. Masks in place may be filled with it as with any other token.
-        pad_token_id (`int`, defaults to `model.config.pad_token_id`, that of its backbone, then the first of
-            `eos_token_id`): fills a row after its end.
-        bos_token_id (`int`): not used; kept in step with the tokenizer by `Trainer`, as the other special tokens are.
+        num_remask (`int`, *optional*): Without blocks, tokens remasked a step, while num_remask < generated < M -
+            num_remask (but see `quality_threshold`). With `block_length`, tokens remasked in a block, spread over its
+            steps (what cannot be divided goes to the middle ones), the first and the last of a block excepted. Not with
+            `eta`. Where neither is given the strategy has a default, see `PrismRemasking`.
+        eta (`float`, *optional*): The number remasked is Binomial(generated, min(eta, (1 - alpha_s) / alpha_t)). Not
+            with `block_length`. A strategy with a field `eta` (`"remdm_cap"`, `"remdm_rescale"`, `"remdm_loop"`,
+            `"p2"`) gets it instead.
+        remask_start (`float`, *optional*, defaults to `0.0`): Remask only at steps i with remask_start <= i / T <
+            remask_end (fractions of the steps, or of each block's steps): the first step of the window remasks, the one
+            at `remask_end` does not. With `eta`, the step before which nothing is generated and the last one, where (1
+            - alpha_s) is 0, remask nothing.
+        remask_end (`float`, *optional*, defaults to `1.0`): The end of that window.
+        quality_threshold (`float`, *optional*, defaults to `None` = off): Remask only tokens with a quality below it;
+            the strategy must be one that reads quality. With `confidence_threshold` too, what was generated is
+            verified: a block ends as soon as it has no mask and a forward has read all of it and remasked nothing, or
+            no step that may remask is left. `num_remask` tokens may then go back in any step of the static sampler but
+            the last, whatever the row holds; in the block sampler the steps have the same shares as ever.
+        loop_start (`int`, *optional*): The extra loop steps come before this step, `0 <= loop_start <= steps`. The loop
+            does not go with `confidence_threshold`, and with `block_length` only as `"prism_loop"`, which has defaults
+            for all three and spreads the loop over the blocks.
+        loop_steps (`int`, *optional*, defaults to `0`): Number of extra steps in which the count of generated tokens is
+            held.
+        num_remask_loop (`int`, *optional*, defaults to `0`): Random generated tokens remasked before the forward of
+            each loop step.
+        num_return_sequences (`int`, *optional*, defaults to `1`): Sequences for each row of `input_ids`, next to one
+            another.
+        return_dict_in_generate (`bool`, *optional*, defaults to `False`): Return a `RemaskGenerationOutput`, not only
+            the sequences.
+        output_trajectory (`bool`, *optional*, defaults to `False`): Record every step in the output; needs
+            return_dict_in_generate.
+        eos_token_id (`int` or `list[int]`, *optional*): The first of these among a row's appended tokens ends the row;
+            what follows becomes `pad_token_id`. A row is looked at when a block of it is complete, and when all rows
+            have ended, later blocks are not computed. Masks in place may become it as with any other token.
+        pad_token_id (`int`, *optional*, defaults to `model.config.pad_token_id`, that of its backbone, then the first
+            of `eos_token_id`): Fills a row after its end.
+        bos_token_id (`int`, *optional*): Not used; kept in step with the tokenizer by `Trainer`, as the other special
+            tokens are.
+
+    Example:
+        ```python
+        config = RemaskGenerationConfig(max_new_tokens=64, block_length=32, remask_strategy="prism")
+        model.generate(input_ids, config)
+        ```
     """
 
-    fields = tuple(FIELDS)
-    if TYPE_CHECKING:
-
-        def __getattr__(self, name: str) -> Any: ...  # the fields
-        def __setattr__(self, name: str, value: Any) -> None: ...
+    # What each accepts beside None.
+    max_new_tokens: Count
+    max_length: Positive
+    mask_token_id: Count
+    steps: Positive
+    block_length: Positive
+    cache_implementation: Annotated[str, Allowed(choices=CACHES)]
+    cache_refresh_interval: Positive
+    order: Order
+    confidence_threshold: Fraction
+    do_sample: bool
+    temperature: NotNegative
+    top_k: Count
+    top_p: Annotated[float, Allowed(above=0, max=1, remedy="For the likeliest token use do_sample=False.")]
+    cfg_scale: NotNegative
+    suppress_tokens: list[Count]
+    bad_words_ids: list[list[Count]]
+    remask_strategy: Any
+    num_remask: Count
+    eta: Fraction
+    remask_start: Fraction
+    remask_end: Fraction
+    quality_threshold: Fraction
+    loop_start: Count
+    loop_steps: Count
+    num_remask_loop: Count
+    num_return_sequences: Positive
+    return_dict_in_generate: bool
+    output_trajectory: bool
+    bos_token_id: Count
+    eos_token_id: Count | list[Count]
+    pad_token_id: Count
+    fields: ClassVar[tuple[str, ...]]
 
     def __init__(self, **kwargs: Any) -> None:
         kwargs = with_new_names(kwargs, RENAMED, type(self).__name__)
@@ -260,7 +268,21 @@ class RemaskGenerationConfig(GenerationConfig):
 
     @staticmethod
     def _get_default_generation_params() -> dict[str, Any]:
-        return {name: default for name, (_, default) in FIELDS.items() if default is not None}
+        return {
+            "max_new_tokens": 0,
+            "do_sample": False,
+            "temperature": 1.0,
+            "top_k": 0,
+            "top_p": 1.0,
+            "cfg_scale": 0.0,
+            "remask_start": 0.0,
+            "remask_end": 1.0,
+            "loop_steps": 0,
+            "num_remask_loop": 0,
+            "num_return_sequences": 1,
+            "return_dict_in_generate": False,
+            "output_trajectory": False,
+        }
 
     @classmethod
     def from_model_config(cls, model_config: Any) -> "RemaskGenerationConfig":
@@ -291,7 +313,7 @@ class RemaskGenerationConfig(GenerationConfig):
 
     def validate(self, strict: bool = False, user_set_attributes: Any = None) -> None:
         """Raise ValueError on the first field with an impossible value."""
-        for name, (kind, _) in FIELDS.items():
+        for name, kind in FIELDS.items():
             if (value := vars(self)[name]) is not None:
                 setattr(self, name, check_value(name, value, kind))
         if [] in (self.bad_words_ids or []):
@@ -405,6 +427,13 @@ class RemaskGenerationConfig(GenerationConfig):
         raise NotImplementedError("RemaskGenerationConfig has one mode: denoising with remasking.")
 
 
+# Of each field what it accepts beside None.
+FIELDS: dict[str, Any] = {
+    name: kind for name, kind in RemaskGenerationConfig.__annotations__.items() if name != "fields"
+}
+RemaskGenerationConfig.fields = tuple(FIELDS)
+# Those that are transformers' too, by the same meaning.
+SHARED = set(FIELDS) & set(GenerationConfig().__dict__) - {"cache_implementation"}
 # Either of a pair, given in one place, sets aside the other from any place with less say.
 EITHER_OR = (("num_remask", "eta"), ("max_new_tokens", "max_length"))
 

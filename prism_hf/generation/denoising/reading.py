@@ -1,4 +1,16 @@
-"""One forward: how a model of each family is called, and what it says of some positions."""
+"""One forward: how a model of each family is called, and what it says of some positions.
+
+Logits are read a few positions at a time, and never written into: a model may keep what it returns, and copies of (B,
+W, V) cost more than the reading. Families in which padding reaches real tokens (convolutions, segment means, Fourier
+transforms; `reads_padding`) are read a row length at a time, so that there too a row gets what it gets alone.
+
+Shadow tokens (WINO, arXiv 2507.18578) need no model code beyond `position_ids` and a mask of queries and keys. A canvas
+is read with one more mask token for each token of the block, with the position id of that token. It sees all real
+tokens but the one in its place, and nobody sees it, so that the same forward gives the posteriors of the canvas as it
+is and, for each token, the posterior with that token hidden. Hidden it is in the first layer; what the other tokens
+have seen of it they pass on in later ones, which is what one forward for all tokens costs. A mask is its own shadow, so
+the LM head runs once for each position of the block.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """What each step of a generation does, known before the first forward.
 
 A strategy makes the schedule of one row from its number of masks M alone, so that a row is treated the same in any
-batch. The loop reads the schedules of all rows as tensors, and never has to ask the device how many tokens there are.
+batch. The loop reads the schedules of all rows as tensors, and never has to ask the device how many tokens there are. A
+model whose forward takes `logits_to_keep` (B, W) runs its LM head at the positions that a step can decide only.
 """
 
 from __future__ import annotations

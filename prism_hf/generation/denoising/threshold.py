@@ -1,7 +1,8 @@
 """Threshold decoding: the model's confidence says how many positions a step unmasks, and so how many steps there are.
 
 The schedule then holds the most that each step may do. After each step the host hears from the device what was done:
-how wide the next step has to be, and which rows have come to the end of their block.
+how wide the next step has to be, and which rows have come to the end of their block. With a threshold of quality too, a
+block is done when a forward has judged it, so that the last tokens unmasked can be corrected too.
 """
 
 from __future__ import annotations

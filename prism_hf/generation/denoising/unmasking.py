@@ -1,4 +1,7 @@
-"""Unmasking: tokens are drawn from the posterior, without a host synchronisation."""
+"""Unmasking: tokens are drawn from the posterior, without a host synchronisation.
+
+`bad_words_ids` hold from both sides, unlike the logits processor of that name, which sees only what is to the left.
+"""
 
 from __future__ import annotations
 

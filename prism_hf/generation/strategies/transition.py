@@ -6,6 +6,9 @@ probability that a position holds a token at time t, whatever sigma is, and with
 last step have the distribution of the data as the steps get finer and each remasks less. Unless a docstring says
 otherwise, ``alpha_t = 1 - t``, and sigma_max = ``min(1, (1 - alpha_s) / alpha_t)``. Sample (`do_sample=True`): the
 theory is that of draws from the posterior.
+
+Probabilities that do not depend on the forward are drawn before it, so that the LM head runs where a token is drawn, on
+a width that a binomial quantile bounds.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """WINO: fill generously, then verify in the same forward, with shadow tokens.
 
-Shadow tokens need no model code beyond `position_ids` and a mask of queries and keys, see `denoising.reading`.
+What shadow tokens are, see `denoising.reading`.
 """
 
 from __future__ import annotations

@@ -346,6 +346,14 @@ class RemaskGenerationMixin:
 
     transformers recognises a model that generates by "GenerationMixin" in the name of a base class. List the mixin
     before `PreTrainedModel`.
+
+    Example:
+        ```python
+        class MyForMaskedDiffusion(RemaskGenerationMixin, MyPreTrainedModel): ...
+
+
+        MyForMaskedDiffusion.from_pretrained("user/repo").generate(input_ids, max_new_tokens=64)
+        ```
     """
 
     generation_config_class = RemaskGenerationConfig

@@ -455,6 +455,12 @@ def prepare_generation_config(
         ValueError: for a name in `kwargs` that is neither a field nor one of the strategy's, with the nearest right
             one, unless it is a setting of transformers' at the value at which it does nothing; for settings that do not
             go together.
+
+    Example:
+        ```python
+        config, strategy = prepare_generation_config(model, None, remask_strategy="remdm_loop", t_on=0.5)
+        print(config.order, strategy.needs)
+        ```
     """
     kwargs = with_new_names(kwargs, RENAMED, "generate", stacklevel=3)
     kwargs = {name: value for name, value in kwargs.items() if not asks_for_nothing(name, value)}
@@ -536,6 +542,17 @@ def fitted_to_tokenizer(model: Any, tokenizer: PreTrainedTokenizerBase, settings
 
     Its EOS ends a text unless they or the model say what does, its pad token fills what follows unless they or the
     model have one, and ids that it lacks are never drawn: a vocabulary that was padded to a round number has some.
+
+    Args:
+        model (`Any`): What is to generate.
+        tokenizer (`PreTrainedTokenizerBase`): Its tokenizer.
+        settings (`dict[str, Any]`): Those of the call.
+
+    Example:
+        ```python
+        settings = fitted_to_tokenizer(model, tokenizer, {"max_new_tokens": 64})
+        remask_generate(model, input_ids, **settings)
+        ```
     """
     (config, _), size = prepare_generation_config(model, None, **settings), vocabulary_size(model)
     told: dict[str, Any] = {}

@@ -72,6 +72,18 @@ class TerminalDraftStreamer(TextDiffusionStreamer):
 
     Without that room, a draft at the bottom of the screen scrolls it, and the cursor does not come back to where the
     draft began. Of a draft that is higher than the screen, the beginning is shown.
+
+    Args:
+        tokenizer (`PreTrainedTokenizerBase`): Gives the tokens their text.
+        mask_token_id (`int`): The mask.
+        skip_prompt (`bool`, *optional*, defaults to `False`): Do not show the prompt.
+        **kwargs: Of the tokenizer's `decode`.
+
+    Example:
+        ```python
+        streamer = TerminalDraftStreamer(tokenizer, model.config.mask_token_id, skip_prompt=True)
+        model.generate(input_ids, max_new_tokens=64, block_length=16, streamer=streamer)
+        ```
     """
 
     def __init__(

@@ -22,10 +22,21 @@ MASK_SIGN = "░"
 class Trajectory:
     """Every step of a generation, S of them, laid out as the returned sequences.
 
-    canvas (S, B, L) int64: after the step. filled, remasked (S, B, L) bool: what the step filled and remasked; a
-    position that a loop step remasks before its forward can be filled again in the same step. quality (S, B, L): of the
-    canvas that the forward saw, NaN where a loop step had just removed the token or a cache spared it; None if the
-    strategy reads none.
+    Args:
+        canvas (`torch.LongTensor`): (S, B, L), after the step.
+        filled (`torch.BoolTensor`): (S, B, L), what the step unmasked. A position that a loop step remasks before its
+            forward can be unmasked again in the same step.
+        remasked (`torch.BoolTensor`): (S, B, L), what it remasked.
+        quality (`torch.Tensor`, *optional*): (S, B, L), of the canvas that the forward saw, NaN where a loop step had
+            just removed the token or a cache spared it; None if the strategy reads none.
+
+    Example:
+        ```python
+        recorded = {"return_dict_in_generate": True, "output_trajectory": True}
+        trajectory = model.generate(input_ids, max_new_tokens=64, **recorded).trajectory
+        print(trajectory.to_text(tokenizer), trajectory.corrections().sum())
+        trajectory.to_html("trajectory.html", tokenizer)
+        ```
     """
 
     canvas: torch.Tensor
@@ -55,9 +66,14 @@ class Trajectory:
     ) -> None:
         """Write a page that shows one row of the batch at every step; it needs no network and no other file.
 
-        tokenizer: gives the tokens their text; without it the page shows their ids. line_length: break the line after
-        every so many tokens, for grids whose sequence has no newlines. A token has the colour of the quality that the
-        step's forward read, so one that the step fills has none yet.
+        A token has the colour of the quality that the step's forward read, so one that the step unmasks has none yet.
+
+        Args:
+            path (`str | Path`): The page.
+            tokenizer (`PreTrainedTokenizerBase`, *optional*): Gives the tokens their text; else the page has their ids.
+            row (`int`, *optional*, defaults to 0): The row.
+            line_length (`int`, *optional*): Break the line after every so many tokens, for grids whose sequence has no
+                newlines.
         """
         data = json.dumps(self._row_data(tokenizer, row, line_length), allow_nan=False, separators=(",", ":"))
         # The only way out of a script element is a "<".
@@ -74,8 +90,12 @@ class Trajectory:
     ) -> str:
         """One row of the batch at every step as text for a terminal.
 
-        tokenizer, row, line_length: as for `to_html`. steps: show these only, counted from 1 (0 is before the first).
-        The marks are ANSI escapes; with `color=False` they are plain characters, those of wdiff.
+        Args:
+            tokenizer (`PreTrainedTokenizerBase`, *optional*): As for `to_html`.
+            row (`int`, *optional*, defaults to 0): As for `to_html`.
+            line_length (`int`, *optional*): As for `to_html`.
+            steps (`Iterable[int]`, *optional*): Show these only, counted from 1 (0 is before the first).
+            color (`bool`, *optional*, defaults to `True`): Mark by ANSI escapes; else by plain characters.
         """
         data = self._row_data(tokenizer, row, line_length)
         last = len(self.canvas)

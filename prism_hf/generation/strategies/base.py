@@ -54,6 +54,12 @@ class StepState:
         token_probs (`torch.Tensor`, *optional*): (B, L), of a strategy that needs it: the posterior probability of the
             draft's tokens (of the generated ones where there is no draft), NaN outside the block and at masks. With
             `"shadows"` among its needs, that of each token hidden from itself.
+
+    Example:
+        ```python
+        def leftmost_first(state: StepState) -> torch.Tensor:
+            return torch.arange(state.canvas.shape[1], device=state.canvas.device).expand_as(state.canvas).float()
+        ```
     """
 
     canvas: torch.Tensor
@@ -244,6 +250,13 @@ def register_strategy(name: str) -> Callable[[type], type]:
 
     Raises:
         ValueError: for a class that is no dataclass, and for a name that is taken.
+
+    Example:
+        ```python
+        @register_strategy("oldest")
+        @dataclass(frozen=True)
+        class OldestFirst(ScoreStrategy): ...
+        ```
     """
 
     def register(cls: type) -> type:
@@ -336,12 +349,19 @@ def as_strategy(value: Any) -> RemaskStrategy:
 
     What says more of itself than a plain callable, by attributes as strategies had them before they had a base class
     (`selection`, `needs_quality`, ...), is taken for one version more.
+
+    Raises:
+        ValueError: for attributes that say what no kind is.
     """
     if isinstance(value, RemaskStrategy):
         return value
     selection = getattr(value, "selection", "lowest")
     if selection not in _KINDS:
         raise ValueError(f"{_name_of(value)}.selection must be one of {tuple(_KINDS)}, got {selection!r}.")
+    if hasattr(value, "fill_threshold") or hasattr(value, "verify_threshold"):
+        raise ValueError(
+            f"{_name_of(value)} has thresholds of its own, which is for ScoreStrategy.thresholds to say: inherit."
+        )
     module, name = _KINDS[selection]
     return _of_callables(getattr(import_module(f".{module}", __package__), name))(value)
 

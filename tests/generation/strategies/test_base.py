@@ -159,6 +159,17 @@ def test_needs_of_a_function_are_read_with_a_warning():
         assert torch.equal(remask_generate(Even(), IDS, remask_strategy=mine, **settings), expected)
 
 
+def test_thresholds_of_a_strategy_without_a_base_class_are_refused():
+    class Old:
+        verify_threshold = 0.9
+
+        def __call__(self, state):
+            return state.canvas.float()
+
+    with pytest.raises(ValueError, match="Old has thresholds of its own"):
+        remask_generate(Even(), IDS, remask_strategy=Old())
+
+
 def test_a_strategy_of_no_kind():
     class Nothing(RemaskStrategy):
         pass

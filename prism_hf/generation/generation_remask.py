@@ -51,7 +51,9 @@ DESCRIPTIONS = (
 )
 # What transformers' generate hands to a `custom_generate` for a decoder; none of it concerns a canvas.
 OF_DECODERS = ("use_cache", "cache", "past_key_values", "position_ids", "logits_to_keep")
-# Made by it from settings that reach us as settings.
+# What says where a repository's files are.
+DOWNLOADED = ("cache_dir", "force_download", "proxies", "local_files_only", "token", "revision", "subfolder")
+# Made by transformers' generate from settings that reach us as settings.
 DERIVED = (
     EosTokenCriteria,
     MaxLengthCriteria,
@@ -392,33 +394,17 @@ class RemaskGenerationMixin:
         generation_config: GenerationConfig | None,
         from_auto_class: bool,
         from_pipeline: str | None,
-        pretrained_model_name_or_path: str,
-        cache_dir: str | None,
-        force_download: bool,
-        proxies: dict[str, str] | None,
-        local_files_only: bool,
-        token: str | bool | None,
-        revision: str,
-        subfolder: str,
-        trust_remote_code: bool | None,
+        pretrained_model_name_or_path: str | None,
         **kwargs: Any,
     ) -> None:
         """At `from_pretrained`: take the given generation config, or the one saved beside the weights."""
         if generation_config is not None:
             self.generation_config = self.generation_config_class.from_dict(generation_config.to_dict())
         elif pretrained_model_name_or_path is not None:
+            place = {name: kwargs[name] for name in DOWNLOADED if name in kwargs}
+            place |= {"_from_auto": from_auto_class, "_from_pipeline": from_pipeline}
             try:
-                self.generation_config = self.generation_config_class.from_pretrained(
-                    pretrained_model_name_or_path,
-                    _from_auto=from_auto_class,
-                    _from_pipeline=from_pipeline,
-                    cache_dir=cache_dir,
-                    force_download=force_download,
-                    proxies=proxies,
-                    local_files_only=local_files_only,
-                    token=token,
-                    revision=revision,
-                    subfolder=subfolder,
-                )
+                saved: Any = self.generation_config_class.from_pretrained(pretrained_model_name_or_path, **place)
+                self.generation_config = saved
             except OSError:
                 logger.info("No generation config file found: using the default one.")

@@ -32,19 +32,21 @@ class ModelArguments:
 def build(
     model_args: ModelArguments, data_args: DataArguments, training_args: MaskedDiffusionTrainingArguments
 ) -> MaskedDiffusionTrainer:
+    name_or_path, attention = model_args.model_name_or_path, {"attn_implementation": model_args.attn_implementation}
     with training_args.main_process_first(desc="loading the data"):
-        train_dataset, eval_dataset, tokenizer = load_training_data(
-            data_args, training_args.seed, model_args.model_name_or_path
-        )
-    attention = {"attn_implementation": model_args.attn_implementation}
-    if model_args.model_name_or_path is not None:
-        model = AutoModelForMaskedLM.from_pretrained(model_args.model_name_or_path, **attention)
+        train_dataset, eval_dataset, tokenizer = load_training_data(data_args, training_args.seed, name_or_path)
+    if name_or_path is not None:
+        model = AutoModelForMaskedLM.from_pretrained(name_or_path, **attention)
     else:
         config = new_config(model_args.model_type, tokenizer, model_args.model_config or {})
         model = AutoModelForMaskedLM.from_config(config, **attention)
 
     trainer = MaskedDiffusionTrainer(
-        model, training_args, train_dataset=train_dataset, eval_dataset=eval_dataset, processing_class=tokenizer
+        model,
+        training_args,
+        train_dataset=train_dataset,
+        eval_dataset=eval_dataset,
+        processing_class=tokenizer,
     )
     solve_at_evaluations(trainer, data_args)
     return trainer

@@ -8,28 +8,13 @@ checkpoint; a finished run changes nothing then.
 """
 
 from dataclasses import dataclass, field
-from typing import Annotated
-
-import torch
-from peft import LoraConfig
-from transformers import BitsAndBytesConfig
 
 from prism_hf import PrismForMaskedDiffusion, PrismTrainer, PrismTrainingArguments, RemaskGenerationConfig
 from prism_hf.data import DataArguments, load_training_data
-from prism_hf.fields import DTYPES, Allowed, Count, Positive, Share, build_config, check_fields
+from prism_hf.fields import DTYPES, Count, check_fields
 from prism_hf.models.prism import QUALITY_HEADS
 from prism_hf.resources import resource_path
-from prism_hf.training.running import run_training, solve_at_evaluations
-
-# What the annotations of peft and bitsandbytes do not say.
-LORA = {"r": Positive, "lora_alpha": Annotated[float, Allowed(above=0)], "lora_dropout": Share}
-QUANTIZATION = {
-    "load_in_4bit": bool,
-    "load_in_8bit": bool,
-    "bnb_4bit_use_double_quant": bool,
-    "bnb_4bit_quant_type": Annotated[str, Allowed(choices=("fp4", "nf4"))],
-    "bnb_4bit_compute_dtype": Annotated[str, Allowed(choices=DTYPES)],
-}
+from prism_hf.training.running import lora_config, quantization_config, run_training, solve_at_evaluations
 
 
 @dataclass
@@ -53,11 +38,7 @@ class ModelArguments:
 
 
 def build(model_args: ModelArguments, data_args: DataArguments, training_args: PrismTrainingArguments) -> PrismTrainer:
-    peft_config = None if model_args.peft is None else build_config(LoraConfig, model_args.peft, "peft", LORA)
-    quantization = {}
-    if model_args.quantization is not None:
-        config = build_config(BitsAndBytesConfig, model_args.quantization, "quantization", QUANTIZATION)
-        quantization["quantization_config"] = config
+    peft_config, quantization = lora_config(model_args.peft), quantization_config(model_args.quantization)
     generation_config = RemaskGenerationConfig(**(model_args.generation or {}))
     name_or_path = model_args.model_name_or_path or resource_path("sudoku_mdm")
     with training_args.main_process_first(desc="loading the data"):
@@ -66,9 +47,9 @@ def build(model_args: ModelArguments, data_args: DataArguments, training_args: P
         name_or_path,
         head_type=model_args.head_type,
         head_num_blocks=model_args.head_num_blocks,
-        dtype=getattr(torch, model_args.dtype),
+        dtype=model_args.dtype,
         attn_implementation=model_args.attn_implementation,
-        **quantization,
+        quantization_config=quantization,
     )
     model.generation_config = generation_config
 

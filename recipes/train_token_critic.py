@@ -45,12 +45,10 @@ def build(
     model_args: ModelArguments, data_args: DataArguments, training_args: TokenCriticTrainingArguments
 ) -> TokenCriticTrainer:
     attention = {"attn_implementation": model_args.attn_implementation}
-    denoiser_name_or_path = model_args.denoiser_name_or_path or resource_path("sudoku_prism")
-    denoiser = load_model(denoiser_name_or_path, **attention)
+    denoiser_name = model_args.denoiser_name_or_path or resource_path("sudoku_prism")
     with training_args.main_process_first(desc="loading the data"):
-        train_dataset, eval_dataset, tokenizer = load_training_data(
-            data_args, training_args.seed, denoiser_name_or_path
-        )
+        train_dataset, eval_dataset, tokenizer = load_training_data(data_args, training_args.seed, denoiser_name)
+    denoiser = load_model(denoiser_name, **attention)
     if model_args.model_name_or_path is not None:
         critic = PrismForMaskedDiffusion.from_pretrained(model_args.model_name_or_path, **attention)
     else:
@@ -59,7 +57,7 @@ def build(
         if model_args.attn_implementation is not None:
             critic.set_attn_implementation(model_args.attn_implementation)
 
-    trainer = TokenCriticTrainer(
+    return TokenCriticTrainer(
         critic,
         training_args,
         denoiser=denoiser,
@@ -67,7 +65,6 @@ def build(
         eval_dataset=eval_dataset,
         processing_class=tokenizer,
     )
-    return trainer
 
 
 if __name__ == "__main__":

@@ -86,6 +86,13 @@ def test_what_type_checkers_ask_for_ships():
 
 
 @pytest.mark.parametrize("package", LAZY)
+def test_every_class_has_an_example(package):
+    module = importlib.import_module(package)
+    classes = {name: getattr(module, name) for name in module.__all__ if inspect.isclass(getattr(module, name))}
+    assert not [name for name, cls in classes.items() if "Example:" not in cls.__doc__]
+
+
+@pytest.mark.parametrize("package", LAZY)
 def test_examples_can_be_read(package):
     """Each is Python, and imports only what is there; those of generation and models are run by tests of theirs."""
     module = importlib.import_module(package)

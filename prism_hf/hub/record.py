@@ -27,6 +27,12 @@ class TrainingRecord:
         denoiser (`str`, *optional*): Of a token critic, name or path of the model whose drafts it judges.
         method (`str`, *optional*): What the trainer's method is called.
         paper (`dict[str, str]`, *optional*): Its `title`, `id` on arXiv and `citation`, see `prism_hf.hub.papers`.
+
+    Example:
+        ```python
+        model.training_record = TrainingRecord({}, mask_token_id=0, tokenizer=tokenizer, dataset="Solved grids")
+        model.push_to_hub("user/my-prism")
+        ```
     """
 
     arguments: dict[str, Any]

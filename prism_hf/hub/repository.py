@@ -22,7 +22,14 @@ CONFIGS = ("config.json", "generation_config.json", "tokenizer_config.json")
 
 
 class HubMixin:
-    """Gives a model a `push_to_hub` that uploads the whole repository. List it before the class that it extends."""
+    """Gives a model a `push_to_hub` that uploads the whole repository. List it before the class that it extends.
+
+    Example:
+        ```python
+        model = PrismForMaskedDiffusion.from_pretrained("runs/prism")
+        model.push_to_hub("user/my-prism", private=True)
+        ```
+    """
 
     training_record: TrainingRecord | None = None
 

@@ -89,7 +89,7 @@ def test_what_type_checkers_ask_for_ships():
 def test_every_class_has_an_example(package):
     module = importlib.import_module(package)
     classes = {name: getattr(module, name) for name in module.__all__ if inspect.isclass(getattr(module, name))}
-    assert not [name for name, cls in classes.items() if "Example:" not in cls.__doc__]
+    assert not [name for name, cls in classes.items() if not re.search(r"Example(:|\*\*:)", cls.__doc__)]
 
 
 @pytest.mark.parametrize("package", LAZY)

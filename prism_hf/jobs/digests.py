@@ -20,6 +20,11 @@ def weights_digest(model: nn.Module) -> str:
     """The same for a model, from the first entries of each weight: another training changes them all.
 
     What PEFT keeps aside is left out: a quality head that the adapter's replaces is random where the base has none.
+
+    Example:
+        ```python
+        name = f"my model {weights_digest(model)}"
+        ```
     """
     used = (parameter for name, parameter in model.named_parameters() if ".original_module." not in name)
     return digest(*(parameter.flatten()[:64] for parameter in used))

@@ -74,6 +74,11 @@ def is_solved(predictions: Tensor, puzzles: Tensor) -> Tensor:
 
     Raises:
         ValueError: if the shapes differ.
+
+    Example:
+        ```python
+        assert is_solved(solutions, puzzles).all()
+        ```
     """
     if predictions.shape != puzzles.shape:
         raise ValueError(

@@ -104,7 +104,7 @@ def compare(
 
     Example:
         ```python
-        task = load_task("sudoku", layout=81, num_tuning_puzzles=100)
+        task = load_task("sudoku", layout=81, num_puzzles=100, num_tuning_puzzles=20)
         strategies = [{"name": "none"}, {"name": "prism", "num_remask": [4, 8]}]
         points = expand_grid(strategies, orders=["random"], temperatures=[1.0], budgets=[51])
         print(comparison_table(compare(model, task, points, "results.jsonl")))

@@ -29,7 +29,9 @@ class Judgement(NamedTuple):
 
     Example:
         ```python
-        >>> Judgement(torch.tensor([True, False]), [{"text": "a"}, {"text": "b"}], {"mean length": 1.0})
+        >>> judged = Judgement(torch.tensor([True, False]), [{"text": "a"}, {"text": "b"}], {"mean length": 1.0})
+        >>> judged.measures
+        {'mean length': 1.0}
         ```
     """
 

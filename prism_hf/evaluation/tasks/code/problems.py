@@ -82,7 +82,7 @@ def read_problems(path: str | Path) -> list[CodeProblem]:
 
     Example:
         ```python
-        problems = read_problems("HumanEval.jsonl.gz")
+        problems = read_problems("mbpp.jsonl")
         ```
     """
     problems: list[CodeProblem] = []

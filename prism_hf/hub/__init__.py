@@ -5,8 +5,6 @@ from typing import TYPE_CHECKING
 from prism_hf._lazy import lazy_names
 
 if TYPE_CHECKING:
-    from prism_hf._compat import unwrapped
-
     from .base_model import base_from, base_model_name, base_seen_from
     from .card import CARD, model_card, write_card
     from .record import HEAD_SETTINGS, TrainingRecord
@@ -23,7 +21,6 @@ __all__ = [
     "base_model_name",
     "base_seen_from",
     "model_card",
-    "unwrapped",
     "write_card",
     "write_files",
 ]

@@ -11,7 +11,8 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy
 from transformers.utils.hub import PushInProgress
 
-from prism_hf.hub import TrainingRecord, unwrapped, write_card, write_files
+from prism_hf._compat import unwrapped
+from prism_hf.hub import TrainingRecord, write_card, write_files
 
 from .checkpoints import hide_best_path
 from .data_preparation.datasets import dataset_name, row_length

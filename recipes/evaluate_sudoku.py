@@ -6,7 +6,7 @@ Each finished setting is a line of `results.jsonl` in the output folder; started
 missing. Then `results.md` (the table), `results.png`, `reliability.png` and `corrections.png` are written.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -69,6 +69,8 @@ def evaluate_settings(args: EvaluationArguments, path: Path, state: PartialState
     if args.puzzles_file is None:
         args.solutions_file = resource_path("sudoku/solutions.csv")
     task = load_sudoku(args.puzzles_file, args.num_puzzles, layout=args.layout, solutions_file=args.solutions_file)
+    # By this what an earlier version has written, and an interrupted run of it has left, is found.
+    task = replace(task, made_with={"num_puzzles": len(task.examples)})
     model = AutoModelForMaskedLM.from_pretrained(
         args.model_name_or_path or resource_path("sudoku_prism"), attn_implementation=args.attn_implementation
     )

@@ -84,4 +84,4 @@ def test_the_evaluation_in_89_tokens_runs(tmp_path):
     }
     evaluate_sudoku.evaluate_settings(args, tmp_path / "results.jsonl", PartialState(cpu=True))
     rows = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
-    assert [row["forward_passes"] for row in rows] == [51, 51, 51]
+    assert [(row["forward_passes"], row["num_puzzles"]) for row in rows] == [(51, 2)] * 3

@@ -157,7 +157,7 @@ def evaluate_sudoku(
 
     warn_renamed("evaluate_sudoku", "evaluate, which takes any task")
     judge = is_solved if solutions is None else judge_beside(solutions)
-    task = Task(puzzles, puzzles[:0], judge, "solved", "")
+    task = Task(puzzles, puzzles[:0], judge, "solved", "", made_with={"num_puzzles": len(puzzles)})
     adopt_results(path)
     rows = evaluate(model, task, settings, path, batch_size, seed, bf16)
     return [row | _metrics_of(row) for row in rows]
@@ -167,7 +167,7 @@ def _metrics_of(row: dict[str, Any]) -> dict[str, float]:
     """What `sudoku_metrics` told of a row of results."""
     solved, total = int(row["scores"].sum()), len(row["scores"])
     low, high = wilson_interval(solved, total)
-    metrics = {"num_puzzles": total, "success": solved / total, "success_low": low, "success_high": high}
+    metrics = {"success": solved / total, "success_low": low, "success_high": high}
     return metrics | ({"cell_accuracy": row["measures"]["cells right"]} if row["measures"] else {})
 
 

@@ -1,6 +1,7 @@
 """The task of solving puzzles, and what is told of them."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from prism_hf.evaluation import (
     sudoku_metrics,
 )
 from prism_hf.evaluation.tasks.sudoku.task import adopt_results
-from prism_hf.jobs.digests import digest, weights_digest
+from prism_hf.jobs.digests import digest, json_digest, weights_digest
 
 SETTINGS = [{"order": "left_to_right"}, {"order": "left_to_right", "remask_strategy": "prism", "num_remask": 2}]
 
@@ -134,14 +135,17 @@ def test_solutions_are_those_of_the_puzzles(sudoku, tmp_path):
 
 def test_results_of_an_earlier_version_are_taken_over(sudoku, tmp_path):
     model, path = sudoku.Solver(), tmp_path / "rows.jsonl"
-    old = {
-        "setting": {"remask_strategy": "none"} | SETTINGS[0],
+    made_with = {
         "num_puzzles": 6,
         "examples": digest(sudoku.puzzles),
         "weights": weights_digest(model),
-        "batch_size": 250,
+        "batch_size": 3,
         "seed": 0,
         "bf16": False,
+    }
+    old = {
+        "setting": {"remask_strategy": "none"} | SETTINGS[0],
+        **made_with,
         "forward_passes": 40,
         "mean_forward_passes": 40.0,
         "seconds": 2.5,
@@ -151,15 +155,20 @@ def test_results_of_an_earlier_version_are_taken_over(sudoku, tmp_path):
         "cell_accuracy": 0.75,
     }
     path.write_text(json.dumps(old) + "\n")
+    # Of the second setting, a kill has left the first of two batches.
+    left = {"sequences": sudoku.solutions[:3].tolist(), "num_forwards": 40, "passes": [40.0] * 3, "seconds": 1.0}
+    name = json_digest({"setting": SETTINGS[1]} | made_with)
+    (tmp_path / f"rows.{name}.jsonl.shard-00000").write_text(json.dumps({"part": 0, "rows": [left]}) + "\n")
     adopt_results(path)
-    rows = evaluate(model, sudoku.task, SETTINGS, path)
-    assert model.calls == 40  # the second setting alone
+    task = replace(sudoku.task, made_with={"num_puzzles": 6})
+    rows = evaluate(model, task, SETTINGS, path, batch_size=3)
+    assert model.calls == 40 and rows[1]["scores"].all()
     assert rows[0]["scores"].sum() == 4 and len(rows[0]["scores"]) == 6
     line = comparison_table(rows).splitlines()[2]
     assert line == "| none | left_to_right | greedy | 40 | 66.7% | 30.0% to 90.3% | 0.7500 | 2 |"
     written = path.read_bytes()
     adopt_results(path)
-    assert path.read_bytes() == written
+    assert path.read_bytes() == written and sorted(each.name for each in tmp_path.glob("rows*")) == ["rows.jsonl"]
     assert json.loads(written.splitlines()[0]).items() >= old.items()
 
 

@@ -30,6 +30,8 @@ ARGUMENTS = (
 )
 # What a config holds beside settings.
 NO_SETTINGS = ("_from_model_config", "transformers_version")
+# What every file that this class has saved holds, and no other class's: a file without it is somebody else's.
+SIGN = "remask_strategy"
 # Settings of transformers' own `generate` that denoising has none of, by what to use instead.
 REASONS = {
     "beams need left-to-right generation, in which a beginning has a probability: for several sequences set "
@@ -299,17 +301,41 @@ class RemaskGenerationConfig(GenerationConfig):
 
     @classmethod
     def _dict_from_json_file(cls, json_file: str | os.PathLike) -> dict[str, Any]:
-        """What a file holds. Raises ValueError, where the parent's OSError would pass for a file that is not there."""
+        """What a file holds, of a file that is none of ours what this class knows.
+
+        Raises ValueError, where the parent's OSError would pass for a file that is not there.
+        """
         try:
             settings = super()._dict_from_json_file(json_file)
             if not isinstance(settings, dict):
                 raise ValueError(f"it holds no mapping but {settings!r}")
+            if SIGN not in settings:
+                return cls.without_foreign(settings, json_file)
             cls.from_dict(settings)
         except (OSError, ValueError) as error:
             raise ValueError(
                 f"{json_file} holds no generation settings: {error} Correct or delete the file."
             ) from error
         return settings
+
+    @classmethod
+    def without_foreign(cls, settings: dict[str, Any], json_file: str | os.PathLike) -> dict[str, Any]:
+        """A foreign file's settings that this class takes; a warning names the others that ask for something."""
+        kept: dict[str, Any] = {}
+        left_out = []
+        for name, value in settings.items():
+            try:
+                cls(**kept | {name: value})
+                kept[name] = value
+            except ValueError:
+                if value is not None and not asks_for_nothing(name, value):
+                    left_out.append(f"{name}={value!r}")
+        if left_out:
+            logger.warning_once(
+                f"{json_file} was not written by {cls.__name__}; left out of it, as denoising has no such settings: "
+                f"{', '.join(left_out)}."
+            )
+        return kept
 
     def validate(self, strict: bool = False, user_set_attributes: Any = None) -> None:
         """Raise ValueError on the first field with an impossible value."""

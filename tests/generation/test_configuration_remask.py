@@ -107,8 +107,8 @@ def test_model_saves_and_loads_its_config(tmp_path):
         (b"", "Expecting value"),
         (b"\xff\xfe{}", "utf-8"),
         (b"[1]", "no mapping"),
-        (b'{"num_remasks": 2}', "'num_remask'"),
-        (b'{"top_p": 1.5}', "top_p=1.5"),
+        (b'{"remask_strategy": null, "num_remasks": 2}', "'num_remask'"),
+        (b'{"remask_strategy": null, "top_p": 1.5}', "top_p=1.5"),
         (b'{"remask_strategy": "prsim"}', "'prism'"),
     ],
 )

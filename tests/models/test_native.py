@@ -1,5 +1,7 @@
 """What LLaDA and MDLM do as models of their own: they generate, by settings that are saved with them."""
 
+import json
+
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -10,6 +12,7 @@ from prism_hf import (
     LladaForMaskedDiffusion,
     MdlmConfig,
     MdlmForMaskedDiffusion,
+    PrismForMaskedDiffusion,
     RemaskGenerationConfig,
     remask_generate,
 )
@@ -70,6 +73,41 @@ def test_the_settings_of_a_decoder_in_a_published_checkpoint_are_left_out(model,
     (tmp_path / "generation_config.json").write_text('{"eos_token_id": 7, "num_beams": 4, "use_cache": false}')
     config = type(model).from_pretrained(tmp_path).generation_config
     assert config.eos_token_id == 7 and isinstance(config, RemaskGenerationConfig)
+
+
+# Of Dream, but for the tokens: keys of its own, and values that only its own code reads.
+DREAM = {"alg": "origin", "alg_temp": None, "eps": 0.001, "output_history": False, "steps": 4, "temperature": 0.0}
+
+
+def test_the_generation_config_of_somebody_else_is_read_for_what_it_shares(model, tmp_path, caplog):
+    model.save_pretrained(tmp_path)
+    theirs = DREAM | {"_from_model_config": True, "eos_token_id": 7, "pad_token_id": 0, "top_p": 9.5, "order": 3}
+    (tmp_path / "generation_config.json").write_text(json.dumps(theirs))
+    for _ in range(2):
+        loaded = type(model).from_pretrained(tmp_path)
+        assert loaded.generation_config == RemaskGenerationConfig(
+            steps=4, temperature=0.0, eos_token_id=7, pad_token_id=0
+        )
+    (warning,) = [message for message in caplog.messages if "was not written by" in message]
+    for part in ("generation_config.json", "alg='origin'", "eps=0.001", "top_p=9.5", "order=3"):
+        assert part in warning
+    assert "alg_temp" not in warning and "steps" not in warning
+    assert torch.equal(loaded.generate(IDS), model.generate(IDS, steps=4))
+    loaded.save_pretrained(tmp_path)  # now it is ours
+    assert type(model).from_pretrained(tmp_path).generation_config == loaded.generation_config
+
+
+def test_a_published_token_ends_what_is_appended_with_and_without_a_quality_head(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": 7, "pad_token_id": 0, "alg": "origin"}')
+    plain = type(model).from_pretrained(tmp_path)
+    prism = PrismForMaskedDiffusion.from_pretrained(tmp_path, head_type="linear")
+    assert prism.generation_config == plain.generation_config == RemaskGenerationConfig(eos_token_id=7, pad_token_id=0)
+    expected = plain.generate(IDS, max_new_tokens=4)
+    assert torch.equal(prism.generate(IDS, max_new_tokens=4), expected)
+    given = RemaskGenerationConfig(steps=2)
+    prism = PrismForMaskedDiffusion.from_pretrained(tmp_path, head_type="linear", generation_config=given)
+    assert prism.generation_config == given
 
 
 def test_an_adapter_generates_with_its_base_model(model):

@@ -21,6 +21,7 @@ from prism_hf.models.checkpoint.loading import (
     HUB_ARGUMENTS,
     WholeCheckpointMixin,
     naming_damage,
+    place_of,
     refuse_two_models,
     refuse_weights,
 )
@@ -194,7 +195,10 @@ class PrismForMaskedDiffusion(RemaskGenerationMixin, HubMixin, WholeCheckpointMi
     def from_backbone(
         cls, pretrained_model_name_or_path: str | os.PathLike, config: PrismConfig, *model_args: Any, **kwargs: Any
     ) -> "PrismForMaskedDiffusion":
-        """Load what `AutoModelForMaskedLM` loads, under a new quality head with the settings of `config`."""
+        """Load what `AutoModelForMaskedLM` loads, under a new quality head with the settings of `config`.
+
+        Generation settings beside the weights (tokens that end a text, padding) become the model's.
+        """
         refuse_two_models(pretrained_model_name_or_path, kwargs)
         with naming_damage(pretrained_model_name_or_path, kwargs):
             backbone, info = AutoModelForMaskedLM.from_pretrained(
@@ -211,6 +215,9 @@ class PrismForMaskedDiffusion(RemaskGenerationMixin, HubMixin, WholeCheckpointMi
         model = cls(config, backbone)
         model.quality_head.to(backbone.device)
         take_over_loading(model, backbone)
+        model.adjust_generation_fn(
+            kwargs.get("generation_config"), False, None, str(pretrained_model_name_or_path), **place_of(kwargs)
+        )
         return model.eval()
 
     def usage_snippet(self, repo_id: str, is_adapter: bool = False) -> str:

@@ -12,12 +12,21 @@ from safetensors.torch import load_file
 RUN = Path(__file__).with_name("peft_run.py")
 
 
-def run(output_dir, *arguments, check=True):
-    command = [sys.executable, str(RUN), str(output_dir), *arguments]
-    finished = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    if check:
-        assert finished.returncode == 0, finished.stderr[-3000:]
-    return finished
+@pytest.fixture(scope="module")
+def run():
+    """Runs `peft_run.py` in a process of its own. Its exit status, and what it wrote."""
+    command = [sys.executable, str(RUN.with_name("forking.py"))]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as forking:
+
+        def ask(*arguments, fails=False):
+            forking.stdin.write(json.dumps([str(RUN), *map(str, arguments)]) + "\n")
+            forking.stdin.flush()
+            answer = json.loads(forking.stdout.readline())
+            assert fails or answer["status"] == 0, answer["output"][-3000:]
+            return answer["status"], answer["output"]
+
+        yield ask
+        forking.stdin.close()
 
 
 def assert_same_adapter(one, two):
@@ -27,42 +36,35 @@ def assert_same_adapter(one, two):
 
 
 @pytest.fixture(scope="module")
-def unbroken(tmp_path_factory):
+def unbroken(tmp_path_factory, run):
     folder = tmp_path_factory.mktemp("unbroken")
     run(folder)
     return folder
 
 
-@pytest.mark.parametrize(
-    "file",
-    [
-        pytest.param("adapter_model.safetensors", marks=pytest.mark.slow),
-        pytest.param("optimizer.pt", marks=pytest.mark.slow),
-        "trainer_state.json",
-    ],
-)
-def test_killed_while_saving_it_resumes_bit_for_bit(unbroken, tmp_path, file):
+@pytest.mark.parametrize("file", ["adapter_model.safetensors", "optimizer.pt", "trainer_state.json"])
+def test_killed_while_saving_it_resumes_bit_for_bit(unbroken, run, tmp_path, file):
     """SIGKILL when half of a file of the second checkpoint is on the disk."""
-    killed = run(tmp_path, "--kill-while-writing", file, check=False)
-    assert killed.returncode == -9
+    status, _ = run(tmp_path, "--kill-while-writing", file, fails=True)
+    assert status == -9
     assert (tmp_path / "checkpoint-2" / "adapter_model.safetensors").exists()
-    assert "resuming from checkpoint-2" in run(tmp_path).stdout
+    assert "resuming from checkpoint-2" in run(tmp_path)[1]
     assert_same_adapter(tmp_path, unbroken)
 
 
-def test_a_full_disk_leaves_no_half_written_adapter(unbroken, tmp_path):
+def test_a_full_disk_leaves_no_half_written_adapter(unbroken, run, tmp_path):
     run(tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
-    failed = run(tmp_path, "--largest-file", "4000", "--save-only", check=False)
-    assert failed.returncode != 0 and "File too large" in failed.stderr
+    status, written = run(tmp_path, "--largest-file", 4000, "--save-only", fails=True)
+    assert status != 0 and "File too large" in written
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
     assert not list(tmp_path.glob(".saving-*"))
     assert_same_adapter(tmp_path, unbroken)
 
 
-def test_a_full_disk_leaves_no_half_written_checkpoint(tmp_path):
-    failed = run(tmp_path, "--largest-file", "4000", check=False)
-    assert failed.returncode != 0 and "File too large" in failed.stderr
+def test_a_full_disk_leaves_no_half_written_checkpoint(run, tmp_path):
+    status, written = run(tmp_path, "--largest-file", 4000, fails=True)
+    assert status != 0 and "File too large" in written
     assert not list(tmp_path.glob("checkpoint-*"))
 
 

@@ -41,7 +41,7 @@ class Allowed:
     def holds(self, number: float) -> bool:
         """Whether the number is within the bounds."""
         return (
-            (math.isfinite(number) or number == self.max)
+            (-math.inf < number < math.inf or number == self.max)
             and (self.min is None or number >= self.min)
             and (self.above is None or number > self.above)
             and (self.below is None or number < self.below)

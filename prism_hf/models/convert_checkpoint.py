@@ -18,10 +18,10 @@ import argparse
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel
 
 from prism_hf.data.sudoku.tokenizer import SudokuTokenizer
 from prism_hf.generation import RemaskGenerationConfig
@@ -44,25 +44,25 @@ from prism_hf.models.prism.convert_llada_checkpoint import (
 )
 
 from .checkpoint.files import open_checkpoint
-from .checkpoint.plain_pickle import describe
 
+Model = TypeVar("Model", bound=PreTrainedModel)
 LIGHTNING_OPTIONS, LLADA_OPTIONS = ("no_ema", "mask_token_id"), ("base_model", "lora_alpha")
 
 
-def build_mdlm(backbone: StateDict, config: MdlmConfig) -> MdlmForMaskedDiffusion:
-    """The model of a converted state dict, which it takes over without a copy."""
+def build(model_class: type[Model], config: PreTrainedConfig, weights: StateDict) -> Model:
+    """The model of these weights, which it takes over without a copy."""
     with torch.device("meta"):
-        model = MdlmForMaskedDiffusion(config)
-    model.load_state_dict(backbone, assign=True)
+        model = model_class(config)
+    model.load_state_dict(weights, assign=True)
     return model
 
 
 def build_prism(backbone: StateDict, adapter: StateDict, config: MdlmConfig) -> PrismForMaskedDiffusion:
     """The model of a converted backbone and its quality head."""
     prism_config = PrismConfig(backbone_config=config, head_type="dit", head_num_blocks=count_blocks(adapter, ""))
-    model = empty_prism(prism_config)
     weights = {f"backbone.{key}": value for key, value in backbone.items()}
-    model.load_state_dict(weights | {f"quality_head.{key}": value for key, value in adapter.items()}, assign=True)
+    weights |= {f"quality_head.{key}": value for key, value in adapter.items()}
+    model = build(PrismForMaskedDiffusion, prism_config, weights)
     model.generation_config = RemaskGenerationConfig(remask_strategy="prism")  # as PrismTrainer does
     return model
 
@@ -73,7 +73,6 @@ def build_critic(adapter: StateDict, config: MdlmConfig) -> PrismForMaskedDiffus
     `config` is that of the model whose drafts it judges.
     """
     config = critic_config(adapter, config)
-    model = empty_prism(PrismConfig(backbone_config=config, head_type="dit", head_num_blocks=0))
     weights = {}
     for key, value in adapter.items():
         part = "quality_head." if key.startswith("output_layer.") else "backbone.backbone."
@@ -81,14 +80,8 @@ def build_critic(adapter: StateDict, config: MdlmConfig) -> PrismForMaskedDiffus
     weights["quality_head.rotary_emb.inv_freq"] = adapter["rotary_emb.inv_freq"].clone()
     for key, value in MdlmOutputLayer(config, config.vocab_size).state_dict().items():
         weights[f"backbone.backbone.output_layer.{key}"] = torch.zeros_like(value)
-    model.load_state_dict(weights, assign=True)
-    return model
-
-
-def empty_prism(config: PrismConfig) -> PrismForMaskedDiffusion:
-    """A model without memory for its weights, which it takes over."""
-    with torch.device("meta"):
-        return PrismForMaskedDiffusion(config)
+    prism_config = PrismConfig(backbone_config=config, head_type="dit", head_num_blocks=0)
+    return build(PrismForMaskedDiffusion, prism_config, weights)
 
 
 def save_tokenizer(config: Any, folder: Path) -> str:
@@ -133,11 +126,11 @@ def convert_lightning(args: argparse.Namespace) -> None:
     )
     if is_critic(adapter):
         save_model(build_critic(adapter, config), args.output)
-        save_model(build_mdlm(backbone, config), args.output / "denoiser")
+        save_model(build(MdlmForMaskedDiffusion, config, backbone), args.output / "denoiser")
     elif adapter is not None:
         save_model(build_prism(backbone, adapter, config), args.output)
     else:
-        save_model(build_mdlm(backbone, config), args.output)
+        save_model(build(MdlmForMaskedDiffusion, config, backbone), args.output)
 
 
 def convert_llada(args: argparse.Namespace) -> None:
@@ -162,16 +155,6 @@ def check_output(output: Path, is_adapter: bool) -> None:
     if other:
         raise ValueError(
             f"{output} has {other[0]}: a model and an adapter in one folder could not be told apart. Give another one."
-        )
-
-
-def check_lightning(path: Path, data: Any) -> None:
-    """Raise ValueError unless the file is a Lightning checkpoint, given that it is none of LLaDA's."""
-    if not (isinstance(data, dict) and "state_dict" in data):
-        found = [str(key)[:50] for key in list(data)[:5]] if isinstance(data, dict) else describe(data)
-        raise ValueError(
-            f"{path}: no Lightning checkpoint, which has an entry 'state_dict', and none of the LLaDA trainer, with "
-            f"weights under 'remasking_head.': found {found}."
         )
 
 
@@ -202,8 +185,6 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         file = open_checkpoint(args.checkpoint)
         is_llada = is_llada_checkpoint(file.data)
-        if not is_llada:
-            check_lightning(file.path, file.data)
         check_options(args, LIGHTNING_OPTIONS if is_llada else LLADA_OPTIONS)
         check_output(args.output, is_adapter=is_llada)
         print(f"Reading {args.checkpoint} ({file.size / 2**20:.1f} MiB) ...")

@@ -1,8 +1,6 @@
 """What the masked language models of our own, LLaDA and MDLM, do alike."""
 
-from typing import TYPE_CHECKING
-
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from prism_hf.backbones import BACKBONE_ADAPTERS
 from prism_hf.generation import RemaskGenerationMixin
@@ -24,12 +22,10 @@ class NativeGenerationMixin(RemaskGenerationMixin, Host):  # type: ignore[misc] 
 
     _supports_logit_positions = True
 
-    def resize_token_embeddings(  # type: ignore[override]  # not every embedding is an nn.Embedding
-        self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
-    ) -> nn.Module:
+    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> Any:
         """As transformers' models do, see `resize_vocabulary`; the mask token keeps its id."""
-        own = BACKBONE_ADAPTERS[self.config.model_type], self.config.mask_token_id
-        return resize_vocabulary(self, *own, new_num_tokens, pad_to_multiple_of, mean_resizing)
+        adapter = BACKBONE_ADAPTERS[self.config.model_type]
+        return resize_vocabulary(self, adapter, self.config.mask_token_id, *args, **kwargs)
 
     def usage_snippet(self, repo_id: str, is_adapter: bool = False) -> str:
         """Python code that loads `repo_id` and generates, for a model card."""

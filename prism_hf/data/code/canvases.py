@@ -143,7 +143,7 @@ def encode_batch(
     prompts = encode_texts([prompt for prompt, _ in texts], tokenizer, rendered=apply_chat_template)
     targets = tokenizer([target for _, target in texts], add_special_tokens=False).input_ids
 
-    columns: dict[str, list] = {name: [] for name in ENCODED}
+    rows = []
     for prompt, target in zip(prompts, targets, strict=True):
         problem = None
         if not target:
@@ -156,12 +156,9 @@ def encode_batch(
         learned = max(0, min(max_target_length, canvas_length - len(prompt)))
         maskable = np.zeros(canvas_length, dtype=bool)
         maskable[len(prompt) : len(prompt) + learned] = True
-        columns["input_ids"].append(canvas + [tokenizer.eos_token_id] * (canvas_length - len(canvas)))
-        columns["maskable"].append(maskable)
-        columns["prompt_length"].append(len(prompt))
-        columns["target_length"].append(len(target))
-        columns["problem"].append(problem)
-    return columns
+        canvas += [tokenizer.eos_token_id] * (canvas_length - len(canvas))
+        rows.append((canvas, maskable, len(prompt), len(target), problem))
+    return {name: [row[column] for row in rows] for column, name in enumerate(ENCODED)}
 
 
 def _report_lengths(encoded: Rows, canvas_length: int, max_target_length: int, label: str) -> None:

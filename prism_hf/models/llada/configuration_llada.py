@@ -111,6 +111,7 @@ class LladaConfig(PreTrainedConfig):
         "layers.*.mlp.up_proj": "colwise",
         "layers.*.mlp.down_proj": "rowwise",
     }
+    hidden_act, mlp_bias = "silu", False  # what `LlamaMLP` asks for
 
     d_model: int = 4096
     n_layers: int = 32

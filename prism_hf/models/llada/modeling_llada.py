@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 from transformers.core_model_loading import WeightConverter, WeightRenaming
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput
-from transformers.models.llama.modeling_llama import LlamaRMSNorm
+from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
 from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
@@ -79,19 +79,6 @@ class LladaAttention(nn.Module):
         return self.o_proj(attended), weights
 
 
-class LladaMLP(nn.Module):
-    """Gated MLP: `down(silu(gate(h)) * up(h))`."""
-
-    def __init__(self, config: LladaConfig):
-        super().__init__()
-        self.gate_proj = nn.Linear(config.d_model, config.mlp_hidden_size, bias=False)
-        self.up_proj = nn.Linear(config.d_model, config.mlp_hidden_size, bias=False)
-        self.down_proj = nn.Linear(config.mlp_hidden_size, config.d_model, bias=False)
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return self.down_proj(nn.functional.silu(self.gate_proj(hidden_states)) * self.up_proj(hidden_states))
-
-
 class LladaLayer(GradientCheckpointingLayer):
     """One transformer block, norms first."""
 
@@ -100,7 +87,7 @@ class LladaLayer(GradientCheckpointingLayer):
         self.input_layernorm = LlamaRMSNorm(config.d_model, eps=config.rms_norm_eps)
         self.self_attn = LladaAttention(config)
         self.post_attention_layernorm = LlamaRMSNorm(config.d_model, eps=config.rms_norm_eps)
-        self.mlp = LladaMLP(config)
+        self.mlp = LlamaMLP(config)
 
     def forward(
         self,

@@ -58,19 +58,15 @@ class PrismConfig(PreTrainedConfig):
         if self.backbone_config is not None:
             if self.mask_token_id is None:
                 self.mask_token_id = mask_token_of(self.backbone_config)
-            self.check()
+            check_attributes(self, HEAD)
+            family = self.backbone_config.model_type
+            if self.head_type == "dit" and family != "mdlm":
+                raise ValueError(
+                    f"head_type='dit' reads MDLM's conditioning, which {family!r} lacks; use 'mlp' or 'linear'."
+                )
             # Set on a config, the attention reaches the nested one: None would overwrite that of a live backbone.
             kwargs.setdefault("attn_implementation", attention_of(self.backbone_config))
         super().__post_init__(**kwargs)
-
-    def check(self) -> None:
-        """Raise ValueError where a setting of the head does not fit."""
-        backbone = self.backbone_config.model_type
-        check_attributes(self, HEAD)
-        if self.head_type == "dit" and backbone != "mdlm":
-            raise ValueError(
-                f"head_type='dit' reads MDLM's conditioning, which {backbone!r} lacks; use 'mlp' or 'linear'."
-            )
 
     @classmethod
     def get_config_dict(

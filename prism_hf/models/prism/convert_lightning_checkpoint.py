@@ -6,14 +6,15 @@ The command that writes them as a folder is `prism_hf.models.convert_checkpoint`
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from transformers.utils import logging
 
-from prism_hf.models.checkpoint.files import by_name
+from prism_hf.fields import Allowed, Share, fits
+from prism_hf.models.checkpoint.files import by_name, open_checkpoint
 from prism_hf.models.checkpoint.plain_pickle import Inert, StoredTensor, describe
-from prism_hf.models.checkpoint.torch_file import TorchFile, check_tensors
+from prism_hf.models.checkpoint.torch_file import check_tensors
 from prism_hf.models.mdlm import MdlmConfig, MdlmForMaskedDiffusion, MdlmModel, MdlmOutputLayer
 
 from .quality_heads import MdlmQualityHead
@@ -34,6 +35,14 @@ class Vocabulary:
     mask_token_id: int
     model_length: int
 
+
+# Where the hyper-parameters tell what shapes do not, and what is believed of it.
+HYPER_PARAMETERS = {
+    "model_length": ("config.model.length", Annotated[int, Allowed(min=1, below=2**31)]),
+    "dropout": ("config.model.dropout", Share),
+    "time_conditioning": ("config.time_conditioning", bool),
+    "mask_token_id": ("tokenizer.mask_token_id", Annotated[int, Allowed(min=0, below=2**31)]),
+}
 
 VOCABULARIES = {
     11: Vocabulary("sudoku", mask_token_id=0, model_length=89),  # 0 is a blank, 10 ends a row
@@ -70,7 +79,7 @@ def convert_lightning_checkpoint(
         ValueError: naming the file, if it holds no MDLM weights or is damaged, if keys or shapes differ from those of
             `config`, or if the EMA list does not match the parameters.
     """
-    file = TorchFile(path)
+    file = open_checkpoint(path)
     try:
         backbone, adapter = split_state_dict(file.data)
         check_tensors(backbone | adapter, file.size)
@@ -92,7 +101,10 @@ def split_state_dict(data: Any) -> tuple[StoredDict, StoredDict]:
     """The backbone's and the adapter's tensors of a Lightning checkpoint, under their names in it."""
     if not isinstance(data, dict) or not isinstance(data.get("state_dict"), dict):
         found = [str(key)[:50] for key in list(data)[:10]] if isinstance(data, dict) else describe(data)
-        raise ValueError(f"no Lightning checkpoint: expected an entry 'state_dict', found {found}.")
+        raise ValueError(
+            "no Lightning checkpoint, which has an entry 'state_dict', and none of the LLaDA trainer, with weights "
+            f"under 'remasking_head.': found {found}."
+        )
     state_dict = by_name(data["state_dict"], (BACKBONE, ADAPTER))
     kept = {key: value for key, value in state_dict.items() if key.startswith((BACKBONE, ADAPTER))}
     if other := [key for key in state_dict if key not in kept]:
@@ -149,18 +161,8 @@ def infer_config(weights: dict, prefix: str, settings: dict[str, Any], mask_toke
 
 def read_settings(data: dict) -> dict[str, Any]:
     """What the hyper-parameters (an OmegaConf object and a tokenizer, here inert) tell beside the shapes."""
-    kinds = {
-        "model_length": ("config.model.length", int, lambda value: 0 < value < 2**31),
-        "dropout": ("config.model.dropout", float, lambda value: 0 <= value < 1),
-        "time_conditioning": ("config.time_conditioning", bool, lambda value: True),
-        "mask_token_id": ("tokenizer.mask_token_id", int, lambda value: 0 <= value < 2**31),
-    }
-    settings = {}
-    for name, (path, kind, is_possible) in kinds.items():
-        value = hyper_parameter(data, path)
-        if type(value) is kind and is_possible(value):
-            settings[name] = value
-    return settings
+    found = {name: hyper_parameter(data, path) for name, (path, _) in HYPER_PARAMETERS.items()}
+    return {name: value for name, value in found.items() if fits(value, HYPER_PARAMETERS[name][1])}
 
 
 def hyper_parameter(data: dict, path: str) -> Any:
@@ -231,7 +233,8 @@ def match_shadow_params(ema: Any, backbone: StoredDict, adapter: StoredDict) -> 
         )
     weights = backbone | adapter
     for keys in covered:
-        wrong = [position for position, key in enumerate(keys) if not has_shape(shadow[position], weights[key].shape)]
+        shapes = [value.shape if isinstance(value, StoredTensor) else None for value in shadow]
+        wrong = [position for position, key in enumerate(keys) if shapes[position] != weights[key].shape]
         if not wrong:
             return dict(zip(keys, shadow, strict=True))
     found = shadow[wrong[0]]
@@ -239,8 +242,3 @@ def match_shadow_params(ema: Any, backbone: StoredDict, adapter: StoredDict) -> 
     raise ValueError(
         f"EMA parameter {wrong[0]} has {found}, where {keys[wrong[0]]} has {weights[keys[wrong[0]]].shape}. {remedy}"
     )
-
-
-def has_shape(value: Any, shape: tuple[int, ...]) -> bool:
-    """Whether a value is a tensor of this shape."""
-    return isinstance(value, StoredTensor) and value.shape == shape

@@ -240,12 +240,6 @@ class PrismForMaskedDiffusion(RemaskGenerationMixin, HubMixin, WholeCheckpointMi
         # A shifted logit comes from the position before, which a cached forward need not read.
         return takes_cache(self.backbone) and not self.adapter.shifted_logits
 
-    def get_input_embeddings(self) -> nn.Module:
-        return self.backbone.get_input_embeddings()
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        self.backbone.set_input_embeddings(value)
-
     def get_output_embeddings(self) -> nn.Module | None:
         return self.backbone.get_output_embeddings()
 
@@ -260,13 +254,9 @@ class PrismForMaskedDiffusion(RemaskGenerationMixin, HubMixin, WholeCheckpointMi
         """
         return self.adapter.decoder(self.backbone)
 
-    def resize_token_embeddings(  # type: ignore[override]  # not every embedding is an nn.Embedding
-        self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
-    ) -> nn.Module:
+    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> Any:
         """As transformers' models do, see `resize_vocabulary`; the mask token keeps its id."""
-        return resize_vocabulary(
-            self.backbone, self.adapter, self.config.mask_token_id, new_num_tokens, pad_to_multiple_of, mean_resizing
-        )
+        return resize_vocabulary(self.backbone, self.adapter, self.config.mask_token_id, *args, **kwargs)
 
     @renamed_arguments(logits_at="logits_to_keep")
     def forward(

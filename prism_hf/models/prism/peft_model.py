@@ -11,11 +11,8 @@ from typing import Any, cast
 from peft import PeftConfig, PeftModel, load_peft_weights
 from peft.utils.error import NoMatchingPeftModuleError
 from transformers import AutoConfig
-from transformers.utils import GENERATION_CONFIG_NAME
-from transformers.utils.hub import has_file
 
 from prism_hf._compat import unwrapped
-from prism_hf.generation import RemaskGenerationConfig
 from prism_hf.hub import (
     CARD,
     HEAD_SETTINGS,
@@ -202,11 +199,8 @@ class AutoPeftModelForPrism:
             config=peft_config,
             **adapter_hub,
         )
-        where = {name: value for name, value in hub.items() if name != "force_download"} | {"revision": revision}
-        if has_file(str(pretrained_model_name_or_path), GENERATION_CONFIG_NAME, **where):
-            with naming_damage(pretrained_model_name_or_path, adapter_hub):
-                config = RemaskGenerationConfig.from_pretrained(pretrained_model_name_or_path, revision=revision, **hub)
-            base.generation_config = cast(RemaskGenerationConfig, config)
+        with naming_damage(pretrained_model_name_or_path, adapter_hub):
+            base.adjust_generation_fn(None, False, None, str(pretrained_model_name_or_path), revision=revision, **hub)
         return model
 
 

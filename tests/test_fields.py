@@ -34,7 +34,7 @@ WORD = Annotated[str, Allowed(choices=("random", "margin"))]
         (str, ["", "text", Path("folder")], [5, None, True, ["text"]]),
         (Count, [0, 7], [-1]),
         (Positive, [1], [0]),
-        (Fraction, [0, 1, 0.5], [-1e-9, 1.1, math.nan]),
+        (Fraction, [0, 1, 0.5], [-1e-9, 1.1, math.nan, 10**400]),
         (Annotated[float, Allowed(min=0, max=math.inf)], [0.0, math.inf], [-1.0, math.nan]),
         (Annotated[float, Allowed(above=0, below=1)], [0.5], [0, 1]),
         (Fraction | None, [None, 0.5], [2, "no"]),

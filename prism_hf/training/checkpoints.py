@@ -71,16 +71,9 @@ def missing_parts(checkpoint: str | Path, expected: Mapping[str, tuple[str, ...]
 
 
 def checkpoint_to_resume(given: str | bool | None, run_dir: str, args: TrainingArguments, scales: bool) -> str | None:
-    """The folder that a training goes on from, if it does.
+    """The folder that a training goes on from, if it does: the last whole one if True is `given`.
 
-    Args:
-        given (`str` or `bool`, *optional*): A folder, or `True` for the last one that was written whole.
-        run_dir (`str`): The folder of the run.
-        args (`TrainingArguments`): Tell whether the weights alone are to do.
-        scales (`bool`): Whether there is a gradient scaler.
-
-    Raises:
-        ValueError: if there is no whole checkpoint, or it lacks what training goes on with.
+    Raises ValueError if there is none, or it lacks what training goes on with, the scaler's state if it `scales`.
     """
     if given is True:
         given = last_checkpoint(run_dir)

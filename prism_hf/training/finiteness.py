@@ -20,12 +20,8 @@ def check_finite_step(
 ) -> None:
     """Raise FloatingPointError if a loss of a step, or the norm of its gradients, is not finite.
 
-    Args:
-        window (`list[tuple[torch.Tensor, dict]]`): The loss and the inputs of each batch of the step.
-        grad_norm (`torch.Tensor` or `float`, *optional*): The norm, where there is one.
-        watches_norm (`bool`): False where a gradient scaler skips a step whose gradients are not finite.
-        args (`TrainingArguments`): Tell the process, and the folder that what was read is written to.
-        step (`int`): The number of the step.
+    What the step read is written beside the checkpoints. `watches_norm` is False where a gradient scaler skips a step
+    whose gradients are not finite.
     """
     losses = torch.stack([loss for loss, _ in window]).float()
     watched = losses.sum()

@@ -57,14 +57,7 @@ class Noised:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a batch stands, which is what its draws depend on.
-
-    Args:
-        stream (`int`): `TRAIN` or `EVALUATION`.
-        step (`int`): The optimiser step.
-        first_row (`int`): The number of the batch's first row in the global batch.
-        num_rows (`int`, *optional*): How many rows the global batch has, where that is known.
-    """
+    """Where a batch stands, which is what its draws depend on: `first_row` of the `num_rows` of the global batch."""
 
     stream: int
     step: int
@@ -76,11 +69,7 @@ def number_rows(num_new: list[int], accelerator: Accelerator) -> tuple[list[int]
     """For each batch of this process, the number of its first row in the global batch; and how many rows that has.
 
     The global batch has all batches of all processes, in the order in which Accelerate deals rows: by batch, then by
-    process.
-
-    Args:
-        num_new (`list[int]`): How many rows of each batch count.
-        accelerator (`Accelerator`): Knows the processes.
+    process. `num_new`: how many rows of each batch count.
     """
     counts = torch.tensor([num_new])
     if accelerator.num_processes > 1:

@@ -16,14 +16,6 @@ def row_uniforms(seed: int, stream: int, step: int, rows: range, draws: int, len
 
     Each row has a counter-based stream of its own (Philox), position by position, so a row padded to another length
     starts with the same numbers.
-
-    Args:
-        seed (`int`): The run's.
-        stream (`int`): `TRAIN` or `EVALUATION`.
-        step (`int`): The optimiser step.
-        rows (`range`): Numbers of the rows in the global batch.
-        draws (`int`): How many for each position.
-        length (`int`): Positions of a row.
     """
     bits = np.random.Philox(key=seed)
     generator, state = np.random.Generator(bits), bits.state

@@ -103,11 +103,7 @@ def checked_collator(
 ) -> MaskedDiffusionCollator | ReadCollator:
     """The collator of a trainer, `given` or ours. Raises ValueError for datasets that it could not read.
 
-    Args:
-        given (`Callable`, *optional*): A collator of the user's own, which alone knows its rows.
-        reader (`RowReader`): What reads the batches.
-        pad_token_id (`int`, *optional*): What our collator pads with.
-        datasets (`dict[str, Any]`): By what they are called to the user.
+    A collator of the user's own alone knows its rows. The datasets are by what they are called to the user.
     """
     for name, dataset in datasets.items():
         check_dataset(dataset, name)

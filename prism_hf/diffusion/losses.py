@@ -65,10 +65,9 @@ def linear_unmasking_loss(
     """
     if weights is None:
         weights = torch.ones_like(targets, dtype=torch.float32)
-    total, confidence = _LinearCrossEntropy.apply(
+    return _LinearCrossEntropy.apply(
         states, decoder.weight, decoder.bias, targets, weights / denominator, mask_token_id
     )
-    return total, confidence
 
 
 def mapped_unmasking_loss(

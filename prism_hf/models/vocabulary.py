@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from prism_hf._compat import setting
 from prism_hf.backbones import BackboneAdapter, SplitDecoder
+from prism_hf.fields import Positive, check_value
 
 # Variance of the rows that are added, in covariances of those that were there: transformers' choice.
 ADDED_VARIANCE = 1e-9
@@ -95,10 +96,8 @@ def vocabulary_tensors(model: PreTrainedModel, adapter: BackboneAdapter) -> list
 
 def wanted_rows(present: int, new_num_tokens: int | None, pad_to_multiple_of: int | None) -> int:
     """The number of rows asked for. Raises ValueError for what is no positive integer."""
-    given = {"new_num_tokens": new_num_tokens, "pad_to_multiple_of": pad_to_multiple_of}
-    for name, value in given.items():
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-            raise ValueError(f"{name} is {value!r}; it must be a positive integer.")
+    check_value("new_num_tokens", new_num_tokens, Positive | None)
+    check_value("pad_to_multiple_of", pad_to_multiple_of, Positive | None)
     rows, multiple = new_num_tokens or present, pad_to_multiple_of or 1
     return -(-rows // multiple) * multiple
 

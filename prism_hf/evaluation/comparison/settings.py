@@ -125,9 +125,17 @@ def _complete_batch(
     never_drawn: Sequence[int],
 ) -> dict[str, Any]:
     """A batch (B, L) completed as a setting says, as it is kept until all batches are done."""
+    call: Callable[..., Any] = generate_with_retries if "retries" in setting else remask_generate
+    arguments = _keyword_arguments(setting, critic) | {"return_dict_in_generate": True}
+    if never_drawn:
+        arguments["suppress_tokens"] = sorted({*(arguments["suppress_tokens"] or []), *never_drawn})
+    padding = batch == PADDING
+    if padding.any():
+        arguments["attention_mask"] = (~padding).long()
+    arguments["generator"] = torch.Generator().manual_seed(seed)
     began = time.perf_counter()
     with torch.autocast(batch.device.type, torch.bfloat16, enabled=bf16):
-        output = _generate(model, batch, setting, torch.Generator().manual_seed(seed), critic, never_drawn)
+        output = call(model, batch.masked_fill(padding, 0), **arguments)
     return {
         "sequences": output.sequences.tolist(),
         "num_forwards": output.num_forwards,
@@ -152,25 +160,6 @@ def prepared_config(
 ) -> tuple[RemaskGenerationConfig, RemaskStrategy]:
     """The complete config of a setting without retries, and its strategy. Raises ValueError if it cannot be run."""
     return prepare_generation_config(model, None, **_keyword_arguments(setting, critic))
-
-
-def _generate(
-    model: nn.Module,
-    examples: Tensor,
-    setting: dict[str, Any],
-    generator: torch.Generator,
-    critic: nn.Module | None,
-    never_drawn: Sequence[int],
-) -> RemaskGenerationOutput:
-    """Examples (B, L) completed as a setting says."""
-    call: Callable[..., Any] = generate_with_retries if "retries" in setting else remask_generate
-    arguments = _keyword_arguments(setting, critic) | {"return_dict_in_generate": True}
-    if never_drawn:
-        arguments["suppress_tokens"] = sorted({*(arguments["suppress_tokens"] or []), *never_drawn})
-    padding = examples == PADDING
-    if padding.any():
-        arguments["attention_mask"] = (~padding).long()
-    return call(model, examples.masked_fill(padding, 0), generator=generator, **arguments)
 
 
 def _passes_of(output: RemaskGenerationOutput, examples: Tensor, model: nn.Module) -> list[float]:

@@ -110,12 +110,8 @@ def sudoku_metrics(predictions: Tensor, puzzles: Tensor, solutions: Tensor | Non
         raise ValueError(
             f"solutions {tuple(solutions.shape)} and puzzles {tuple(puzzles.shape)} must have the same shape."
         )
-    solved = int(is_solved(predictions, puzzles).sum())
-    low, high = wilson_interval(solved, len(puzzles))
-    metrics = {"success": solved / len(puzzles), "success_low": low, "success_high": high}
-    if solutions is not None:
-        metrics["cell_accuracy"] = _cell_accuracy(predictions, puzzles, solutions)
-    return metrics
+    accuracy = None if solutions is None else _cell_accuracy(predictions, puzzles, solutions)
+    return _metrics_of(is_solved(predictions, puzzles), accuracy)
 
 
 def adopt_results(path: str | Path) -> None:
@@ -160,15 +156,14 @@ def evaluate_sudoku(
     task = Task(puzzles, puzzles[:0], judge, "solved", "", made_with={"num_puzzles": len(puzzles)})
     adopt_results(path)
     rows = evaluate(model, task, settings, path, batch_size, seed, bf16)
-    return [row | _metrics_of(row) for row in rows]
+    return [row | _metrics_of(row["scores"], row["measures"].get("cells right")) for row in rows]
 
 
-def _metrics_of(row: dict[str, Any]) -> dict[str, float]:
-    """What `sudoku_metrics` told of a row of results."""
-    solved, total = int(row["scores"].sum()), len(row["scores"])
-    low, high = wilson_interval(solved, total)
-    metrics = {"success": solved / total, "success_low": low, "success_high": high}
-    return metrics | ({"cell_accuracy": row["measures"]["cells right"]} if row["measures"] else {})
+def _metrics_of(solved: Tensor, cell_accuracy: float | None) -> dict[str, float]:
+    """What `sudoku_metrics` returns of the puzzles that were solved, (N,) bool."""
+    low, high = wilson_interval(int(solved.sum()), len(solved))
+    metrics = {"success": int(solved.sum()) / len(solved), "success_low": low, "success_high": high}
+    return metrics if cell_accuracy is None else metrics | {"cell_accuracy": cell_accuracy}
 
 
 def _puzzles_to_tune_on(puzzles: Tensor, number: int, blanks: int, seed: int) -> tuple[Tensor, Tensor]:

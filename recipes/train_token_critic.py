@@ -8,13 +8,7 @@ checkpoint; a finished run changes nothing then.
 
 from dataclasses import dataclass, field
 
-from prism_hf import (
-    PrismConfig,
-    PrismForMaskedDiffusion,
-    TokenCriticTrainer,
-    TokenCriticTrainingArguments,
-    load_model,
-)
+from prism_hf import PrismConfig, PrismForMaskedDiffusion, TokenCriticTrainer, TokenCriticTrainingArguments, load_model
 from prism_hf.data import DataArguments, load_training_data
 from prism_hf.fields import check_fields
 from prism_hf.models.auto import new_config

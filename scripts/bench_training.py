@@ -32,14 +32,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 from transformers import PreTrainedConfig, TrainerCallback
 
-from prism_hf import (
-    LladaConfig,
-    MdlmConfig,
-    PrismConfig,
-    PrismForMaskedDiffusion,
-    PrismTrainer,
-    PrismTrainingArguments,
-)
+from prism_hf import LladaConfig, MdlmConfig, PrismConfig, PrismForMaskedDiffusion, PrismTrainer, PrismTrainingArguments
 
 VOCAB = 126464
 NUM_DRAFT_TOKENS, UNMASKING_WEIGHT = 8, 0.5

@@ -8,22 +8,11 @@ if TYPE_CHECKING:
     from ..jobs.completions import generate_to_jsonl
     from .configuration_remask import Order, RemaskGenerationConfig, fitted_to_tokenizer, prepare_generation_config
     from .denoising.orders import ORDERS
-    from .generation_remask import (
-        RemaskGenerationMixin,
-        RemaskGenerationOutput,
-        as_custom_generate,
-        remask_generate,
-    )
+    from .generation_remask import RemaskGenerationMixin, RemaskGenerationOutput, as_custom_generate, remask_generate
     from .retrying import generate_with_retries
     from .strategies.base import STRATEGIES, RemaskStrategy, StepState, register_strategy
     from .strategies.ranking import PathPlanning, RankingStrategy, TokenCritic
-    from .strategies.score import (
-        NoRemasking,
-        PrismLoopRemasking,
-        PrismRemasking,
-        RandomRemasking,
-        ScoreStrategy,
-    )
+    from .strategies.score import NoRemasking, PrismLoopRemasking, PrismRemasking, RandomRemasking, ScoreStrategy
     from .strategies.transition import (
         AncestralSampling,
         FlowMatchingCorrector,

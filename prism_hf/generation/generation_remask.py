@@ -27,12 +27,7 @@ from prism_hf._compat import setting, unprepared
 
 from .configuration_remask import MADE_CALLABLE, RemaskGenerationConfig, prepare_generation_config
 from .denoising.caching import check_cache, with_cache
-from .denoising.canvas import (
-    Changes,
-    Generation,
-    prepare_canvas,
-    vocabulary_size,
-)
+from .denoising.canvas import Changes, Generation, prepare_canvas, vocabulary_size
 from .denoising.reading import Reader, check_quality, check_shadows, check_tokens, family_of
 from .denoising.schedule import Step, plan_steps
 from .denoising.stopping import Endings, as_ids, check_endings

@@ -5,11 +5,7 @@ from typing import TYPE_CHECKING
 from prism_hf._lazy import lazy_names
 
 if TYPE_CHECKING:
-    from .arguments import (
-        MaskedDiffusionTrainingArguments,
-        PrismTrainingArguments,
-        TokenCriticTrainingArguments,
-    )
+    from .arguments import MaskedDiffusionTrainingArguments, PrismTrainingArguments, TokenCriticTrainingArguments
     from .checkpoints import last_checkpoint
     from .config_file import parse_arguments
     from .data_preparation.collator import MaskedDiffusionCollator

@@ -10,12 +10,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput
 
 from prism_hf.models.prism import BACKBONE_ADAPTERS, BackboneAdapter, PrismConfig, PrismForMaskedDiffusion
-from prism_hf.training import (
-    PrismTrainer,
-    PrismTrainingArguments,
-    TokenCriticTrainer,
-    TokenCriticTrainingArguments,
-)
+from prism_hf.training import PrismTrainer, PrismTrainingArguments, TokenCriticTrainer, TokenCriticTrainingArguments
 
 POSITIONS, SYMBOLS, MASK = 4, 3, 3
 WORDS = torch.tensor(list(itertools.product(range(SYMBOLS), repeat=POSITIONS)))  # (81, 4)

@@ -4,13 +4,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM
 from transformers.conversion_mapping import register_checkpoint_conversion_mapping
 
 from .configuration_llada import LladaConfig
-from .modeling_llada import (
-    CHECKPOINT_NAMES,
-    LladaForMaskedDiffusion,
-    LladaLayer,
-    LladaModel,
-    LladaPreTrainedModel,
-)
+from .modeling_llada import CHECKPOINT_NAMES, LladaForMaskedDiffusion, LladaLayer, LladaModel, LladaPreTrainedModel
 
 AutoConfig.register("llada", LladaConfig, exist_ok=True)
 AutoModel.register(LladaConfig, LladaModel, exist_ok=True)

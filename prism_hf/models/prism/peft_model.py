@@ -13,15 +13,7 @@ from peft.utils.error import NoMatchingPeftModuleError
 from transformers import AutoConfig
 
 from prism_hf._compat import unwrapped
-from prism_hf.hub import (
-    CARD,
-    HEAD_SETTINGS,
-    HubMixin,
-    base_model_name,
-    base_seen_from,
-    write_card,
-    write_files,
-)
+from prism_hf.hub import CARD, HEAD_SETTINGS, HubMixin, base_model_name, base_seen_from, write_card, write_files
 from prism_hf.models.checkpoint.loading import HUB_ARGUMENTS, naming_damage
 
 from .adapter_checks import (

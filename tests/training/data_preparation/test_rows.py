@@ -11,11 +11,7 @@ from transformers import DataCollatorForSeq2Seq, PreTrainedTokenizerFast
 
 from prism_hf.data import SolvedGrids, SudokuGrids
 from prism_hf.resources import resource_path
-from prism_hf.training import (
-    MaskedDiffusionCollator,
-    MaskedDiffusionTrainer,
-    MaskedDiffusionTrainingArguments,
-)
+from prism_hf.training import MaskedDiffusionCollator, MaskedDiffusionTrainer, MaskedDiffusionTrainingArguments
 from prism_hf.training.data_preparation import rows
 from prism_hf.training.data_preparation.rows import RowReader, unlearned_ids
 

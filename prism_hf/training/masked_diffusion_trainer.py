@@ -237,8 +237,7 @@ class MaskedDiffusionTrainer(BaseTrainer):
     def noise(self, batches: list[dict[str, torch.Tensor]], num_new: list[int], training: bool) -> list[Noised]:
         """Mask the batches of one accumulation window, or of one step of an evaluation.
 
-        Args:
-            num_new: how many rows of each batch count; they come first.
+        `num_new`: how many rows of each batch count; they come first.
         """
         first_rows, num_rows = number_rows(num_new, self.accelerator)
         if training:

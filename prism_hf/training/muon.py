@@ -64,13 +64,7 @@ def hidden_matrices(model: PreTrainedModel) -> list[torch.Tensor]:
 
 
 def muon_with_adamw(model: PreTrainedModel, decayed: Iterable[str], args: TrainingArguments) -> MuonWithAdamW:
-    """The optimizer of `use_muon`: the hidden layers' matrices go to Muon, the rest to AdamW.
-
-    Args:
-        model (`PreTrainedModel`): What is trained.
-        decayed (`Iterable[str]`): Names of the parameters that weight decay is for.
-        args (`TrainingArguments`): Learning rate, weight decay, and AdamW's betas and epsilon.
-    """
+    """The optimizer of `use_muon`; of what AdamW takes, weight decay is for the parameters named by `decayed`."""
     matrices, decayed = hidden_matrices(model), set(decayed)
     own = {id(parameter) for parameter in matrices}
     rest = [(name, p) for name, p in model.named_parameters() if p.requires_grad and id(p) not in own]

@@ -164,10 +164,10 @@ class RowReader:
       since a model writes it to end a text, and so is a token that is the eos too, such as LLaDA's padding.
 
     Args:
-        mask_token_id: None where it is unknown.
-        vocab_size: how many tokens the model knows; None where that is unknown.
-        special_token_ids: not learned where a row says nothing.
-        num_positions: how many tokens a row may have; None where nothing limits them.
+        mask_token_id (`int`, *optional*): None where it is unknown.
+        vocab_size (`int`, *optional*): How many tokens the model knows, where that is known.
+        special_token_ids (`tuple[int, ...]`, *optional*, defaults to `()`): Not learned where a row says nothing.
+        num_positions (`int`, *optional*): How many tokens a row may have, where something limits them.
     """
 
     mask_token_id: int | None = None
@@ -181,8 +181,9 @@ class RowReader:
         Other columns than `COLUMNS` are kept.
 
         Args:
-            batch: columns (B, L).
-            silent: (B,) bool, rows that do not say what is to be learned; all or none, as the columns tell, if None.
+            batch (`Mapping[str, Any]`): Columns (B, L).
+            silent (`torch.Tensor`, *optional*): (B,) bool, rows that do not say what is to be learned; all or none, as
+                the columns tell, if not given.
 
         Raises:
             ValueError: naming the row, its first tokens, the value and the remedy.

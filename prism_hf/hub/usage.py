@@ -52,11 +52,8 @@ def mask_of(model: Any) -> int:
 def generation_snippet(model: Any, repo_id: str, imports: Sequence[str], load: Sequence[str], call: str) -> str:
     """Python code that loads a model, makes an input of what its training record tells, and prints the output.
 
-    Args:
-        model: The model, unwrapped.
-        repo_id (`str`): Where its tokenizer is.
-        imports, load (`Sequence[str]`): The lines that import and load the model.
-        call (`str`): The call that generates from `input_ids`, without its closing parenthesis.
+    `imports` and `load` are its first lines, `repo_id` is where the tokenizer is, and `call` generates from
+    `input_ids`, without its closing parenthesis.
     """
     record = record_of(model)
     tokenizer = record.tokenizer if record else None

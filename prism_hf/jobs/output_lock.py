@@ -33,10 +33,6 @@ def output_lock(path: str | Path, is_folder: bool = False) -> Iterator[None]:
     The lock ends with the process that holds it, however that ends. The file that carries it, `<path>.lock` or
     `_running.lock` in the folder, says who that is, and goes with it.
 
-    Args:
-        path (`str | Path`): The output.
-        is_folder (`bool`, *optional*, defaults to `False`): Whether the output is a folder.
-
     Raises:
         ValueError: if another run holds the output, or it cannot be written to.
     """

@@ -27,14 +27,9 @@ def share_row(
 ) -> dict[str, Any]:
     """The row of a file of results that was made with what is given: found there, or made and appended.
 
-    Args:
-        path (`Path`): The JSONL file.
-        made_with (`dict[str, Any]`): What the row depends on, and what it begins with.
-        parts (`Sequence[int]`): What it is made of, see `share_parts`.
-        make (`Callable`): Returns the rows of a part.
-        finish (`Callable`): Returns the rest of the row, given the rows of all parts; only the main process calls it,
-            once. What it tells need not be the same twice, such as whether a program ends in time.
-        description (`str`, *optional*): Stands before the progress bar.
+    The row depends on `made_with` and begins with it. For `parts`, `make` and `description` see `share_parts`. `finish`
+    returns the rest of the row, given the rows of all parts; only the main process calls it, once, as what it tells
+    need not be the same twice, such as whether a program ends in time.
     """
     name = json_digest(made_with)
     unfinished = ResumableJsonl(path.with_name(f"{path.stem}.{name}.jsonl"))

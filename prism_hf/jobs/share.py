@@ -25,11 +25,8 @@ def share_parts(
 ) -> None:
     """Make the parts that an output lacks, each process some of them, and wait until all are there.
 
-    Args:
-        output (`ResumableJsonl`): Where the processes, which must see one file system, keep the parts.
-        parts (`Sequence[int]`): All parts of the output, the same in all processes.
-        make (`Callable`): Returns the rows of a part.
-        description (`str`, *optional*): Stands before the progress bar.
+    `make` returns the rows of a part, and `description` stands before the progress bar. All processes are given the
+    same parts and see one file system.
     """
     state = PartialState()
     done = by_main_process(lambda: list(output.parts()))

@@ -26,9 +26,7 @@ class ResumableJsonl:
     def begin(self, settings: dict[str, Any], read: Callable[[dict], dict] = lambda earlier: earlier) -> bool:
         """Keep what the output depends on in `<path>.settings.json`; whether the output is finished already.
 
-        Args:
-            settings (`dict[str, Any]`): What the output depends on.
-            read (`Callable`, *optional*): Given what an earlier version may have kept, returns what this one keeps.
+        Given what an earlier version may have kept, `read` returns what this one keeps.
 
         Raises:
             ValueError: if an output, finished or not, of other settings is there, or one that is not known to be ours.

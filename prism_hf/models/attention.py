@@ -69,17 +69,12 @@ def attend(
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Attend by the implementation that the config of `layer` names, which has `scaling` and `num_key_value_groups`.
 
-    Args:
-        layer (`nn.Module`): The module that attends; the cache keeps its keys and values.
-        query, key, value (`torch.Tensor`): (B, heads, W, head_dim), not yet rotated.
-        position_embeddings (`tuple[torch.Tensor, torch.Tensor]`): Those of `rotary_embedding`.
-        attention_mask (`torch.Tensor`, *optional*): That of `padding_mask`.
-        cache (`CanvasCache`, *optional*): Takes the keys and values, and gives those of the whole canvas.
-        dropout (`float`, *optional*, defaults to 0.0): Of the attention weights.
+    `query`, `key` and `value` (B, heads, W, head_dim) are not yet rotated; `position_embeddings` are those of
+    `rotary_embedding`, and `attention_mask` is that of `padding_mask`. A cache takes the layer's keys and values, and
+    gives those of the whole canvas.
 
-    Returns:
-        The heads' outputs side by side, (B, W, heads * head_dim), and the weights (B, heads, W, L) where the
-        implementation gives them.
+    Returns the heads' outputs side by side, (B, W, heads * head_dim), and the weights (B, heads, W, L) where the
+    implementation gives them.
     """
     query, key = rotate(query, *position_embeddings), rotate(key, *position_embeddings)
     if cache is not None:

@@ -12,18 +12,10 @@ TOKENS_AT_ONCE = 2048
 
 
 def keep_positions(states: torch.Tensor, logits_to_keep: torch.Tensor | None) -> torch.Tensor:
-    """The states of the positions that are asked for.
+    """The states (B, L, D) of the positions that are asked for, or all where nothing is asked.
 
-    Args:
-        states (`torch.Tensor`): (B, L, D).
-        logits_to_keep (`torch.Tensor`, *optional*): A boolean mask (B, L) of N positions, or columns (B, W) int64.
-            Unlike a mask, columns tell their number without asking the device.
-
-    Returns:
-        `torch.Tensor`: (N, D) in row-major order, (B, W, D), or `states` where nothing is asked.
-
-    Raises:
-        ValueError: for anything else.
+    A boolean mask (B, L) of N positions gives (N, D), in row-major order. Columns (B, W) int64 give (B, W, D); unlike a
+    mask, they tell their number without asking the device. Raises ValueError for anything else.
     """
     if logits_to_keep is None:
         return states

@@ -28,20 +28,9 @@ def resize_vocabulary(
 ) -> nn.Module:
     """Give the embedding and the LM head of a masked language model another number of rows, and its config.
 
-    Tokens keep their rows, parameters that are tied stay tied, and those that are not stay apart. Where it raises, the
-    model is as it was.
-
-    Args:
-        model (`PreTrainedModel`): A masked language model.
-        adapter (`BackboneAdapter`): That of its family.
-        mask_token_id (`int`, *optional*): Stays the mask's.
-        new_num_tokens (`int`, *optional*): Rows after it; those there are if None.
-        pad_to_multiple_of (`int`, *optional*): Rounds the number of rows up.
-        mean_resizing (`bool`, *optional*, defaults to `True`): New rows are next to the mean of the old ones; else
-            normal draws of `config.initializer_range`, and biases of 0.
-
-    Returns:
-        `nn.Module`: The module of the input embedding.
+    Tokens keep their rows. `new_num_tokens`, those there are if None, is rounded up to a multiple of
+    `pad_to_multiple_of`. New rows are next to the mean of the old ones with `mean_resizing`, else normal draws of
+    `config.initializer_range` and biases of 0. Where it raises, the model is as it was. Returns the input embedding.
 
     Raises:
         ValueError: for a number that is no row count or would drop the mask token.

@@ -123,11 +123,8 @@ def refuse_two_models(checkpoint: str | os.PathLike | None, arguments: Mapping[s
 def naming_damage(checkpoint: str | os.PathLike, arguments: Mapping[str, Any] | None = None) -> Iterator[None]:
     """Within, a loader's error over a damaged file of `checkpoint` becomes one that names the file and the remedy.
 
-    It is an OSError where the loader's is, else a ValueError.
-
-    Args:
-        checkpoint (`str` or `os.PathLike`): A folder, or a name on the Hub.
-        arguments (`Mapping[str, Any]`, *optional*): Of the loader; those in `PLACE` say where the name leads.
+    It is an OSError where the loader's is, else a ValueError. `checkpoint` is a folder or a name on the Hub; those of
+    the loader's `arguments` that are in `PLACE` say where the name leads.
     """
     try:
         yield

@@ -3,7 +3,7 @@
 from typing import Annotated, Any
 
 from huggingface_hub.dataclasses import strict
-from transformers import PreTrainedConfig
+from transformers import LlamaConfig, PreTrainedConfig
 
 from prism_hf.fields import Allowed, Count, Fraction, NotNegative, Positive, check_attributes
 
@@ -102,15 +102,7 @@ class LladaConfig(PreTrainedConfig):
         "initializer_range": "init_std",
         "tie_word_embeddings": "weight_tying",
     }
-    base_model_tp_plan = {
-        "layers.*.self_attn.q_proj": "colwise",
-        "layers.*.self_attn.k_proj": "colwise",
-        "layers.*.self_attn.v_proj": "colwise",
-        "layers.*.self_attn.o_proj": "rowwise",
-        "layers.*.mlp.gate_proj": "colwise",
-        "layers.*.mlp.up_proj": "colwise",
-        "layers.*.mlp.down_proj": "rowwise",
-    }
+    base_model_tp_plan = LlamaConfig.base_model_tp_plan
     hidden_act, mlp_bias = "silu", False  # what `LlamaMLP` asks for
 
     d_model: int = 4096

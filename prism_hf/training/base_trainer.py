@@ -19,6 +19,7 @@ from .checkpoints import (
     remove_leftovers,
     rotate_checkpoints,
     staged,
+    taking_saved_names,
     whole_or_gone,
     without_rotation,
 )
@@ -150,7 +151,8 @@ class BaseTrainer(Trainer):
         self.state.best_model_checkpoint = best_checkpoint(self._get_output_dir(self._trial), self.state)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        with naming_damage(resume_from_checkpoint):
+        model_to_load = self.model if model is None else model
+        with naming_damage(resume_from_checkpoint), taking_saved_names(model_to_load):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
@@ -166,7 +168,8 @@ class BaseTrainer(Trainer):
 
     def _load_best_model(self) -> None:
         """As the parent's; the best moving average of the weights takes the place of the last one."""
-        super()._load_best_model()
+        with taking_saved_names(self.model):
+            super()._load_best_model()
         for callback in self.ema_callbacks():
             callback.load(self.state.best_model_checkpoint)
 

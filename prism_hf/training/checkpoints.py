@@ -14,11 +14,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
-from transformers import TrainerState, TrainingArguments
+from transformers import PreTrainedModel, TrainerState, TrainingArguments
+from transformers.core_model_loading import revert_weight_conversion
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
+
+from prism_hf._compat import is_adapter
 
 logger = logging.get_logger(__name__)
 
@@ -140,6 +144,31 @@ def naming_damage(checkpoint: str) -> Iterator[None]:
 
     with loading.naming_damage(checkpoint):
         yield
+
+
+@contextmanager
+def taking_saved_names(model: Any) -> Iterator[None]:
+    """Within, `load_state_dict` takes weights under the names that `save_pretrained` gives them.
+
+    `save_pretrained` writes a family in its published layout. `Trainer` reads a checkpoint as if it had not, and goes
+    on from the weights that the model happens to have.
+    """
+    if is_adapter(model) or not isinstance(model, PreTrainedModel):
+        yield
+        return
+    weights = model.state_dict()
+    names = {saved: name for name in weights for saved in revert_weight_conversion(model, {name: weights[name]})}
+
+    def rename(module: Any, state_dict: dict[str, Any], *_: Any) -> None:
+        renamed = {names.get(name, name): weight for name, weight in state_dict.items()}
+        state_dict.clear()
+        state_dict.update(renamed)
+
+    hook = model.register_load_state_dict_pre_hook(rename)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def rotate_checkpoints(output_dir: str | Path, limit: int, newest: str, best: str | None, only_model: bool) -> None:

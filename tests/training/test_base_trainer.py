@@ -7,9 +7,20 @@ import pytest
 import torch
 from peft import LoraConfig
 
-from prism_hf import AutoPeftModelForPrism, RemaskGenerationConfig
+from prism_hf import (
+    AutoPeftModelForPrism,
+    LladaConfig,
+    LladaForMaskedDiffusion,
+    PrismForMaskedDiffusion,
+    RemaskGenerationConfig,
+)
 from prism_hf.models.prism.peft_model import PeftModelForPrism
-from prism_hf.training import PrismTrainer, PrismTrainingArguments
+from prism_hf.training import (
+    MaskedDiffusionTrainer,
+    MaskedDiffusionTrainingArguments,
+    PrismTrainer,
+    PrismTrainingArguments,
+)
 
 ADAPTER = {"adapter_config.json", "adapter_model.safetensors"}
 WHOLE = {"config.json", "model.safetensors"}
@@ -82,3 +93,38 @@ def test_a_whole_model_is_saved_with_the_same_files(train, tmp_path):
     trainer.save_model()
     assert names(tmp_path / "whole") >= WHOLE | EXTRAS and not names(tmp_path / "whole") & ADAPTER
     assert "library_name: transformers" in (tmp_path / "whole" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("with_head", [False, True])
+def test_a_model_that_is_saved_in_another_layout_resumes_bit_for_bit(with_head, sequences, arguments, tmp_path):
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    sizes |= {"num_key_value_heads": 2, "eos_token_id": None, "pad_token_id": None}
+    torch.manual_seed(0)
+    LladaForMaskedDiffusion(LladaConfig(vocab_size=9, mask_token_id=0, **sizes)).save_pretrained(tmp_path / "base")
+    trainers = (MaskedDiffusionTrainer, MaskedDiffusionTrainingArguments, LladaForMaskedDiffusion)
+    if with_head:
+        trainers = (PrismTrainer, PrismTrainingArguments, PrismForMaskedDiffusion)
+
+    def trained(folder, resume=None, **kwargs):
+        settings = {"save_strategy": "steps", "save_steps": 2, "max_steps": 4, "output_dir": str(tmp_path / folder)}
+        trainer, args, model = trainers
+        torch.manual_seed(0)
+        model = model.from_pretrained(tmp_path / "base")
+        trainer = trainer(
+            model, arguments(args, **settings | kwargs), train_dataset=sequences(32), eval_dataset=sequences(8)
+        )
+        trainer.train(resume_from_checkpoint=resume)
+        return trainer.model.state_dict()
+
+    whole = trained("whole")
+    resumed = trained("resumed", resume=str(tmp_path / "whole" / "checkpoint-2"))
+    assert all(torch.equal(resumed[name], weight) for name, weight in whole.items())
+
+    # The best is the first, as nothing is learned after it.
+    best = {"load_best_model_at_end": True, "eval_strategy": "steps", "eval_steps": 1, "save_steps": 1}
+    best = trained("best", **best, learning_rate=50.0, warmup_steps=2)
+    losses = json.loads((tmp_path / "best" / "checkpoint-4" / "trainer_state.json").read_text())
+    step = losses["best_global_step"]
+    assert step < 4
+    saved = trainers[2].from_pretrained(tmp_path / "best" / f"checkpoint-{step}").state_dict()
+    assert all(torch.equal(best[name], weight) for name, weight in saved.items())

@@ -23,7 +23,7 @@ from transformers.generation import (
 )
 from transformers.utils import ModelOutput, logging
 
-from prism_hf._compat import setting, unprepared
+from prism_hf._compat import is_prepared, setting, unprepared
 
 from .configuration_remask import MADE_CALLABLE, RemaskGenerationConfig, prepare_generation_config
 from .denoising.caching import check_cache, with_cache
@@ -301,15 +301,21 @@ def as_custom_generate(**settings: Any) -> Callable:
         **kwargs: Any,
     ) -> torch.Tensor | RemaskGenerationOutput:
         call = {
-            "generation_config": generation_config and _as_chosen(model, generation_config),
-            "logits_processor": _without_derived(logits_processor),
-            "stopping_criteria": _without_derived(stopping_criteria),
+            "generation_config": generation_config,
+            "logits_processor": logits_processor,
+            "stopping_criteria": stopping_criteria,
             "max_length": max_length,
             "num_return_sequences": num_return_sequences,
             "token_type_ids": token_type_ids,
             "generator": generator,
-            **{name: value for name, value in kwargs.items() if name not in OF_DECODERS},
+            **kwargs,
         }
+        if is_prepared(generation_config):  # as a class of ours, which may be called so too, does not
+            call = {name: value for name, value in call.items() if name not in OF_DECODERS} | {
+                "generation_config": _as_chosen(model, generation_config),
+                "logits_processor": _without_derived(logits_processor),
+                "stopping_criteria": _without_derived(stopping_criteria),
+            }
         call = {name: value for name, value in call.items() if value is not None}
         return remask_generate(model, input_ids, **call | settings)
 

@@ -25,7 +25,7 @@ from transformers import (
     TextIteratorStreamer,
     TextStreamer,
 )
-from transformers.generation import BaseStreamer, TextDiffusionStreamer
+from transformers.generation import BaseStreamer, SuppressTokensLogitsProcessor, TextDiffusionStreamer
 
 from prism_hf.generation import RemaskGenerationConfig, as_custom_generate, remask_generate
 from prism_hf.models.mdlm import MdlmConfig, MdlmForMaskedDiffusion
@@ -541,6 +541,17 @@ def test_custom_generate_of_a_class_with_transformers_generate(randomised, pad):
     assert filled.shape == (1, 3) and filled[0, 1] != MASK
     with pytest.raises(ValueError, match="no quality head"):
         model.generate(prompt, custom_generate=as_custom_generate(remask_strategy="prism"), max_new_tokens=4)
+
+
+def test_custom_generate_of_a_class_of_ours_takes_all_that_a_call_says(prism):
+    """Nobody has prepared its arguments for a decoder, so that none of them is left out."""
+    model, prompt = MODELS["mdlm"](prism), torch.tensor([[5, 6, 7], [8, 9, 10]])
+    config = RemaskGenerationConfig(max_length=11, num_return_sequences=2, do_sample=True)
+    call = {"generation_config": config, "logits_processor": [SuppressTokensLogitsProcessor([4, 11, 12, 13])]}
+    seeded = torch.Generator()
+    expected = model.generate(prompt, **call, generator=seeded.manual_seed(0), steps=4)
+    out = model.generate(prompt, **call, generator=seeded.manual_seed(0), custom_generate=as_custom_generate(steps=4))
+    assert torch.equal(out, expected) and out.shape == (4, 11)
 
 
 def test_settings_of_transformers_own_config_are_read_but_not_its_defaults(table_model):

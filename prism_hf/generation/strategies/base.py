@@ -284,15 +284,13 @@ def resolve_strategy(value: Any, **settings: Any) -> RemaskStrategy:
     """
     if isinstance(value, dict):
         settings = {key: entry for key, entry in value.items() if key != "name"} | settings
-        value = value.get("name")
-    if value is None or isinstance(value, str):
-        cls = _named("none" if value is None else value)
+    value = _name_or_strategy(value)
+    if isinstance(value, str):
+        cls = _named(value)
         known = [field.name for field in fields(cls)]
         if unknown := sorted(set(settings) - set(known)):
             raise ValueError(f"remask_strategy {value!r} has no field {unknown[0]!r}: its fields are {known}.")
         return _warned_of(as_strategy(cls(**settings)))
-    if isinstance(value, type) or not callable(value):
-        raise ValueError(f"remask_strategy must be None, a name of {sorted(STRATEGIES)}, or a callable; got {value!r}.")
     return _warned_of(as_strategy(replace(value, **settings) if settings else value))
 
 
@@ -302,11 +300,26 @@ def class_of(value: Any) -> type[RemaskStrategy] | RemaskStrategy:
     Raises:
         ValueError: for an unknown name, with the nearest right one.
     """
-    value = value.get("name") if isinstance(value, dict) else value
-    if value is not None and not isinstance(value, str):
+    value = _name_or_strategy(value)
+    if not isinstance(value, str):
         return as_strategy(value)
-    cls = _named("none" if value is None else value)
+    cls = _named(value)
     return cls if issubclass(cls, RemaskStrategy) else as_strategy(cls)
+
+
+def _name_or_strategy(value: Any) -> Any:
+    """The name by which users give a strategy, or the strategy. Raises ValueError for what is neither."""
+    if isinstance(value, dict):
+        if not isinstance(value.get("name"), str):
+            raise ValueError(
+                f"remask_strategy={value!r} has no name: give the strategy's under 'name', beside its fields."
+            )
+        return value["name"]
+    if value is None or isinstance(value, str):
+        return "none" if value is None else value
+    if isinstance(value, type) or not callable(value):
+        raise ValueError(f"remask_strategy must be None, a name of {sorted(STRATEGIES)}, or a callable; got {value!r}.")
+    return value
 
 
 def _named(name: str) -> type:

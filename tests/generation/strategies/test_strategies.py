@@ -18,6 +18,7 @@ from prism_hf.generation import (
     RemdmLoop,
     ScoreStrategy,
     TransitionStrategy,
+    WinoRemasking,
     remask_generate,
 )
 from prism_hf.generation.configuration_remask import prepare_generation_config
@@ -301,6 +302,9 @@ def test_what_does_not_go_together_is_named_before_any_forward(name, wrong):
         ({"remask_strategy": "prism_loop", "confidence_threshold": 0.5}, "confidence_threshold=0.5 does not go"),
         ({"remask_strategy": "prism_loop", "loop_start": 13}, "loop_start=13"),
         ({"remask_strategy": "token_critic"}, "critic=model"),
+        ({"remask_strategy": {}}, "remask_strategy={} has no name"),
+        ({"remask_strategy": {"nmae": "prism"}}, "has no name"),
+        ({"remask_strategy": WinoRemasking}, "or a callable; got .*WinoRemasking"),
         ({"t_on": 0.5}, "'t_on'"),
     ],
 )

@@ -47,7 +47,8 @@ class Task:
     Args:
         examples (`torch.Tensor` of shape `(N, L)`): Token ids with masks, and `PADDING` where one is shorter.
         tuning_examples (`torch.Tensor` of shape `(M, L)`): Others, to choose arguments on; M may be 0.
-        judge (`Callable`): Takes completed examples and what they were, and returns a `Judgement`, or its scores alone.
+        judge (`Callable`): Takes completed examples and what they were, and returns a `Judgement`, a tuple of its
+            first parts, or its scores alone.
         measured (`str`): What a score is, as the head of a column.
         origin (`str`): A sentence on where both kinds of examples come from and why none is in both.
         made_with (`dict[str, Any]`, *optional*): What results depend on beside the examples, kept with them.
@@ -67,7 +68,7 @@ class Task:
 
     examples: Tensor
     tuning_examples: Tensor
-    judge: Callable[[Tensor, Tensor], Judgement | Tensor]
+    judge: Callable[[Tensor, Tensor], tuple[Any, ...] | Tensor]
     measured: str
     origin: str
     made_with: dict[str, Any] = field(default_factory=dict)
@@ -77,8 +78,7 @@ class Task:
     def judged(self, sequences: Tensor, examples: Tensor) -> Judgement:
         """What the judge says of completed examples (N, L'), with what is kept of each."""
         judged = self.judge(sequences, examples)
-        if isinstance(judged, Tensor):
-            judged = Judgement(judged)
+        judged = Judgement(*judged) if isinstance(judged, tuple) else Judgement(judged)
         if judged.completions is None:
             judged = judged._replace(completions=[{"tokens": row} for row in sequences.tolist()])
         return judged

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import torch
 
 from prism_hf._compat import version_of
-from prism_hf.fields import did_you_mean
+from prism_hf.fields import check_names, did_you_mean
 
 from ..denoising.reading import Posterior, numbers_in
 from ..denoising.threshold import Thresholds
@@ -124,6 +124,12 @@ class RemaskStrategy:
     refuses: ClassVar[tuple[str, ...]] = ()
     draws: ClassVar[bool] = True
     num_forwards: ClassVar[int] = 0
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if not isinstance(cls.needs, tuple):
+            raise ValueError(f"{cls.__name__}.needs must be a tuple such as ('quality',), got {cls.needs!r}.")
+        check_names(f"need of {cls.__name__}", cls.needs, NEEDS)
 
     def __call__(self, state: StepState) -> torch.Tensor:
         """What it makes of a state, (B, L) float, as its kind reads it."""

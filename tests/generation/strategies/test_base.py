@@ -170,6 +170,14 @@ def test_thresholds_of_a_strategy_without_a_base_class_are_refused():
         remask_generate(Even(), IDS, remask_strategy=Old())
 
 
+@pytest.mark.parametrize(
+    "needs, message", [(("qualty",), "Unknown need of Wrong 'qualty'.*'quality'"), ("token_probs", "must be a tuple")]
+)
+def test_what_no_strategy_can_need_is_refused(needs, message):
+    with pytest.raises(ValueError, match=message):
+        type("Wrong", (ScoreStrategy,), {"needs": needs})
+
+
 def test_a_strategy_of_no_kind():
     class Nothing(RemaskStrategy):
         pass

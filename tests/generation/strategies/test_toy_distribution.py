@@ -31,7 +31,7 @@ def loop_alpha(t):
 
 
 def probabilities(name, eta, t, s):
-    """(remasking, filling) by the formulas, as in test_remdm."""
+    """(remasking, filling) by the formulas, as in test_transition."""
     a_t, a_s = (loop_alpha(t), loop_alpha(s)) if name == "remdm_loop" else (1 - t, 1 - s)
     if s == 0:
         return 0.0, 1.0

@@ -4,6 +4,7 @@
 keyword arguments, and `prism_hf._lazy.lazy_names` takes those of what a package exports.
 """
 
+import inspect
 import warnings
 from collections.abc import Callable, Mapping
 from functools import wraps
@@ -13,20 +14,41 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def warn_renamed(old: str, new: str, stacklevel: int = 2) -> None:
-    """Warn whoever uses the old name. `stacklevel` is that of `warnings.warn`, seen from the caller."""
-    message = f"{old} is now called {new}; the old name goes with the next version of prism_hf."
-    warnings.warn(message, FutureWarning, stacklevel=stacklevel + 1)
+# What may stand between the line of a user and ours.
+_BETWEEN = {
+    "prism_hf",
+    "torch",
+    "transformers",
+    "peft",
+    "accelerate",
+    "contextlib",
+    "dataclasses",
+    "functools",
+    "importlib",
+}
 
 
-def with_new_names(given: Mapping[str, Any], names: Mapping[str, str], owner: str = "", stacklevel: int = 2) -> dict:
+def warn_of_old(message: str) -> None:
+    """Give a `FutureWarning` at the line of whoever uses what is old, however far below it that shows."""
+    frame = inspect.currentframe()
+    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] in _BETWEEN:
+        frame = frame.f_back
+    module, registry = frame.f_globals.get("__name__"), frame.f_globals.setdefault("__warningregistry__", {})
+    warnings.warn_explicit(message, FutureWarning, frame.f_code.co_filename, frame.f_lineno, module, registry)
+
+
+def warn_renamed(old: str, new: str) -> None:
+    """Warn whoever uses the old name."""
+    warn_of_old(f"{old} is now called {new}; the old name goes with the next version of prism_hf.")
+
+
+def with_new_names(given: Mapping[str, Any], names: Mapping[str, str], owner: str = "") -> dict:
     """A mapping with its old keys replaced by new ones, a `FutureWarning` for each.
 
     Args:
         given (`Mapping[str, Any]`): The keyword arguments of a call, or what a file holds.
         names (`Mapping[str, str]`): Old keys to new ones.
         owner (`str`, *optional*): What the warning tells of whose keys they are, such as `RemaskGenerationConfig`.
-        stacklevel (`int`, *optional*, defaults to 2): That of `warnings.warn`, seen from the caller.
 
     Raises:
         ValueError: for a key under both names.
@@ -35,7 +57,7 @@ def with_new_names(given: Mapping[str, Any], names: Mapping[str, str], owner: st
         new, of = names[old], owner and f" of {owner}"
         if new in given:
             raise ValueError(f"{old}={given[old]!r}{of} is now called {new}, which is given too; leave {old} out.")
-        warn_renamed(f"{old}{of}", new, stacklevel + 1)
+        warn_renamed(f"{old}{of}", new)
     return {names.get(key, key): value for key, value in given.items()}
 
 

@@ -309,6 +309,7 @@ class RemaskGenerationConfig(GenerationConfig):
             settings = super()._dict_from_json_file(json_file)
             if not isinstance(settings, dict):
                 raise ValueError(f"it holds no mapping but {settings!r}")
+            settings = with_new_names(settings, RENAMED, str(json_file))
             if SIGN not in settings:
                 return cls.without_foreign(settings, json_file)
             cls.from_dict(settings)
@@ -488,7 +489,7 @@ def prepare_generation_config(
         print(config.order, strategy.needs)
         ```
     """
-    kwargs = with_new_names(kwargs, RENAMED, "generate", stacklevel=3)
+    kwargs = with_new_names(kwargs, RENAMED, "generate")
     kwargs = {name: value for name, value in kwargs.items() if not asks_for_nothing(name, value)}
     values, chosen = _merged(model, generation_config, kwargs)
     if values["mask_token_id"] is None:

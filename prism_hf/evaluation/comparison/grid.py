@@ -8,6 +8,7 @@ from torch import nn
 
 from prism_hf.fields import NotNegative, Positive, check_arguments, check_names, check_value
 from prism_hf.generation import STRATEGIES, Order, RemaskGenerationConfig
+from prism_hf.generation.configuration_remask import RENAMED
 
 from .settings import RETRYING, attempts_of, describe, prepared_config
 
@@ -128,7 +129,7 @@ def _check_entry(entry: dict[str, Any], critic: str | None) -> None:
     check_names("remask_strategy", [name], STRATEGIES)
     if name == "token_critic" and critic is None:
         raise ValueError("The grid has token_critic but no critic: set critic_name_or_path.")
-    known = {*_fields_of(name), *RemaskGenerationConfig.fields, *RETRYING}
+    known = {*_fields_of(name), *RemaskGenerationConfig.fields, *RENAMED, *RETRYING}
     check_names(f"argument of the strategy {name}", _arguments_of(entry), known)
 
 

@@ -11,6 +11,7 @@ from accelerate import PartialState
 from torch import Tensor, nn
 
 from prism_hf._compat import config_of
+from prism_hf._deprecation import with_new_names
 from prism_hf.evaluation.tasks.task import PADDING
 from prism_hf.generation import (
     RemaskGenerationConfig,
@@ -19,6 +20,7 @@ from prism_hf.generation import (
     prepare_generation_config,
     remask_generate,
 )
+from prism_hf.generation.configuration_remask import RENAMED
 from prism_hf.generation.denoising.reading import check_quality
 from prism_hf.generation.strategies.base import RemaskStrategy, resolve_strategy
 from prism_hf.hub.portable import portable
@@ -172,6 +174,7 @@ def _passes_of(output: RemaskGenerationOutput, examples: Tensor, model: nn.Modul
 
 def _keyword_arguments(setting: dict[str, Any], critic: nn.Module | None = None) -> dict[str, Any]:
     """What `remask_generate` takes: None for what the setting leaves open, and the critic where it names one."""
+    setting = with_new_names(setting, RENAMED, "a setting")
     arguments = dict.fromkeys(RemaskGenerationConfig.fields) | {"remask_strategy": "none"} | setting
     if "critic" not in arguments:
         return arguments

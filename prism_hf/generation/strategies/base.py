@@ -6,7 +6,6 @@ step of the loop. Strategies of one kind share schedule and step, and differ in 
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cache
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import torch
 
 from prism_hf._compat import version_of
+from prism_hf._deprecation import warn_of_old
 from prism_hf.fields import check_names, did_you_mean
 
 from ..denoising.reading import Posterior, numbers_in
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from ..denoising.schedule import RowStep, Step
 
 NEEDS = ("quality", "probs", "token_probs", "shadows", "confidence")
+# What strategies said before they had a base class.
+_OF_BEFORE = ("selection", *(f"needs_{need}" for need in NEEDS))
 # What a strategy that decides by itself what is remasked and unmasked leaves nothing to.
 COUNTED = ("num_remask", "eta", "quality_threshold", "confidence_threshold", "loop_steps")
 
@@ -130,6 +132,12 @@ class RemaskStrategy:
         if not isinstance(cls.needs, tuple):
             raise ValueError(f"{cls.__name__}.needs must be a tuple such as ('quality',), got {cls.needs!r}.")
         check_names(f"need of {cls.__name__}", cls.needs, NEEDS)
+        if old := [name for name in vars(cls) if name in _OF_BEFORE]:
+            needs = (*cls.needs, *(name.removeprefix("needs_") for name in old if name != "selection"))
+            raise TypeError(
+                f"{cls.__name__}.{old[0]} is not read: what is made of its scores is said by its base class, and what "
+                f"it reads by needs = {needs}."
+            )
 
     def __call__(self, state: StepState) -> torch.Tensor:
         """What it makes of a state, (B, L) float, as its kind reads it."""
@@ -360,7 +368,7 @@ _KINDS = {
     "probability": ("transition", "TransitionStrategy"),
     "ranking": ("ranking", "RankingStrategy"),
 }
-_OLD_ATTRIBUTES = ("selection", *(f"needs_{need}" for need in NEEDS), "fills_by_time", "num_forwards")
+_OLD_ATTRIBUTES = (*_OF_BEFORE, "fills_by_time", "num_forwards")
 
 
 def as_strategy(value: Any) -> RemaskStrategy:
@@ -389,11 +397,9 @@ def _warned_of(strategy: RemaskStrategy) -> RemaskStrategy:
     old = [name for name in _OLD_ATTRIBUTES if hasattr(strategy.in_config, name)]
     if old and strategy.in_config is not strategy:
         kind = type(strategy).__base__.__name__
-        warnings.warn(
+        warn_of_old(
             f"The remask strategy {strategy} says what it is by the attribute {old[0]}, which the next version of "
-            f"prism_hf does not read: inherit from prism_hf.generation.{kind} and name what it reads in `needs`.",
-            FutureWarning,
-            stacklevel=3,
+            f"prism_hf does not read: inherit from prism_hf.generation.{kind} and name what it reads in `needs`."
         )
     return strategy
 

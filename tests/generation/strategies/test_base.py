@@ -191,3 +191,9 @@ def test_what_draws_nothing_gives_one_sequence(strategy):
     with pytest.raises(ValueError, match="same sequence"):
         remask_generate(Even(), IDS, remask_strategy=strategy, num_return_sequences=2)
     assert len(remask_generate(Even(), IDS, remask_strategy=RandomRemasking(), num_return_sequences=2)) == 4
+
+
+@pytest.mark.parametrize("old", ["selection", "needs_confidence"])
+def test_a_class_of_a_kind_that_says_it_as_before_is_refused(old):
+    with pytest.raises(TypeError, match=f"Mine.{old} is not read.*needs = .'quality'"):
+        type("Mine", (PrismRemasking,), {old: True})

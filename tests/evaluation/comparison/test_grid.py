@@ -1,10 +1,12 @@
 """Grids of settings."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
 from prism_hf.evaluation import expand_grid
+from prism_hf.evaluation.comparison.settings import prepared_config
 
 
 def test_a_grid_is_the_product_of_its_axes():
@@ -44,3 +46,11 @@ def test_a_wrong_grid_is_refused(strategy, message):
         expand_grid([strategy], ["random"], [0], [5])
     with pytest.raises(ValueError, match="grid is empty"):
         expand_grid([{"name": "none"}], [], [0], [5])
+
+
+def test_a_strategy_may_hold_a_setting_under_its_old_name():
+    entry = {"name": "prism", "block_length": 9, "cache": "prefix"}
+    point = expand_grid([entry], ["random"], [1.0], [51])[0]
+    with pytest.warns(FutureWarning, match="cache of a setting is now called cache_implementation"):
+        config, _ = prepared_config(SimpleNamespace(config=SimpleNamespace(mask_token_id=0)), point.setting)
+    assert config.cache_implementation == "prefix"

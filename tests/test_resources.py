@@ -28,7 +28,7 @@ def test_puzzles_have_51_blanks_and_their_solution_only():
 
 
 def test_shipped_prism_corrects_what_the_shipped_model_gets_wrong():
-    puzzles = to_sequence(to_grid(read_sudoku_csv(resource_path("sudoku/puzzles.csv"))), 81)[:60]
+    puzzles = to_sequence(to_grid(read_sudoku_csv(resource_path("sudoku/puzzles.csv"))), 81)[:30]
     backbone = AutoModelForMaskedLM.from_pretrained(resource_path("sudoku_mdm"))
     fresh = PrismForMaskedDiffusion.from_pretrained(resource_path("sudoku_mdm"))
     with torch.no_grad():
@@ -41,7 +41,7 @@ def test_shipped_prism_corrects_what_the_shipped_model_gets_wrong():
     corrected = model.generate(
         puzzles, steps=102, remask_strategy="prism", num_remask=4, generator=generator, **sampled
     )
-    assert is_solved(corrected, puzzles).sum() >= is_solved(plain, puzzles).sum() + 9
+    assert is_solved(corrected, puzzles).sum() >= is_solved(plain, puzzles).sum() + 5
 
 
 def test_shipped_tokenizer():

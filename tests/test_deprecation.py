@@ -1,6 +1,7 @@
 """Old names serve, and say what they are called now."""
 
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -53,7 +54,7 @@ def test_a_user_sees_one_warning_at_the_own_line_through_the_libraries_between(t
     assert shown(lambda: model.generate(ids, max_new_tokens=4, block_length=2, cache="prefix")) == [__file__]
     assert shown(lambda: model(ids, logits_at=ids > 1)) == [__file__]
 
-    file = resource_path("sudoku_prism") / "generation_config.json"
+    file = Path(resource_path("sudoku_prism"), "generation_config.json")
     (tmp_path / file.name).write_text(file.read_text().replace("{", '{"cache": "prefix", "block_length": 9,', 1))
     loaded = []
     assert shown(lambda: loaded.append(RemaskGenerationConfig.from_pretrained(tmp_path))) == [__file__]

@@ -46,8 +46,9 @@ def test_a_lazy_name_is_none_of_a_module(package):
 
 
 def test_an_unknown_name_is_an_attribute_error():
-    with pytest.raises(AttributeError, match="module 'prism_hf' has no attribute 'unknown'"):
+    with pytest.raises(AttributeError, match="module 'prism_hf' has no attribute 'unknown'") as raised:
         _ = prism_hf.unknown
+    assert (raised.value.name, raised.value.obj) == ("unknown", prism_hf)  # from which Python tells the nearest name
 
 
 def test_an_old_name_serves_and_warns():

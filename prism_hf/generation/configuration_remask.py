@@ -413,7 +413,8 @@ class RemaskGenerationConfig(GenerationConfig):
                 raise ValueError(f"{name}={first} and {other}={second} do not go together: {reason}.")
         if self.confidence_threshold is not None and self.order != "confidence":
             raise ValueError(
-                f"confidence_threshold={self.confidence_threshold} needs order='confidence', got {self.order!r}."
+                f"confidence_threshold={self.confidence_threshold} needs order='confidence', got {self.order!r}: give "
+                "order='confidence' too."
             )
 
     def check_outputs(self, strategy: RemaskStrategy) -> None:

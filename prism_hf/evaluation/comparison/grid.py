@@ -129,8 +129,9 @@ def _check_entry(entry: dict[str, Any], critic: str | None) -> None:
     check_names("remask_strategy", [name], STRATEGIES)
     if name == "token_critic" and critic is None:
         raise ValueError("The grid has token_critic but no critic: set critic_name_or_path.")
-    known = {*_fields_of(name), *RemaskGenerationConfig.fields, *RENAMED, *RETRYING}
-    check_names(f"argument of the strategy {name}", _arguments_of(entry), known)
+    known = {*_fields_of(name), *RemaskGenerationConfig.fields, *RETRYING}
+    arguments = [RENAMED.get(argument, argument) for argument in _arguments_of(entry)]
+    check_names(f"argument of the strategy {name}", arguments, known)
 
 
 def _arguments_of(entry: dict[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ Examples of unequal length hold `PADDING`, -1, to the left: one tensor says all,
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import wraps
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -84,7 +85,21 @@ class Task:
         return judged
 
 
-Task.__init__ = renamed_arguments(score="judge")(Task.__init__)  # type: ignore[method-assign]
+def _judge_says_all(init: Callable[..., None]) -> Callable[..., None]:
+    """The constructor of `Task`, which says what has become of `measures`, its argument in an earlier version."""
+
+    @wraps(init)
+    def named(self: Task, *args: Any, **kwargs: Any) -> None:
+        if "measures" in kwargs:
+            raise TypeError(
+                "A Task takes no measures: its judge returns them, as Judgement(scores, completions, measures)."
+            )
+        init(self, *args, **kwargs)
+
+    return named
+
+
+Task.__init__ = _judge_says_all(renamed_arguments(score="judge")(Task.__init__))  # type: ignore[method-assign]
 
 
 def load_tokenizer(name: str, vocab_size: int, remedy: str) -> PreTrainedTokenizerBase:

@@ -188,3 +188,5 @@ def test_old_names_serve_for_one_more_version(sudoku, tmp_path):
     with pytest.warns(FutureWarning, match="score of .* is now called judge"):
         task = Task(sudoku.puzzles, sudoku.puzzles[:0], score=is_solved, measured="solved", origin="")
     assert torch.equal(task.judged(sudoku.solutions, sudoku.puzzles).scores, torch.ones(6, dtype=torch.bool))
+    with pytest.raises(TypeError, match="takes no measures: its judge returns them"):
+        Task(sudoku.puzzles, sudoku.puzzles[:0], is_solved, "solved", "", measures={})

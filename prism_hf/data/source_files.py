@@ -105,6 +105,11 @@ def train_byte_level_bpe(files: Sequence[str | Path], vocab_size: VocabularySize
 
     Raises:
         ValueError: if the vocabulary has no room for the 256 bytes and the special tokens.
+
+    Example:
+        ```python
+        tokenizer = train_byte_level_bpe(["README.md"], vocab_size=512)
+        ```
     """
     check_arguments(train_byte_level_bpe, locals())
     bpe = Tokenizer(models.BPE())

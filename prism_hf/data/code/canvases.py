@@ -99,6 +99,11 @@ def encode_code(
     Raises:
         ValueError: if the tokenizer lacks a mask token, an EOS token or the template, a length makes no sense, or no
             row is left.
+
+    Example:
+        ```python
+        canvases = encode_code(load_code("functions.jsonl"), tokenizer, canvas_length=512)
+        ```
     """
     check_tokenizer(tokenizer, apply_chat_template)
     check_arguments(encode_code, locals())

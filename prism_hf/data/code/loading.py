@@ -36,6 +36,11 @@ def load_code(
 
     Raises:
         ValueError: if nothing readable is there, it has no rows, or a column is missing.
+
+    Example:
+        ```python
+        rows = load_code("functions.jsonl", rename_columns={"prompt": "instruction", "completion": "code"})
+        ```
     """
     local = Path(path).expanduser()
     try:
@@ -72,6 +77,11 @@ def split_code(rows: Rows, held_out: Share = 0.05, seed: Seed = 0) -> tuple[Rows
         held_out (`float`, *optional*, defaults to 0.05): About this share is held out; with 0 nothing is, and the
             second is None.
         seed (`int`, *optional*, defaults to 0): Of the hash.
+
+    Example:
+        ```python
+        to_learn, held_out = split_code(load_code("functions.jsonl"), held_out=0.05)
+        ```
     """
     check_arguments(split_code, locals())
     if held_out == 0:

@@ -24,6 +24,12 @@ def read_sudoku_csv(path: str | Path) -> Tensor:
 
     Raises:
         ValueError: with the file, the line and what is wrong with it.
+
+    Example:
+        ```python
+        puzzles = read_sudoku_csv(resource_path("sudoku/puzzles.csv"))
+        assert puzzles.shape == (500, 89)
+        ```
     """
     check_arguments(read_sudoku_csv, locals())
     check_utf8(existing_file(path))
@@ -41,6 +47,11 @@ def write_sudoku_csv(path: str | Path, ids: Tensor) -> None:
     Args:
         path (`str | Path`): Of the file.
         ids (`Tensor`): Sequences (N, 89 or 81).
+
+    Example:
+        ```python
+        write_sudoku_csv("puzzles.csv", puzzles)
+        ```
     """
     to_grid(ids)  # the shape is checked before the file is touched
     Path(path).write_text("".join(",".join(map(str, row)) + "\n" for row in ids.tolist()), encoding="utf-8")

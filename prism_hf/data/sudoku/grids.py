@@ -54,6 +54,11 @@ def is_valid_grid(grid: Tensor) -> Tensor:
 
     Returns:
         (N,) bool.
+
+    Example:
+        ```python
+        assert is_valid_grid(to_grid(solutions)).all()
+        ```
     """
     check_grids(grid, "(N, 9, 9)")
     boxes = grid.view(-1, 3, 3, 3, 3).transpose(2, 3).reshape(-1, 9, 9)
@@ -97,6 +102,12 @@ def to_grid(ids: Tensor) -> Tensor:
 
     Returns:
         Grids (N, 9, 9).
+
+    Example:
+        ```python
+        grids = to_grid(puzzles)
+        print((grids == 0).sum((1, 2)))  # the blanks of each
+        ```
     """
     check_value("ids", ids, Tensor)
     if ids.ndim != 2:
@@ -113,6 +124,11 @@ def to_sequence(grid: Tensor, layout: int = 89) -> Tensor:
 
     Returns:
         Sequences (N, layout).
+
+    Example:
+        ```python
+        cells_alone = to_sequence(to_grid(puzzles), layout=81)
+        ```
     """
     check_grids(grid, "(N, 9, 9)")
     positions = cell_positions(layout).to(grid.device)

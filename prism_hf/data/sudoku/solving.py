@@ -62,6 +62,11 @@ def count_solutions(grid: Tensor, limit: int = 2) -> int:
     Args:
         grid (`Tensor`): A puzzle (9, 9), with 0 at its blanks.
         limit (`int`, *optional*, defaults to 2): Where counting ends; a proper puzzle has 1.
+
+    Example:
+        ```python
+        assert count_solutions(to_grid(puzzles)[0]) == 1
+        ```
     """
     check_grids(grid, "(9, 9)")
     return sum(1 for _ in islice(search_solutions(grid.flatten().tolist()), limit))

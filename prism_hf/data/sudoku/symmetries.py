@@ -27,6 +27,11 @@ def generate_solved_grids(n: Count, generator: torch.Generator, stock_seed: Seed
 
     Returns:
         Grids (n, 9, 9), long.
+
+    Example:
+        ```python
+        grids = generate_solved_grids(4, torch.Generator().manual_seed(0))
+        ```
     """
     check_arguments(generate_solved_grids, locals())
     stock = stock_of(stock_seed)

@@ -52,8 +52,8 @@ class MaskedDiffusionTrainer(BaseTrainer):
 
     A row holds `input_ids` and, where it has padding, `attention_mask`. `maskable` says which of its tokens are to be
     learned, as opposed to prompts and separators; so do `completion_mask`, `assistant_masks` and `labels`, as TRL makes
-    them. Where none of these is given, all tokens are learned but padding and special ones; see `rows.RowReader`. A
-    `data_collator` of your own gives the same columns, of a batch.
+    them. Where none of these is given, all tokens are learned but padding and special ones; see `RowReader` in
+    `data_preparation`. A `data_collator` of your own gives the same columns, of a batch.
 
     A step is that of one large batch, however its rows are cut: its losses are divided by counts over the whole
     accumulation window and all processes, and all randomness comes from seed, step and the row's number, so a resumed

@@ -49,7 +49,8 @@ def evaluate_settings(
 
     A finished setting is appended to the JSONL file `path`; one that is there already, made with the same, is not
     computed again. Of one that was interrupted, the finished batches are kept beside `path` until it is finished.
-    Under `accelerate launch` the processes share the batches; the results do not depend on how many there are.
+    Under `accelerate launch` the processes, which must see one file system, share the batches; the results do
+    not depend on how many there are.
 
     Args:
         model (`PreTrainedModel`): What is evaluated.

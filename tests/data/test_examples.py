@@ -18,7 +18,10 @@ BLOCKS = {
     if (block := re.search(r"```python\n(.*?)```", inspect.getdoc(function) or "", re.S))
 }
 # These complete, or train, what other rooms have, or read all of Python's own library.
-ELSEWHERE = ("decode_completions", "encode_prompts", "load_code_datasets", "load_training_data", "python_files")
+ELSEWHERE = (
+    *("decode_completions", "encode_prompts", "load_code_datasets", "load_training_data", "read_prompts"),
+    "python_files",
+)
 
 
 @pytest.mark.parametrize("name", sorted(BLOCKS.keys() - set(ELSEWHERE)))
@@ -29,7 +32,6 @@ def test_the_example_runs(name, tmp_path, monkeypatch):
     old = {"prompt": "instruction", "completion": "code"} if name == "load_code" else {}
     row = {next((was for was, now in old.items() if now == key), key): value for key, value in row.items()}
     (tmp_path / "functions.jsonl").write_text(json.dumps(row) + "\n")
-    (tmp_path / "prompts.jsonl").write_text('{"prompt": "Add."}\n')
     names = {"torch": torch, "resource_path": resource_path} | {each: getattr(data, each) for each in data.__all__}
     names |= {"tokenizer": data.train_byte_level_bpe(["README.md"], vocab_size=300)}
     names |= {each: data.read_sudoku_csv(resource_path(f"sudoku/{each}.csv")) for each in ("puzzles", "solutions")}

@@ -38,11 +38,16 @@ def comparison_table(rows: list[Row], measured: str | None = None, reference: st
     Returns:
         `str`: The tables.
 
+    Raises:
+        ValueError: if there are no rows.
+
     Example:
         ```python
         print(comparison_table(compare(model, task, points, "results.jsonl")))
         ```
     """
+    if not rows:
+        raise ValueError("There are no rows to set in a table: give those that compare or evaluate returned.")
     measured = measured or _measured(rows)
     if rows[0]["budget"] is None:
         return _table(rows, measured)

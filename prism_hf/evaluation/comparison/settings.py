@@ -175,13 +175,21 @@ def _passes_of(output: RemaskGenerationOutput, examples: Tensor, model: nn.Modul
 
 def _keyword_arguments(setting: dict[str, Any], critic: nn.Module | None = None) -> dict[str, Any]:
     """What `remask_generate` takes: None for what the setting leaves open, and the critic where it names one."""
-    setting = with_new_names(setting, RENAMED, "a setting")
+    setting = _with_new_names(setting)
     arguments = dict.fromkeys(RemaskGenerationConfig.fields) | {"remask_strategy": "none"} | setting
     if "critic" not in arguments:
         return arguments
     del arguments["critic"]
     strategy = _strategy_fields(setting["remask_strategy"]) | {"critic": critic}
     return arguments | {"remask_strategy": resolve_strategy(strategy)}
+
+
+def _with_new_names(setting: dict[str, Any]) -> dict[str, Any]:
+    """A setting, and its retries, without the names of an earlier version."""
+    setting = with_new_names(setting, RENAMED, "a setting")
+    if "retries" not in setting:
+        return setting
+    return setting | {"retries": [with_new_names(retry, RENAMED, "a retry") for retry in setting["retries"]]}
 
 
 def _strategy_fields(strategy: str | dict[str, Any]) -> dict[str, Any]:
@@ -191,6 +199,7 @@ def _strategy_fields(strategy: str | dict[str, Any]) -> dict[str, Any]:
 
 def attempts_of(setting: dict[str, Any]) -> list[dict[str, Any]]:
     """The settings of the one or more generations that a setting stands for."""
+    setting = _with_new_names(setting)
     first = {name: value for name, value in setting.items() if name not in RETRYING}
     return [first, *(first | retry for retry in setting.get("retries", []))]
 

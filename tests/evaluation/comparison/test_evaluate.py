@@ -116,3 +116,17 @@ def test_a_wrong_setting_stops_before_any_work(sudoku, tmp_path):
     with pytest.raises(ValueError, match="no settings"):
         evaluate(model, sudoku.task, [], tmp_path / "rows.jsonl")
     assert model.calls == 0 and not (tmp_path / "rows.jsonl").exists()
+
+
+def test_a_retry_may_hold_a_setting_under_its_old_name(sudoku, tmp_path):
+    setting = SETTINGS[1] | {"retry_below": 1.0}
+    results = [
+        evaluate(sudoku.Solver(), sudoku.task, [setting | {"retries": [{name: None}]}], tmp_path / f"{name}.jsonl")
+        for name in ("cache", "cache_implementation")
+    ]
+    assert torch.equal(*(rows[0]["scores"] for rows in results))
+
+
+def test_a_table_of_no_rows_is_refused():
+    with pytest.raises(ValueError, match="no rows"):
+        comparison_table([])

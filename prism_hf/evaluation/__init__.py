@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .comparison.settings import evaluate_settings
     from .metrics.calibration import auroc, expected_calibration_error, reliability_bins
     from .metrics.code import pass_at_k
+    from .metrics.loading import load_metric, metric_path
     from .metrics.statistics import bootstrap_interval, mcnemar_test, paired_bootstrap, wilson_interval
     from .metrics.text import (
         count_scored_tokens,
@@ -59,10 +60,12 @@ __all__ = [
     "generative_perplexity",
     "is_solved",
     "isolation_problem",
+    "load_metric",
     "load_sudoku",
     "load_task",
     "mauve",
     "mcnemar_test",
+    "metric_path",
     "negative_log_likelihood",
     "paired_bootstrap",
     "pass_at_k",

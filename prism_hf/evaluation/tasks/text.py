@@ -81,7 +81,7 @@ def load_text(
     number, mask_token_id = num_samples + num_tuning_samples, model.config.mask_token_id
     prompts = None if prompts_file is None else _distinct_prompts(prompts_file, number)
     own_tokenizer = _own_tokenizer(model, tokenizer)
-    reader = Reader(*_load_scorer(scorer, length, model.device), scorer_batch_size)
+    reader = _load_reader(scorer, length, model.device, scorer_batch_size)
     examples = torch.full((number, length), mask_token_id)
     if prompts is not None:
         examples = _masked_examples(prompts, own_tokenizer, length, mask_token_id)
@@ -118,6 +118,26 @@ class Reader(NamedTuple):
     scorer: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     batch_size: int
+
+
+def as_reader(
+    scorer: str | PreTrainedModel,
+    tokenizer: str | PreTrainedTokenizerBase | None = None,
+    batch_size: int = 8,
+    device: torch.device | None = None,
+) -> Reader:
+    """A scorer by its name, which then is put on `device`, by default the accelerator if there is one; or itself.
+
+    tokenizer: the scorer's, by default the one saved with it. Raises ValueError if there is none.
+    """
+    model: Any = scorer
+    if isinstance(scorer, str):
+        model = AutoModelForCausalLM.from_pretrained(scorer)
+        model.to(device or torch.accelerator.current_accelerator(check_available=True) or "cpu").eval()
+    if tokenizer is None or isinstance(tokenizer, str):
+        name = tokenizer or (scorer if isinstance(scorer, str) else model.name_or_path)
+        tokenizer = load_tokenizer(name, model.config.vocab_size, "name a scorer that has one, such as gpt2-large")
+    return Reader(model, tokenizer, batch_size)
 
 
 def _judge(
@@ -170,17 +190,15 @@ def _own_tokenizer(model: Any, name: str | None) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def _load_scorer(name: str, length: int, device: torch.device) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A causal language model and its tokenizer. Raises ValueError if it cannot score texts of `length` tokens."""
-    scorer: Any = AutoModelForCausalLM.from_pretrained(name)
-    scorer.to(device).eval()
-    tokenizer = load_tokenizer(name, scorer.config.vocab_size, "name a scorer that has one, such as gpt2-large")
-    limit = context_length(scorer)
+def _load_reader(name: str, length: int, device: torch.device, batch_size: int) -> Reader:
+    """A scorer with its tokenizer. Raises ValueError if it cannot score texts of `length` tokens."""
+    reader = as_reader(name, batch_size=batch_size, device=device)
+    limit = context_length(reader.scorer)
     if limit is not None and limit < length:
         raise ValueError(
             f"The scorer {name} reads {limit} tokens, fewer than length={length}: lower length, or name another."
         )
-    return scorer, tokenizer
+    return reader
 
 
 def _read_references(path: str) -> list[str]:

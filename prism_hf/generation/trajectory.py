@@ -13,7 +13,7 @@ from .denoising.canvas import Canvas, Changes, Generation
 from .denoising.schedule import Step
 
 TEMPLATE = Path(__file__).with_name("trajectory.html")
-# Black on orange (low quality) to blue (high quality), of the 256 colours of a terminal; the page has the same five.
+# Black on orange (lowest quality of the step) to blue (highest), of 256 colours; the page has the same five.
 QUALITY_COLORS = ("38;5;16;48;5;208", "38;5;16;48;5;223", "38;5;16;48;5;252", "38;5;16;48;5;153", "38;5;16;48;5;75")
 MASK_SIGN = "░"
 
@@ -61,21 +61,24 @@ class Trajectory:
         self,
         path: str | Path,
         tokenizer: PreTrainedTokenizerBase | None = None,
-        row: int = 0,
+        row: int | None = 0,
         line_length: int | None = None,
     ) -> None:
-        """Write a page that shows one row of the batch at every step; it needs no network and no other file.
+        """Write a page that shows a row of the batch at every step; it needs no network and no other file.
 
-        A token has the colour of the quality that the step's forward read, so one that the step unmasks has none yet.
+        The colour of a token says where its quality stands among those that the step's forward read: the fifth with the
+        lowest is orange, whatever the values. So a remasked token shows why it went, with its quality above it. What
+        the step unmasks has none yet. Empty lines that follow one another are drawn as one.
 
         Args:
             path (`str | Path`): The page.
             tokenizer (`PreTrainedTokenizerBase`, *optional*): Gives the tokens their text; else the page has their ids.
-            row (`int`, *optional*, defaults to 0): The row.
+            row (`int`, *optional*, defaults to 0): The row. None: all, with a choice on the page.
             line_length (`int`, *optional*): Break the line after every so many tokens, for grids whose sequence has no
                 newlines.
         """
-        data = json.dumps(self._row_data(tokenizer, row, line_length), allow_nan=False, separators=(",", ":"))
+        rows = range(self.canvas.shape[1]) if row is None else [row]
+        data = json.dumps(self._data(tokenizer, rows, line_length), allow_nan=False, separators=(",", ":"))
         # The only way out of a script element is a "<".
         page = TEMPLATE.read_text(encoding="utf-8").replace("{{trajectory}}", data.replace("<", "\\u003c"))
         Path(path).write_text(page, encoding="utf-8")
@@ -88,16 +91,17 @@ class Trajectory:
         steps: Iterable[int] | None = None,
         color: bool = True,
     ) -> str:
-        """One row of the batch at every step as text for a terminal.
+        """One row of the batch at every step as text for a terminal, in the colours of the page.
 
         Args:
             tokenizer (`PreTrainedTokenizerBase`, *optional*): As for `to_html`.
-            row (`int`, *optional*, defaults to 0): As for `to_html`.
+            row (`int`, *optional*, defaults to 0): The row.
             line_length (`int`, *optional*): As for `to_html`.
             steps (`Iterable[int]`, *optional*): Show these only, counted from 1 (0 is before the first).
             color (`bool`, *optional*, defaults to `True`): Mark by ANSI escapes; else by plain characters.
         """
-        data = self._row_data(tokenizer, row, line_length)
+        data = self._data(tokenizer, [row], line_length)
+        data |= data["rows"][0]
         last = len(self.canvas)
         wanted = set(range(last + 1)) if steps is None else set(steps)
         if not wanted <= set(range(last + 1)):
@@ -108,14 +112,27 @@ class Trajectory:
         parts += [_frame_text(frame, data, color) for frame in _frames(data) if frame.step in wanted]
         return "\n\n".join(parts) + "\n"
 
-    def _row_data(self, tokenizer: Any, row: int, line_length: int | None) -> dict[str, Any]:
-        """One row as JSON values: what changes at each step, and the text of every token that occurs."""
-        if not 0 <= row < self.canvas.shape[1]:
-            raise ValueError(f"row={row} is not in the batch: it has rows 0 to {self.canvas.shape[1] - 1}.")
+    def _data(self, tokenizer: Any, rows: Iterable[int], line_length: int | None) -> dict[str, Any]:
+        """Rows as JSON values, and the text of every token that occurs in them."""
+        rows, num_rows = list(rows), self.canvas.shape[1]
+        for row in rows:
+            if not 0 <= row < num_rows:
+                raise ValueError(f"row={row} is not in the batch: it has rows 0 to {num_rows - 1}.")
         if line_length is not None and line_length < 1:
             raise ValueError(f"line_length must be at least 1, got {line_length}.")
+        texts, special = _token_texts(self.canvas[:, rows].unique().tolist(), tokenizer)
+        corrected = self.corrections()
+        return {
+            "texts": texts,
+            "marks": {token: mark for token, text in texts.items() if (mark := _mark_whitespace(text)) != text},
+            "special": special,
+            "lineLength": line_length,
+            "rows": [self._row_data(row, corrected[:, row].cpu()) for row in rows],
+        }
+
+    def _row_data(self, row: int, corrected: torch.Tensor) -> dict[str, Any]:
+        """What changes at each step of a row."""
         canvas, filled, remasked = (t[:, row].cpu() for t in (self.canvas, self.filled, self.remasked))
-        corrected = self.corrections()[:, row].cpu()
         quality = None if self.quality is None else self.quality[:, row].float().cpu()
         steps, held = [], torch.zeros_like(filled[0])
         for step in range(len(canvas)):
@@ -127,18 +144,11 @@ class Trajectory:
             if quality is not None:
                 read = held & ~quality[step].isnan()
                 values = zip(read.tolist(), quality[step].tolist(), strict=True)
-                changes["quality"] = [round(value, 3) if is_read else None for is_read, value in values]
+                changes["quality"] = [round(value, 4) if is_read else None for is_read, value in values]
+                changes["shades"] = _shades(quality[step], read)
             steps.append(changes)
             held = (held & ~remasked[step]) | filled[step]
-        texts, special = _token_texts(canvas.unique().tolist(), tokenizer)
-        return {
-            "texts": texts,
-            "marks": {token: mark for token, text in texts.items() if (mark := _mark_whitespace(text)) != text},
-            "special": special,
-            "prompt": torch.where(filled.any(0), -1, canvas[-1]).tolist(),
-            "steps": steps,
-            "lineLength": line_length,
-        }
+        return {"row": row, "prompt": torch.where(filled.any(0), -1, canvas[-1]).tolist(), "steps": steps}
 
 
 class Recorder:
@@ -162,6 +172,16 @@ class Recorder:
 
 def _positions(mask: torch.Tensor) -> list[int]:
     return mask.nonzero().flatten().tolist()
+
+
+def _shades(quality: torch.Tensor, read: torch.Tensor) -> str:
+    """In which fifth of the qualities (L,) that were read each stands: 0 to 4, or "-" for one that was not."""
+    values = quality[read]
+    lower, upper = (torch.searchsorted(values.sort().values, values, side=side) for side in ("left", "right"))
+    # Equal values share the middle of their places, so that where all are equal none is low.
+    places = (lower + upper) / (2 * max(len(values), 1))
+    shades = iter((places * len(QUALITY_COLORS)).long().clamp(max=len(QUALITY_COLORS) - 1).tolist())
+    return "".join(str(next(shades)) if is_read else "-" for is_read in read.tolist())
 
 
 def _token_texts(tokens: list[int], tokenizer: Any) -> tuple[dict[int, str], list[int]]:
@@ -231,13 +251,14 @@ def _styled(text: str, codes: str) -> str:
 def _legend(color: bool, has_quality: bool) -> str:
     if not color:
         return f"{{+filled in this step+}} [-remasked in this step-] {MASK_SIGN} mask"
-    scale = "".join(_styled(f" {i / 5:.1f} ", codes) for i, codes in enumerate(QUALITY_COLORS))
+    names = (" lowest ", "   ", "   ", "   ", " highest ")
+    scale = "".join(_styled(name, codes) for name, codes in zip(names, QUALITY_COLORS, strict=True))
     signs = f"{_styled('filled in this step', '1;4')}  {_styled('remasked in this step', '9')}  {MASK_SIGN} mask"
-    return f"quality from {scale}  {signs}" if has_quality else signs
+    return f"quality in the step {scale}  {signs}" if has_quality else signs
 
 
 def _frame_text(frame: _Frame, data: dict, color: bool) -> str:
-    changes, quality = frame.changes, frame.changes.get("quality")
+    changes, shades = frame.changes, frame.changes.get("shades", "-" * len(frame.tokens))
     text_of = data["texts"] | data["marks"]
     filled, remasked = {position for position, _ in changes["filled"]}, set(changes["remasked"])
     pieces = []
@@ -247,13 +268,13 @@ def _frame_text(frame: _Frame, data: dict, color: bool) -> str:
         elif position in filled:
             piece = _styled(text_of[token], "1;4") if color else f"{{+{text_of[token]}+}}"
         elif position in remasked:
-            codes = "9" if quality is None or quality[position] is None else "9;" + _quality_color(quality[position])
+            codes = "9" if shades[position] == "-" else "9;" + QUALITY_COLORS[int(shades[position])]
             text = text_of[frame.removed[position]]
             piece = _styled(text, codes) if color else f"[-{text}-]"
         elif token < 0:
             piece = MASK_SIGN
         else:
-            codes = "4" if quality is None or quality[position] is None else _quality_color(quality[position])
+            codes = "4" if shades[position] == "-" else QUALITY_COLORS[int(shades[position])]
             piece = _styled(text_of[token], codes) if color else text_of[token]
         ends_line = data["lineLength"] and (position + 1) % data["lineLength"] == 0
         pieces.append(piece + "\n" if ends_line else piece)
@@ -264,7 +285,3 @@ def _frame_text(frame: _Frame, data: dict, color: bool) -> str:
     return "\n".join(
         [title, *(["corrected: " + ", ".join(replaced)] if replaced else []), "".join(pieces).rstrip("\n")]
     )
-
-
-def _quality_color(quality: float) -> str:
-    return QUALITY_COLORS[min(int(quality * len(QUALITY_COLORS)), len(QUALITY_COLORS) - 1)]

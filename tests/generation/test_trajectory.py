@@ -1,5 +1,4 @@
 import json
-import math
 import re
 import shutil
 from html.parser import HTMLParser
@@ -289,10 +288,11 @@ def open_page(browser, tmp_path):
         context.close()
 
 
-# Each token on the page: position, text, classes, whether it is struck, and the struck text above it.
+# Each token on the page: position, text, classes, whether it is struck, and what stands above it (struck, value).
 READ_TOKENS = """() => [...document.querySelectorAll("#canvas .token")].map(token => [
   Number(token.dataset.position), token.textContent, [...token.classList], token.querySelector("s") !== null,
-  token.closest("ruby")?.querySelector("rt s").textContent ?? null])"""
+  token.closest("ruby")?.querySelector("rt s")?.textContent ?? null,
+  token.closest("ruby")?.querySelector("rt .value")?.textContent ?? null])"""
 # The canvas with its line breaks, without what stands above the tokens.
 READ_CANVAS = """() => {
   const canvas = document.getElementById("canvas").cloneNode(true);
@@ -303,9 +303,22 @@ READ_COUNTS = """() => ["number", "last", "num-filled", "num-remasked", "num-cor
   id => Number(document.getElementById(id).textContent))"""
 
 
-def shade(trajectory, step, row, position):
-    quality = math.nan if trajectory.quality is None else trajectory.quality[step, row, position].item()
-    return "unread" if math.isnan(quality) else f"q{int(round(quality, 3) * 5)}"
+def shade(trajectory, step, row, position, judged):
+    """The fifth in which a quality stands among those of the `judged` positions (L,), counted one by one."""
+    if trajectory.quality is None or trajectory.quality[step, row, position].isnan():
+        return "unread"
+    values = trajectory.quality[step, row]
+    others = [value for value, read in zip(values.tolist(), judged.tolist(), strict=True) if read and value == value]
+    own = values[position].item()
+    lower, equal = sum(other < own for other in others), sum(other == own for other in others)
+    return f"q{int(5 * (lower + equal / 2) / len(others))}"
+
+
+def judged_at(trajectory, step, row):
+    """(L,): what stood on the canvas at the beginning of the step and was not given."""
+    if step == 0:
+        return torch.zeros_like(trajectory.filled[0, row])
+    return (trajectory.canvas[step - 1, row] != MASK) & trajectory.filled[:, row].any(0)
 
 
 @pytest.mark.parametrize("name", SETTINGS)
@@ -334,7 +347,9 @@ def test_the_page_agrees_with_the_trajectory_at_every_step(open_page, name):
         shown = page.evaluate(READ_TOKENS)
         assert [position for position, *_ in shown] == list(range(81))
         previous, tokens = tokens, trajectory.canvas[step, row].tolist()
-        for position, text, kind, struck, above in shown:
+        judged = judged_at(trajectory, step, row)
+        for position, text, kind, struck, above, value in shown:
+            assert value is None or (remasked[position] and not filled[position])
             token = tokens[position]
             fills = [
                 trajectory.canvas[s, row, position].item()
@@ -346,19 +361,25 @@ def test_the_page_agrees_with_the_trajectory_at_every_step(open_page, name):
             if prompt[position]:
                 assert (text, kind, above) == (str(token), ["token", "prompt"], None)
             elif filled[position]:
-                assert (text, kind, struck, above) == (str(token), ["token", "filled"], False, lasting[position])
+                corrected = ["corrected"] * (len(fills) > 1 and fills[-2] != fills[-1])
+                assert (text, struck, above) == (str(token), False, lasting[position])
+                assert kind == ["token", "filled", *corrected]
             elif remasked[position]:
                 assert token == MASK and (text, struck, kind[:2]) == (
                     str(previous[position]),
                     True,
                     ["token", "remasked"],
                 )
-                assert kind[2:] == [shade(trajectory, step, row, position)]
+                assert kind[2:] == [shade(trajectory, step, row, position, judged)] and above is None
+                if kind[2] == "unread":
+                    assert value is None
+                else:
+                    assert float(value) == pytest.approx(trajectory.quality[step, row, position].item(), abs=0.005)
             elif token == MASK:
                 assert (text, kind, above) == ("·", ["token", "mask"], str(fills[-1]) if fills else None)
             else:
                 assert (text, struck, above) == (str(token), False, lasting[position])
-                assert kind == ["token", shade(trajectory, step, row, position)]
+                assert kind == ["token", shade(trajectory, step, row, position, judged)]
     assert [len(line) for line in page.evaluate(READ_CANVAS).split("\n")] == [9] * 9
 
 
@@ -411,9 +432,99 @@ def test_text_keeps_its_lines_and_a_tap_tells_the_history(open_page):
     told = page.locator("#history").text_content()
     assert f"Position {position}:" in told and f"at step {step + 1}" in told and "remasked at step" in told
     for s in trajectory.remasked[:, 0, position].nonzero().flatten().tolist():
-        quality = round(trajectory.quality[s, 0, position].item(), 3)
-        assert f"remasked at step {s + 1} (quality {quality:g})" in told
+        quality, judged = trajectory.quality[s, 0], judged_at(trajectory, s, 0)
+        lower = (quality[judged] < quality[position]).sum()
+        own = round(quality[position].item(), 4)
+        assert f"remasked at step {s + 1} (quality {own:g}, {lower} of {judged.sum()} lower)" in told
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_the_lowest_qualities_of_a_step_are_orange_however_high_they_are(open_page):
+    quality = torch.tensor([0.9991, 0.9993, 0.9995, 0.9997, 0.9999])
+    canvas = torch.arange(1, 6).repeat(3, 1, 1)
+    canvas[1, 0, 0] = MASK
+    filled, remasked = torch.zeros_like(canvas).bool(), canvas == MASK
+    filled[0] = filled[2, 0, 0] = True
+    page = open_page(Trajectory(canvas, filled, remasked, quality.expand(3, 1, 5)), SudokuTokenizer())
+    page.locator("#step").fill("2")
+    assert page.locator("#canvas .q0 s").text_content() == "1"
+    assert page.locator("#canvas .value").text_content() == ".999"
+    assert [kind[-1] for _, _, kind, *_ in page.evaluate(READ_TOKENS)] == ["q0", "q1", "q2", "q3", "q4"]
+    # Where all are equal none is low.
+    page = open_page(Trajectory(canvas, filled, remasked, torch.full((3, 1, 5), 0.5)), SudokuTokenizer())
+    page.locator("#step").fill("2")
+    assert {kind[-1] for _, _, kind, *_ in page.evaluate(READ_TOKENS)} == {"q2"}
+
+
+def test_it_plays_to_the_end_pauses_and_begins_again(open_page):
+    page = open_page(solved("prism"), SudokuTokenizer(), line_length=9)
+    play, number = page.locator("#play"), page.locator("#number")
+    page.clock.install(time=0)
+    page.clock.pause_at(10_000)
+    play.click()
+    page.clock.run_for(1000)
+    assert number.text_content() == "2" and play.get_attribute("aria-label") == "Pause"
+    play.click()
+    page.clock.run_for(5000)
+    assert number.text_content() == "2" and play.get_attribute("aria-label") == "Play"
+    page.keyboard.press("ArrowRight")
+    page.locator("#canvas").click()
+    page.keyboard.press(" ")
+    page.clock.run_for(60_000)
+    assert number.text_content() == "40" and play.get_attribute("aria-label") == "Play"
+    play.click()
+    page.clock.run_for(500)
+    assert number.text_content() == "1"
+    page.keyboard.press("ArrowRight")  # whoever moves, pauses
+    page.clock.run_for(5000)
+    assert number.text_content() == "2"
+
+
+def test_each_correction_is_gone_to_and_told(open_page):
+    trajectory = solved("loop")
+    page = open_page(trajectory, SudokuTokenizer(), line_length=9)
+    corrections = trajectory.corrections()[:, 0]
+    for step in corrections.any(1).nonzero().flatten().tolist():
+        page.keyboard.press("n")
+        assert page.locator("#number").text_content() == str(step + 1)
+        assert page.locator("#canvas .corrected").count() == corrections[step].sum()
+        position = corrections[step].nonzero()[0].item()
+        assert page.locator("#history").text_content().startswith(f"Position {position}: ")
+    assert page.locator("#next").is_disabled()
+
+
+def test_all_rows_are_on_the_page_if_none_is_named(open_page):
+    trajectory = solved("prism")
+    page = open_page(trajectory, SudokuTokenizer(), row=None, line_length=9)
+    page.locator("#step").fill("40")
+    for row in (0, 1, 0):
+        page.locator("#row").select_option(label=f"Row {row}")
+        assert page.evaluate(READ_CANVAS).replace("\n", "") == "".join(map(str, trajectory.canvas[-1, row].tolist()))
+        assert page.evaluate(READ_COUNTS)[-1] == counted(trajectory, row, 40)
+    assert not open_page(trajectory, SudokuTokenizer(), row=1).locator("#row").is_visible()
+
+
+def test_runs_of_newlines_take_one_empty_line(open_page):
+    tokenizer = byte_level_bpe()
+    ids = torch.tensor(tokenizer("a\n\n\nb\n\n\n\nc\nd\n\ne")["input_ids"])
+    canvas, filled = ids[None, None], torch.zeros(1, 1, len(ids), dtype=torch.bool)
+    filled[..., len(tokenizer("a\n\n\nb")["input_ids"]) :] = True
+    page = open_page(Trajectory(canvas, filled, torch.zeros_like(filled)), tokenizer)
+    page.locator("#step").fill("1")
+    assert page.evaluate(READ_CANVAS) == "a\n\nb↵\n↵↵↵\nc↵\nd↵\n↵\ne"
+
+
+def test_slider_and_legend_stay_in_sight_on_a_phone(open_page):
+    trajectory = solved("prism")
+    page = open_page(trajectory, SudokuTokenizer(), width=390, line_length=1)  # a long page
+    page.evaluate("window.scrollTo(0, document.documentElement.scrollHeight / 2)")
+    for part in ("#step", "#scale", "#legend .mask", "#next", "#history"):
+        box = page.locator(part).bounding_box()
+        assert box["y"] >= 0 and box["y"] + box["height"] <= 700
+    assert page.locator("header").bounding_box()["height"] < 300
+    page.locator("#next").click()
+    box, header = (page.locator(part).first.bounding_box() for part in ("#canvas .corrected", "header"))
+    assert header["height"] <= box["y"] <= 700
 
 
 # The contrast ratio of WCAG 2 between each text and what is behind it.
@@ -434,6 +545,7 @@ CONTRASTS = """() => {
 @pytest.mark.parametrize("color_scheme", ["light", "dark"])
 def test_every_text_has_the_contrast_of_wcag_aa(open_page, color_scheme):
     page = open_page(solved("prism"), SudokuTokenizer(), color_scheme=color_scheme, width=390, line_length=9)
-    page.locator("#step").fill("30")
+    page.locator("#step").fill("25")
+    assert page.locator("#canvas .corrected").count() and page.locator("#canvas .value").count()
     assert min(page.evaluate(CONTRASTS)) >= 4.5
     assert page.evaluate("document.documentElement.scrollWidth") <= 390

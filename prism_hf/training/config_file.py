@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import functools
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -66,7 +67,8 @@ def parse_arguments(dataclass_types: Sequence[type], arguments: list[str] | None
     file_parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     file_parser.add_argument("--config", help="YAML file with any of the arguments below")
     given, rest = file_parser.parse_known_args(sys.argv[1:] if arguments is None else arguments)
-    parser = HfArgumentParser(cast(Any, dataclass_types), parents=[file_parser], allow_abbrev=False)
+    prog = os.environ.get("PRISM_HF_COMMAND")  # set by that command; otherwise the recipe goes by its file's name
+    parser = HfArgumentParser(cast(Any, dataclass_types), prog=prog, parents=[file_parser], allow_abbrev=False)
     kinds: dict[str, Any] = {}
     for cls in dataclass_types:
         kinds |= kinds_of(cls) | (INHERITED if issubclass(cls, TrainingArguments) else {})

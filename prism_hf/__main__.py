@@ -1,0 +1,8 @@
+"""`python -m prism_hf`, which is `prism-hf`."""
+
+import sys
+
+from .command import main
+
+if __name__ == "__main__":
+    sys.exit(main())

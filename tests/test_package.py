@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import importlib.metadata
 import inspect
 import pkgutil
 import re
@@ -14,6 +15,7 @@ import pytest
 import prism_hf
 from prism_hf import _lazy
 
+ROOT = Path(__file__).parents[1]
 PACKAGES = ("prism_hf", *(f"prism_hf.{name}" for name in ("data", "evaluation", "generation", "models", "training")))
 LAZY = ("prism_hf", *(f"prism_hf.{name}" for name in ("data", "evaluation", "generation", "hub", "training")))
 
@@ -81,8 +83,24 @@ def test_a_trainer_loads_few_modules_of_ours():
     assert not [name for name in loaded if name.startswith(tuple(f"prism_hf.{room}" for room in unwanted))]
 
 
+def test_there_is_one_version():
+    assert "version = attr: prism_hf.__version__" in (ROOT / "setup.cfg").read_text()
+    assert importlib.metadata.version("prism_hf") == prism_hf.__version__
+
+
+@pytest.mark.parametrize("page", sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]), ids=lambda page: page.name)
+def test_links_of_a_page_lead_somewhere(page):
+    for link in re.findall(r"\]\((?!https?:)([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        name, _, heading = link.partition("#")
+        target = page.parent / name if name else page
+        assert target.exists(), link
+        if heading:
+            heads = re.findall(r"^#+ (.+)$", target.read_text(encoding="utf-8"), re.MULTILINE)
+            assert heading in {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}, link
+
+
 def test_what_type_checkers_ask_for_ships():
-    assert "prism_hf = py.typed" in (Path(__file__).parents[1] / "setup.cfg").read_text()
+    assert "prism_hf = py.typed" in (ROOT / "setup.cfg").read_text()
     assert (Path(prism_hf.__file__).parent / "py.typed").exists()
 
 

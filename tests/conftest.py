@@ -17,8 +17,43 @@ from pathlib import Path
 
 import pytest
 
+import prism_hf
+
 IN_TURN = str(Path(__file__).with_name("in_turn.py"))
 ACCELERATE = Path(__file__).parents[1] / "recipes" / "accelerate"
+
+
+@pytest.fixture(scope="session")
+def text_tokenizer():
+    """A byte-level BPE of 300 tokens. Not to be changed."""
+    from prism_hf.data import train_byte_level_bpe
+
+    return train_byte_level_bpe(sorted((Path(prism_hf.__file__).parent / "diffusion").glob("*.py")), 300)
+
+
+@pytest.fixture(scope="session")
+def text_model(text_tokenizer):
+    """Makes a tiny LLaDA of random weights that reads the tokenizer's tokens."""
+    import torch
+
+    from prism_hf import LladaConfig, LladaForMaskedDiffusion
+
+    def build(vocab_size=300):
+        torch.manual_seed(0)
+        config = LladaConfig(
+            d_model=32,
+            n_layers=1,
+            n_heads=2,
+            mlp_hidden_size=32,
+            vocab_size=vocab_size,
+            mask_token_id=text_tokenizer.mask_token_id,
+            eos_token_id=text_tokenizer.eos_token_id,
+            pad_token_id=text_tokenizer.pad_token_id,
+            init_std=0.3,
+        )
+        return LladaForMaskedDiffusion(config).eval()
+
+    return build
 
 
 @pytest.fixture(scope="session", autouse=True)

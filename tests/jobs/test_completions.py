@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -12,9 +11,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import nn
 from transformers import PreTrainedTokenizerFast
 
-import prism_hf
-from prism_hf import LladaConfig, LladaForMaskedDiffusion, generate_to_jsonl, remask_generate
-from prism_hf.data import train_byte_level_bpe
+from prism_hf import generate_to_jsonl, remask_generate
 from prism_hf.jobs.completions import batch_seed
 from prism_hf.jobs.store import ResumableJsonl
 
@@ -23,25 +20,13 @@ SETTINGS = {"batch_size": 2, "max_new_tokens": 6, "steps": 3, "do_sample": True}
 
 
 @pytest.fixture(scope="module")
-def tokenizer():
-    return train_byte_level_bpe(sorted((Path(prism_hf.__file__).parent / "diffusion").glob("*.py")), 300)
+def tokenizer(text_tokenizer):
+    return text_tokenizer
 
 
 @pytest.fixture(scope="module")
-def model(tokenizer):
-    torch.manual_seed(0)
-    config = LladaConfig(
-        d_model=32,
-        n_layers=1,
-        n_heads=2,
-        mlp_hidden_size=32,
-        vocab_size=300,
-        mask_token_id=tokenizer.mask_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        init_std=0.3,
-    )
-    return LladaForMaskedDiffusion(config).eval()
+def model(text_model):
+    return text_model()
 
 
 def killed_after(forwards, model, *args, **kwargs):

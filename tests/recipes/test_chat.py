@@ -14,9 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-import prism_hf
-from prism_hf import LladaConfig, LladaForMaskedDiffusion, remask_generate
-from prism_hf.data import train_byte_level_bpe
+from prism_hf import LladaForMaskedDiffusion, remask_generate
 from prism_hf.generation.streaming import MASK_SIGN, TerminalDraftStreamer, rows_of
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "chat.py"
@@ -109,23 +107,10 @@ def in_a_terminal(command, turns):
 
 
 @pytest.fixture
-def chat_model(tmp_path):
-    tokenizer = train_byte_level_bpe(sorted((Path(prism_hf.__file__).parent / "diffusion").glob("*.py")), 300)
-    torch.manual_seed(0)
-    config = LladaConfig(
-        d_model=32,
-        n_layers=1,
-        n_heads=2,
-        mlp_hidden_size=32,
-        vocab_size=300,
-        mask_token_id=tokenizer.mask_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        init_std=0.3,
-    )
-    LladaForMaskedDiffusion(config).save_pretrained(tmp_path)
-    tokenizer.save_pretrained(tmp_path)
-    return tmp_path, tokenizer
+def chat_model(text_model, text_tokenizer, tmp_path):
+    text_model().save_pretrained(tmp_path)
+    text_tokenizer.save_pretrained(tmp_path)
+    return tmp_path, text_tokenizer
 
 
 def test_drafts_leave_no_trace(chat_model):

@@ -18,8 +18,8 @@ from safetensors.torch import load_file
 from transformers import GPT2Config, GPT2LMHeadModel
 
 import prism_hf
-from prism_hf import LladaConfig, LladaForMaskedDiffusion, PrismForMaskedDiffusion, remask_generate
-from prism_hf.data import DataArguments, train_byte_level_bpe
+from prism_hf import LladaForMaskedDiffusion, PrismForMaskedDiffusion, remask_generate
+from prism_hf.data import DataArguments
 from prism_hf.evaluation import isolation_problem
 from prism_hf.training import (
     MaskedDiffusionTrainingArguments,
@@ -86,23 +86,14 @@ LLADA_PRISM = {name: value for name, value in LLADA.items() if name not in ("mod
 }
 
 
-def tiny_chat_model(folder):
-    tokenizer = train_byte_level_bpe(sorted((Path(prism_hf.__file__).parent / "diffusion").glob("*.py")), 300)
-    torch.manual_seed(0)
-    config = LladaConfig(
-        d_model=32,
-        n_layers=1,
-        n_heads=2,
-        mlp_hidden_size=32,
-        vocab_size=300,
-        mask_token_id=tokenizer.mask_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        init_std=0.3,
-    )
-    LladaForMaskedDiffusion(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return tokenizer
+@pytest.fixture
+def save_chat_model(text_model, text_tokenizer):
+    def save(folder):
+        text_model().save_pretrained(folder)
+        text_tokenizer.save_pretrained(folder)
+        return text_tokenizer
+
+    return save
 
 
 def run_here(recipe, config):
@@ -220,8 +211,8 @@ def test_a_comparison_goes_on_and_two_processes_give_that_of_one(tmp_path, launc
     assert again.splitlines()[:5] == printed.splitlines()[:5]
 
 
-def test_text_is_compared_by_its_likelihood_once(tmp_path, launch):
-    tokenizer = tiny_chat_model(tmp_path / "backbone")
+def test_text_is_compared_by_its_likelihood_once(save_chat_model, tmp_path, launch):
+    tokenizer = save_chat_model(tmp_path / "backbone")
     PrismForMaskedDiffusion.from_pretrained(tmp_path / "backbone").save_pretrained(tmp_path / "model")
     scorer = GPT2Config(vocab_size=300, n_positions=32, n_embd=32, n_layer=1, n_head=2, eos_token_id=1, bos_token_id=0)
     GPT2LMHeadModel(scorer).save_pretrained(tmp_path / "scorer")
@@ -258,8 +249,8 @@ def test_text_is_compared_by_its_likelihood_once(tmp_path, launch):
     assert (tmp_path / "out" / "comparison.md").read_text() == report
 
 
-def test_code_is_compared_by_its_tests_once(tmp_path, launch):
-    tokenizer = tiny_chat_model(tmp_path / "backbone")
+def test_code_is_compared_by_its_tests_once(save_chat_model, tmp_path, launch):
+    tokenizer = save_chat_model(tmp_path / "backbone")
     PrismForMaskedDiffusion.from_pretrained(tmp_path / "backbone").save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
     problems = [
@@ -345,8 +336,8 @@ def test_all_weights_under_fsdp2(tmp_path, launch):
     assert_same_curves(tmp_path / "one", tmp_path / "fsdp2", ["loss", "grad_norm", "unmasking_loss", "quality_loss"])
 
 
-def test_two_processes_generate_the_lines_of_one(tmp_path, launch):
-    tiny_chat_model(tmp_path / "model")
+def test_two_processes_generate_the_lines_of_one(save_chat_model, tmp_path, launch):
+    save_chat_model(tmp_path / "model")
     (tmp_path / "prompts.txt").write_text("".join(f"x = {n}\n" for n in range(7)))
     config = {
         "model_name_or_path": str(tmp_path / "model"),
@@ -364,8 +355,8 @@ def test_two_processes_generate_the_lines_of_one(tmp_path, launch):
     assert not list(tmp_path.glob("*.shard-*"))
 
 
-def test_chat_over_a_pipe_answers_each_turn_of_the_conversation(tmp_path):
-    tokenizer = tiny_chat_model(tmp_path / "model")
+def test_chat_over_a_pipe_answers_each_turn_of_the_conversation(save_chat_model, tmp_path):
+    tokenizer = save_chat_model(tmp_path / "model")
     model = LladaForMaskedDiffusion.from_pretrained(tmp_path / "model")
     generation = {"max_new_tokens": 8, "block_length": 4}
     expected = []

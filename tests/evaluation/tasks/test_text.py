@@ -13,14 +13,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 import prism_hf
-from prism_hf import (
-    LladaConfig,
-    LladaForMaskedDiffusion,
-    MdlmConfig,
-    MdlmForMaskedDiffusion,
-    PrismConfig,
-    PrismForMaskedDiffusion,
-)
+from prism_hf import LladaForMaskedDiffusion, MdlmConfig, MdlmForMaskedDiffusion, PrismConfig, PrismForMaskedDiffusion
 from prism_hf.data import python_files, train_byte_level_bpe
 from prism_hf.evaluation import compare, comparison_table, expand_grid, load_task, negative_log_likelihood
 from prism_hf.evaluation.comparison.settings import check_settings, evaluate_settings
@@ -32,27 +25,15 @@ STRATEGIES = [{"name": "none"}, {"name": "prism", "num_remask": [1, 2]}]
 
 
 @pytest.fixture(scope="module")
-def tokenizer():
-    return train_byte_level_bpe(python_files(prism_hf.__path__[0] + "/diffusion", held_out=0)[0], 300)
+def tokenizer(text_tokenizer):
+    return text_tokenizer
 
 
 @pytest.fixture(scope="module")
-def folder(tokenizer, tmp_path_factory):
+def folder(tokenizer, text_model, tmp_path_factory):
     """A model and a scorer with their tokenizers, each without in `*_bare`, and prompts."""
     folder = tmp_path_factory.mktemp("text")
-    torch.manual_seed(0)
-    backbone = LladaConfig(
-        d_model=32,
-        n_layers=1,
-        n_heads=2,
-        mlp_hidden_size=32,
-        vocab_size=300,
-        mask_token_id=tokenizer.mask_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        init_std=0.3,
-    )
-    backbone = LladaForMaskedDiffusion(backbone)
+    backbone = text_model()
     model = PrismForMaskedDiffusion(PrismConfig(backbone_config=backbone.config), backbone)
     shape = {"vocab_size": 300, "n_positions": 32, "n_embd": 32, "n_layer": 1, "n_head": 2, "initializer_range": 0.4}
     scorer = GPT2LMHeadModel(GPT2Config(**shape, bos_token_id=0, eos_token_id=tokenizer.eos_token_id))
@@ -217,21 +198,9 @@ def test_a_model_may_have_a_mask_that_its_tokenizer_lacks(folder, tmp_path):
     assert rows[0]["scores"].isfinite().all() and 0 < rows[0]["measures"]["entropy"] < math.log(16)
 
 
-def test_nothing_stands_between_a_prompt_and_its_text_and_all_is_text(folder, tokenizer, tmp_path):
+def test_nothing_stands_between_a_prompt_and_its_text_and_all_is_text(folder, tokenizer, text_model, tmp_path):
     """Of a tokenizer that ends each text, and of a model with eight tokens more than it."""
-    torch.manual_seed(0)
-    config = LladaConfig(
-        d_model=32,
-        n_layers=1,
-        n_heads=2,
-        mlp_hidden_size=32,
-        vocab_size=308,
-        mask_token_id=tokenizer.mask_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        init_std=0.3,
-    )
-    model = LladaForMaskedDiffusion(config).eval()
+    model = text_model(308)
     closing = PreTrainedTokenizerFast.from_pretrained(folder / "model")
     closing.backend_tokenizer.post_processor = processors.TemplateProcessing(
         "$A <e>", special_tokens=[("<e>", tokenizer.eos_token_id)]

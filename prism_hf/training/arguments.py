@@ -110,6 +110,28 @@ class MaskedDiffusionTrainingArguments(TrainingArguments):
         default=False,
         metadata={"help": "Muon for the hidden layers' matrices, AdamW for the rest, both at learning_rate."},
     )
+    model_init_kwargs: dict | None = field(
+        default=None, metadata={"help": "What `from_pretrained` gets where the trainer is given a model's name."}
+    )
+    dataset_text_field: str = field(default="text", metadata={"help": "Column that holds the text of raw rows."})
+    dataset_num_proc: Positive | None = field(default=None, metadata={"help": "Processes that tokenize raw rows."})
+    max_length: Positive | None = field(
+        default=1024, metadata={"help": "Tokens after which raw rows are cut; rows of tokens stay as they are."}
+    )
+    completion_only_loss: bool | None = field(
+        default=None,
+        metadata={"help": "Learn of raw rows with prompt and completion the latter alone, unless this is False."},
+    )
+    assistant_only_loss: bool = field(
+        default=False, metadata={"help": "Learn of raw rows with messages what the assistant says alone."}
+    )
+    learn_padding: bool = field(
+        default=False,
+        metadata={
+            "help": "Fill shorter rows of a batch up with the eos, which is attended and learned, as LLaDA was "
+            "fine-tuned: a model then ends its answer anywhere in a longer canvas."
+        },
+    )
 
     def to_json_string(self) -> str:
         """As the parent's, which is saved with models and logs, without tokens and without places on this machine."""

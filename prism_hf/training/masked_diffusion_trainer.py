@@ -32,9 +32,10 @@ from prism_hf.hub import papers
 
 from .arguments import MaskedDiffusionTrainingArguments, arguments_of
 from .base_trainer import BaseTrainer
-from .data_preparation.collator import checked_collator
+from .data_preparation.collator import MaskedDiffusionCollator, checked_collator
 from .data_preparation.datasets import named_datasets
 from .data_preparation.loader_rows import num_new_rows, tell_fillers
+from .data_preparation.preparation import DatasetPreparation
 from .data_preparation.rows import COLUMNS, IGNORED, row_reader_of, token_id
 from .ema import EMACallback
 from .finiteness import check_finite_step
@@ -53,7 +54,8 @@ class MaskedDiffusionTrainer(BaseTrainer):
     A row holds `input_ids` and, where it has padding, `attention_mask`. `maskable` says which of its tokens are to be
     learned, as opposed to prompts and separators; so do `completion_mask`, `assistant_masks` and `labels`, as TRL makes
     them. Where none of these is given, all tokens are learned but padding and special ones; see `RowReader` in
-    `data_preparation`. A `data_collator` of your own gives the same columns, of a batch.
+    `data_preparation`. Rows of `text`, `messages`, or `prompt` and `completion` are tokenized first, as TRL's
+    `SFTTrainer` does. A `data_collator` of your own is given rows as they are, and gives the same columns, of a batch.
 
     A step is that of one large batch, however its rows are cut: its losses are divided by counts over the whole
     accumulation window and all processes, and all randomness comes from seed, step and the row's number, so a resumed
@@ -79,8 +81,10 @@ class MaskedDiffusionTrainer(BaseTrainer):
         data_collator (`Callable`, *optional*): Makes batches of rows; [`MaskedDiffusionCollator`] if not given.
         train_dataset (`Dataset`, *optional*): The rows that are learned.
         eval_dataset (`Dataset` or `dict[str, Dataset]`, *optional*): The rows that are evaluated.
-        processing_class (`PreTrainedTokenizerBase`, *optional*): Names special tokens, and is saved with the model.
+        processing_class (`PreTrainedTokenizerBase`, *optional*): Tokenizes raw rows, names special tokens, and is saved
+            with the model. For raw rows it is looked for beside the model, if not given.
         *trainer_args, **kwargs: The other arguments of `Trainer`, in its order.
+        formatting_func (`Callable`, *optional*): Makes a text of a raw row.
 
     Raises:
         ValueError: if the mask token is unknown, the model of a family that nobody has described (`prism_hf.backbones`)
@@ -121,11 +125,21 @@ class MaskedDiffusionTrainer(BaseTrainer):
         eval_dataset: Any = None,
         processing_class: Any = None,
         *trainer_args: Any,
+        formatting_func: Callable[[Mapping[str, Any]], str] | None = None,
         **kwargs: Any,
     ) -> None:
         self.args = arguments_of(self.arguments_class, args)  # as `call_model_init` reads them in the parent's
         if model is not None:
+            if self.args.model_init_kwargs and not isinstance(model, str | os.PathLike):
+                logger.warning("model_init_kwargs are not read, as the model is given and not its name.")
             model = self.prepared(model)
+        # A collator of the user's own alone knows its rows.
+        self.preparation: DatasetPreparation | None = None
+        if data_collator is None:
+            self.preparation = DatasetPreparation(self.args, processing_class, formatting_func, model)
+            train_dataset = self.preparation(train_dataset, "train_dataset")
+            eval_dataset = self.preparation.each(eval_dataset, "eval_dataset")
+            processing_class = self.preparation.processing_class
         super().__init__(
             model, self.args, data_collator, train_dataset, eval_dataset, processing_class, *trainer_args, **kwargs
         )
@@ -136,12 +150,12 @@ class MaskedDiffusionTrainer(BaseTrainer):
             )
         self.row_reader = row_reader_of(self.model, processing_class)
         self.mask_token_id = self.row_reader.mask_token_id
-        self.data_collator = checked_collator(
-            data_collator,
-            self.row_reader,
-            token_id(processing_class, "pad"),
-            named_datasets(train_dataset, eval_dataset),
-        )
+        collator = MaskedDiffusionCollator(token_id(processing_class, "pad"), self.row_reader)
+        if self.args.learn_padding:
+            collator.learned_padding = token_id(processing_class, "eos")
+            if collator.learned_padding is None:
+                raise ValueError("learn_padding=True needs a processing_class with an eos_token to fill rows up with.")
+        self.data_collator = checked_collator(data_collator, collator, named_datasets(train_dataset, eval_dataset))
         if self.args.ema_decay is not None:
             self.add_callback(EMACallback(self.args.ema_decay))
         self.take_model()
@@ -161,7 +175,7 @@ class MaskedDiffusionTrainer(BaseTrainer):
             return model
         import prism_hf.models  # noqa: F401  (tells transformers of them)
 
-        return AutoModelForMaskedLM.from_pretrained(model)
+        return AutoModelForMaskedLM.from_pretrained(model, **self.args.model_init_kwargs or {})
 
     def call_model_init(self, trial: Any = None) -> Any:
         """As the parent's, with the model prepared as one that was given."""
@@ -196,12 +210,14 @@ class MaskedDiffusionTrainer(BaseTrainer):
             known: Any = self._signature_columns
             known += [name for name in COLUMNS if name not in known]
 
-    def _get_dataloader(self, *args: Any, is_training: bool = False, **kwargs: Any) -> DataLoader:
+    def _get_dataloader(self, dataset: Any, *args: Any, is_training: bool = False, **kwargs: Any) -> DataLoader:
         """As the parent's; `dataloader_drop_last` holds for training, as an evaluation is of all its rows."""
+        if self.preparation is not None and not is_training:  # given to `evaluate` or `predict`
+            dataset = self.preparation(dataset, "the dataset")
         drop_last = self.args.dataloader_drop_last
         self.args.dataloader_drop_last = drop_last and is_training
         try:
-            loader = super()._get_dataloader(*args, **kwargs | {"is_training": is_training})
+            loader = super()._get_dataloader(dataset, *args, **kwargs | {"is_training": is_training})
         finally:
             self.args.dataloader_drop_last = drop_last
         tell_fillers(loader)

@@ -142,7 +142,7 @@ class QualityTrainer(MaskedDiffusionTrainer):
         if isinstance(model, str | os.PathLike):
             from prism_hf.models.prism import PrismForMaskedDiffusion
 
-            model = PrismForMaskedDiffusion.from_pretrained(model)
+            model = PrismForMaskedDiffusion.from_pretrained(model, **self.args.model_init_kwargs or {})
         if not any(QUALITY_HEAD in name for name, _ in model.named_parameters()):
             raise ValueError(
                 f"{type(model).__name__} has no quality head: load the model with "

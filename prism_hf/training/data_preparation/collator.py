@@ -22,6 +22,8 @@ class MaskedDiffusionCollator:
     Args:
         pad_token_id (`int`, *optional*): Fills shorter rows; without it, rows of different lengths raise ValueError.
         reader (`RowReader`, *optional*): Knows mask token, vocabulary and special tokens.
+        learned_padding (`int`, *optional*): Fills shorter rows instead, as tokens that are attended and learned: the
+            eos, so that a model ends a text anywhere in a longer canvas.
 
     Raises:
         ValueError: for a row that contradicts itself or from which nothing can be learned.
@@ -35,17 +37,22 @@ class MaskedDiffusionCollator:
 
     pad_token_id: int | None = None
     reader: RowReader = field(default_factory=RowReader)
+    learned_padding: int | None = None
 
     def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Tensor]:
         rows = [read_row(row, place(number, len(examples), row)) for number, row in enumerate(examples)]
         lengths = [len(row["input_ids"]) for row in rows]
         uneven = min(lengths) < max(lengths)
-        if uneven and self.pad_token_id is None:
+        if self.learned_padding is not None:
+            rows = [self.filled_up(row, max(lengths)) for row in rows]
+        elif uneven and self.pad_token_id is None:
             raise ValueError(
                 f"Examples of {min(lengths)} to {max(lengths)} tokens need padding, and the pad token is unknown: pass "
                 "a processing_class with a pad_token."
             )
-        present = {name for row in rows for name in row} | ({"attention_mask"} if uneven else set())
+        present = {name for row in rows for name in row} | (
+            {"attention_mask"} if uneven and self.learned_padding is None else set()
+        )
         padding = dict.fromkeys(present, 0) | {"input_ids": self.pad_token_id or 0, "labels": IGNORED}
         complete = [self.completed(row, present) for row in rows]
         batch = {
@@ -70,6 +77,12 @@ class MaskedDiffusionCollator:
                 read_row(dict.fromkeys(columns, [0]), "A row")
         except ValueError as error:
             raise ValueError(f"{name} cannot be trained on. {error}") from None
+
+    def filled_up(self, row: dict[str, Tensor], length: int) -> dict[str, Tensor]:
+        """The row with `learned_padding` behind it, marked as the row marks what is learned."""
+        fill = {"input_ids": self.learned_padding, "labels": self.learned_padding, "special_tokens_mask": 0}
+        size = length - len(row["input_ids"])
+        return {name: torch.cat([value, value.new_full((size,), fill.get(name, 1))]) for name, value in row.items()}
 
     def completed(self, row: dict[str, Tensor], columns: set[str]) -> dict[str, Tensor]:
         """The row with all of the columns; one that it did not have keeps nothing from being learned."""
@@ -99,7 +112,7 @@ class ReadCollator:
 
 
 def checked_collator(
-    given: Callable | None, reader: RowReader, pad_token_id: int | None, datasets: dict[str, Any]
+    given: Callable | None, ours: MaskedDiffusionCollator, datasets: dict[str, Any]
 ) -> MaskedDiffusionCollator | ReadCollator:
     """The collator of a trainer, `given` or ours. Raises ValueError for datasets that it could not read.
 
@@ -108,8 +121,7 @@ def checked_collator(
     for name, dataset in datasets.items():
         check_dataset(dataset, name)
     if given is not None:
-        return ReadCollator(given, reader)
-    collator = MaskedDiffusionCollator(pad_token_id, reader)
+        return ReadCollator(given, ours.reader)
     for name, dataset in datasets.items():
-        collator.check(dataset, name)
-    return collator
+        ours.check(dataset, name)
+    return ours

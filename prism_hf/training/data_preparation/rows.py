@@ -275,7 +275,11 @@ def row_problem(row: Any) -> str | None:
         return f"is a {type(row).__name__}. Remedy: a row is a dict with input_ids."
     if row.get("input_ids") is None:
         others = ", ".join(map(str, row)) or "nothing"
-        return f"has no input_ids, only {others}. Remedy: tokenize first, dataset.map(lambda row: tokenizer(row[...]))."
+        return (
+            f"has no input_ids, only {others}. Remedy: tokenize first, dataset.map(lambda row: tokenizer(row[...])). "
+            "The trainer itself tokenizes a datasets.Dataset without a transform, where formatting_func makes text of "
+            "rows or they hold text (in args.dataset_text_field), messages, or prompt and completion."
+        )
     columns = {name: row[name] for name in COLUMNS if row.get(name) is not None}
     wrong = [name for name, value in columns.items() if not is_vector(value, whole=name not in MASKS)]
     if wrong:

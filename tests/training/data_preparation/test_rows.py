@@ -243,10 +243,10 @@ def test_columns_that_are_not_read_are_told(backbone, arguments, monkeypatch, co
 @pytest.mark.parametrize("which", ["train_dataset", "eval_dataset", r"eval_dataset\['b'\]"])
 @pytest.mark.parametrize("kind", [list, Dataset.from_list, lambda rows: Dataset.from_list(rows).to_iterable_dataset()])
 def test_untokenized_data_is_named_before_training(backbone, arguments, sequences, which, kind):
-    text = kind([{"text": "a b"}])
+    text = kind([{"content": "a b"}])
     datasets = {"train_dataset": sequences(8)}
     datasets |= {"eval_dataset": {"a": sequences(8), "b": text}} if "b" in which else {which: text}
-    with pytest.raises(ValueError, match=f"{which} cannot be trained on.*no input_ids, only text.*tokenize"):
+    with pytest.raises(ValueError, match=f"{which} cannot be trained on.*no input_ids, only content.*tokenize"):
         MaskedDiffusionTrainer(backbone, arguments(MaskedDiffusionTrainingArguments), **datasets)
 
 

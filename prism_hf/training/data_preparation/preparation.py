@@ -1,0 +1,121 @@
+"""Datasets as a trainer is given them, to datasets of tokens."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from transformers.utils import logging
+
+from prism_hf._compat import unwrapped
+
+from ..arguments import MaskedDiffusionTrainingArguments
+from .rows import unlearned_ids
+
+logger = logging.get_logger(__name__)
+
+RAW_COLUMNS = ("messages", "prompt", "conversations")  # beside the text
+
+
+@dataclass
+class DatasetPreparation:
+    """Tokenizes a trainer's datasets of raw rows; any other dataset stays as it is.
+
+    Args:
+        args (`MaskedDiffusionTrainingArguments`): Say how.
+        processing_class (`PreTrainedTokenizerBase`, *optional*): Encodes text. Where it is missing, the first dataset
+            of raw rows sets it to what stands beside the model.
+        formatting_func (`Callable`, *optional*): Makes a text of a row.
+        model (`PreTrainedModel`, *optional*): Says where it is from, and how many tokens it reads.
+    """
+
+    args: MaskedDiffusionTrainingArguments
+    processing_class: Any
+    formatting_func: Callable[[Mapping[str, Any]], str] | None
+    model: Any
+
+    def __call__(self, dataset: Any, name: str) -> Any:
+        """The dataset, of tokens.
+
+        Raises:
+            ValueError: for rows that cannot be read, or without a tokenizer.
+            ImportError: without TRL, if rows are raw.
+        """
+        row = self.raw_row(dataset)
+        if row is None:
+            return dataset
+        try:
+            return self.tokenized(dataset, row, name)
+        except ValueError as error:
+            raise ValueError(f"{name} cannot be trained on. {error}") from error
+
+    def each(self, datasets: Any, name: str) -> Any:
+        """One dataset, or each of several in a dict, of tokens."""
+        if isinstance(datasets, Mapping):
+            return {key: self(dataset, f"{name}[{key!r}]") for key, dataset in datasets.items()}
+        return self(datasets, name)
+
+    def tokenized(self, dataset: Any, row: Mapping[str, Any], name: str) -> Any:
+        from .raw_rows import tokenize_dataset
+
+        if self.processing_class is None:
+            self.processing_class = _tokenizer_beside(self.model)
+        special = unlearned_ids(self.processing_class)
+        with self.args.main_process_first(desc=f"tokenizing {name}"):
+            return tokenize_dataset(dataset, row, name, self.row_tokenizer(), special, self.args.dataset_num_proc)
+
+    def raw_row(self, dataset: Any) -> Mapping[str, Any] | None:
+        """The first row of a dataset of raw rows; None for any other.
+
+        What is computed when it is read, with `with_transform`, is another: it would be computed once only.
+        """
+        from datasets import Dataset, IterableDataset
+
+        if isinstance(dataset, Dataset | IterableDataset):
+            is_computed = isinstance(dataset, Dataset) and dataset.format["type"] == "custom"
+            if is_computed or "input_ids" in (dataset.column_names or ()):
+                return None
+        elif not isinstance(dataset, list):
+            return None
+        row = next(iter(dataset), None)
+        if not isinstance(row, Mapping) or row.get("input_ids") is not None:
+            return None
+        names = (self.args.dataset_text_field, *RAW_COLUMNS)
+        return row if self.formatting_func is not None or any(row.get(name) is not None for name in names) else None
+
+    def row_tokenizer(self) -> Any:
+        """The `RowTokenizer` that the arguments ask for."""
+        from prism_hf.generation.denoising.canvas import longest_canvas
+
+        from .raw_rows import RowTokenizer
+
+        args, max_length = self.args, self.args.max_length
+        num_positions = None if self.model is None else longest_canvas(unwrapped(self.model))
+        if args.completion_only_loss and self.formatting_func is not None:
+            raise ValueError(
+                "formatting_func makes one text of a row, of which completion_only_loss=True knows no completion: "
+                "leave one of them out."
+            )
+        if max_length is not None and num_positions is not None and max_length > num_positions:
+            logger.warning_once(f"Raw rows are cut after the {num_positions} tokens that the model can read.")
+            max_length = num_positions
+        return RowTokenizer(
+            getattr(self.processing_class, "tokenizer", self.processing_class),
+            args.dataset_text_field,
+            self.formatting_func,
+            args.completion_only_loss is not False,
+            args.assistant_only_loss,
+            max_length,
+        )
+
+
+def _tokenizer_beside(model: Any) -> Any:
+    from transformers import AutoTokenizer
+
+    model_name = None if model is None else unwrapped(model).name_or_path
+    remedy = "pass the tokenizer as processing_class."
+    if not model_name:
+        raise ValueError(f"Rows of text need a tokenizer, and the model does not say where it is from: {remedy}")
+    try:
+        return AutoTokenizer.from_pretrained(model_name)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"Rows of text need a tokenizer, and there is none in {model_name}: {remedy}") from error

@@ -62,13 +62,11 @@ class PrismTrainer(QualityTrainer):
         from prism_hf import PrismForMaskedDiffusion, PrismTrainer, PrismTrainingArguments
 
         name = "GSAI-ML/LLaDA-8B-Base"
-        tokenizer = AutoTokenizer.from_pretrained(name)
-        dataset = load_dataset("roneneldan/TinyStories", split="train[:1%]")
         trainer = PrismTrainer(
             PrismForMaskedDiffusion.from_pretrained(name, dtype="bfloat16"),
             PrismTrainingArguments("runs/prism", bf16=True, max_steps=1000),
-            train_dataset=dataset.map(lambda row: tokenizer(row["text"]), remove_columns="text"),
-            processing_class=tokenizer,
+            train_dataset=load_dataset("roneneldan/TinyStories", split="train[:1%]"),  # rows of text
+            processing_class=AutoTokenizer.from_pretrained(name),
             peft_config=LoraConfig(r=64, target_modules=["q_proj", "k_proj", "v_proj"]),
         )
         trainer.train()

@@ -38,7 +38,6 @@ class DatasetPreparation:
 
         Raises:
             ValueError: for rows that cannot be read, or without a tokenizer.
-            ImportError: without TRL, if rows are raw.
         """
         row = self.raw_row(dataset)
         if row is None:

@@ -16,20 +16,14 @@ from typing import Any
 
 from datasets import Dataset, Features, IterableDataset, List, Value
 from transformers.utils import logging
+from trl.chat_template_utils import (
+    get_training_chat_template,
+    has_generation_markers,
+    is_chat_template_stop_token_trained,
+)
+from trl.data_utils import common_prefix_length, is_conversational, maybe_convert_to_chatml
 
 from .rows import described
-
-try:
-    from trl.chat_template_utils import (
-        get_training_chat_template,
-        has_generation_markers,
-        is_chat_template_stop_token_trained,
-    )
-    from trl.data_utils import common_prefix_length, is_conversational, maybe_convert_to_chatml
-except ImportError as error:
-    raise ImportError(
-        "Rows of text or messages are read with TRL: pip install 'prism_hf[trl]', or give rows of input_ids."
-    ) from error
 
 logger = logging.get_logger(__name__)
 

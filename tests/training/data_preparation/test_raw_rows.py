@@ -1,7 +1,5 @@
 """Raw rows become the tokens that SFTTrainer makes of them; what is learned of them is what the arguments say."""
 
-import sys
-
 import pytest
 from datasets import Dataset, IterableDataset
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -254,11 +252,3 @@ def test_two_lines_turn_a_script_of_sft_trainer_into_one_of_prism(model, tokeniz
     model = PrismForMaskedDiffusion(PrismConfig(backbone_config=model.config))
     trainer = PrismTrainer(model, arguments(PrismTrainingArguments, **options), **common)
     assert trainer.train().global_step == 2
-
-
-def test_without_trl_it_is_told_what_to_install(trainer, monkeypatch):
-    monkeypatch.setitem(sys.modules, "trl.data_utils", None)
-    monkeypatch.delitem(sys.modules, "prism_hf.training.data_preparation.raw_rows", raising=False)
-    with pytest.raises(ImportError, match=r"pip install 'prism_hf\[trl\]'"):
-        trainer(TEXTS)
-    assert trainer([{"input_ids": [8, 9]}]).train_dataset == [{"input_ids": [8, 9]}]

@@ -88,7 +88,7 @@ def test_there_is_one_version():
     assert importlib.metadata.version("prism_hf") == prism_hf.__version__
 
 
-@pytest.mark.parametrize("page", sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]), ids=lambda page: page.name)
+@pytest.mark.parametrize("page", sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]), ids=lambda page: page.name)
 def test_links_of_a_page_lead_somewhere(page):
     for link in re.findall(r"\]\((?!https?:)([^)\s]+)\)", page.read_text(encoding="utf-8")):
         name, _, heading = link.partition("#")

@@ -20,7 +20,7 @@ from prism_hf.evaluation import isolation_problem, load_metric, mauve, metric_pa
 from prism_hf.evaluation.metrics.loading import LOADABLE
 
 NAMES = ("generative_perplexity", "mauve", "pass_at_k", "quality_calibration", "sudoku_success", "unigram_entropy")
-DOCS = Path(__file__).parents[3] / "docs" / "recipes.md"
+DOCS = Path(__file__).parents[3] / "docs" / "evaluation.md"
 BLOCKS = [block for block in re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.S) if "load_metric" in block]
 WORDS = [f"x{number} = {number * 7 % 13}" for number in range(30)]
 OTHERS = [f"while True: pass  # {'z' * (number % 9)}!" for number in range(30)]

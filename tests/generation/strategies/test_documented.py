@@ -1,4 +1,4 @@
-"""The strategies of docs/strategies.md, as they stand there."""
+"""The strategies of docs/how_to/own_strategy.md, as they stand there."""
 
 import re
 from pathlib import Path
@@ -10,7 +10,7 @@ from torch import nn
 
 from prism_hf.generation import STRATEGIES, ScoreStrategy
 
-DOCS = Path(__file__).parents[3] / "docs" / "strategies.md"
+DOCS = Path(__file__).parents[3] / "docs" / "how_to" / "own_strategy.md"
 MASK = 0
 BLOCKS = [block for block in re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.S) if "output = remask_" in block]
 

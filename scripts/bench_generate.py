@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 from prism_hf import LladaConfig, PrismConfig, PrismForMaskedDiffusion
 from prism_hf.generation.denoising.caching import CanvasCache
+from prism_hf.models.llada.modeling_llada import LladaModel
 from prism_hf.models.lm_head import LmHead
 
 
@@ -56,9 +57,12 @@ SETTINGS = {
     "ours, dual cache": {"cache_implementation": "dual"},
     "ours, left to right": {"order": "left_to_right"},
     "ours, left to right, dual cache": {"order": "left_to_right", "cache_implementation": "dual"},
-    "ours, plain LM head": {},
-    "ours, dual cache, plain LM head": {"cache_implementation": "dual"},
-    "ours, left to right, dual cache, plain LM head": {"order": "left_to_right", "cache_implementation": "dual"},
+    "ours, plain last layer and head": {},
+    "ours, dual cache, plain last layer and head": {"cache_implementation": "dual"},
+    "ours, left to right, dual cache, plain last layer and head": {
+        "order": "left_to_right",
+        "cache_implementation": "dual",
+    },
     "ours, bfloat16": {},
     "ours, bfloat16, dual cache": {"cache_implementation": "dual"},
 }
@@ -226,8 +230,9 @@ def measure(shape: Shape, side: str) -> None:
     model = build_model(shape)
     if "bfloat16" in side:
         model = model.to(torch.bfloat16)
-    if "plain LM head" in side:
+    if "plain last layer and head" in side:
         LmHead.forward = nn.Linear.forward
+        LladaModel._supports_states_to_keep = False
     generator = torch.Generator().manual_seed(1)
     prompts = torch.randint(shape.vocabulary - 1, (shape.batch, shape.prompt), generator=generator)
     generate(model, prompts, replace(shape, steps=2 * shape.new // shape.block), side)

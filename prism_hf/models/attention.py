@@ -56,6 +56,12 @@ def padding_mask(module: nn.Module, hidden_states: torch.Tensor, attention_mask:
     )
 
 
+def at_columns(values: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+    """What `values` (B or 1, H, L, X) hold at `columns` (B, W): (B, H, W, X)."""
+    rows = torch.arange(len(columns), device=columns.device)[:, None]
+    return values.expand(len(columns), *values.shape[1:])[rows, :, columns].transpose(1, 2)
+
+
 def attend(
     layer: nn.Module,
     query: torch.Tensor,
@@ -64,6 +70,7 @@ def attend(
     position_embeddings: PositionEmbeddings,
     attention_mask: torch.Tensor | None = None,
     cache: CanvasCache | None = None,
+    columns: torch.Tensor | None = None,
     dropout: float = 0.0,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -71,12 +78,16 @@ def attend(
 
     `query`, `key` and `value` (B, heads, W, head_dim) are not yet rotated; `position_embeddings` are those of
     `rotary_embedding`, and `attention_mask` is that of `padding_mask`. A cache takes the layer's keys and values, and
-    gives those of the whole canvas.
+    gives those of the whole canvas. With `columns` (B, Q), `query` is that of these positions among the W.
 
-    Returns the heads' outputs side by side, (B, W, heads * head_dim), and the weights (B, heads, W, L) where the
-    implementation gives them.
+    Returns the heads' outputs side by side, (B, W or Q, heads * head_dim), and the weights (B, heads, W or Q, L) where
+    the implementation gives them.
     """
-    query, key = rotate(query, *position_embeddings), rotate(key, *position_embeddings)
+    key, cos_sin = rotate(key, *position_embeddings), position_embeddings
+    if columns is not None:
+        cos_sin = at_columns(cos_sin[0], columns), at_columns(cos_sin[1], columns)
+        attention_mask = None if attention_mask is None else at_columns(attention_mask, columns)
+    query = rotate(query, *cos_sin)
     if cache is not None:
         key, value = cache.update(layer, key, value)
     attention = ALL_ATTENTION_FUNCTIONS.get_interface(attention_of(layer.config), eager_attention_forward)

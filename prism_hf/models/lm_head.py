@@ -1,8 +1,11 @@
 """The map to the vocabulary: at which positions `logits_to_keep` asks for it, and how it is fast at only a few."""
 
+from typing import Any
+
 import torch
 from torch import nn
 
+from prism_hf._compat import attention_of, setting
 from prism_hf.diffusion.drafting import take_positions
 
 # Where a CPU's float32 product of few rows with a large matrix gains from being transposed; found by measuring.
@@ -31,6 +34,29 @@ def keep_positions(states: torch.Tensor, logits_to_keep: torch.Tensor | None) ->
         f"logits_to_keep is {given}: give a boolean mask of shape {tuple(states.shape[:2])}, or int64 columns of shape "
         f"({len(states)}, number of positions)."
     )
+
+
+def columns_alone(
+    body: nn.Module,
+    logits_to_keep: torch.Tensor | None,
+    attention_mask: torch.Tensor | None,
+    recorded: dict[str, Any],
+) -> torch.Tensor | None:
+    """The columns (B, W) of `logits_to_keep` if the last layer of `body` need compute no other queries, else None.
+
+    It must compute all where its outputs are `recorded` (`output_hidden_states`, `output_attentions`, of the call or
+    else of the config), and under an attention that takes no mask of single queries. A body says that it takes such
+    columns, as `states_to_keep`, by `_supports_states_to_keep = True`.
+    """
+    if not isinstance(logits_to_keep, torch.Tensor) or logits_to_keep.dtype != torch.int64 or logits_to_keep.ndim != 2:
+        return None
+    attention = attention_of(body.config) or "eager"
+    takes_columns = attention in ("eager", "sdpa") or ("flash" in attention and attention_mask is None)
+    records = any(
+        recorded.get(name, setting(body.config, name)) for name in ("output_hidden_states", "output_attentions")
+    )
+    can = setting(body, "_supports_states_to_keep", False) and takes_columns and not records
+    return logits_to_keep if can and logits_to_keep.numel() else None
 
 
 class LmHead(nn.Linear):

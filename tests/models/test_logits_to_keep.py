@@ -18,6 +18,7 @@ from prism_hf import (
     remask_generate,
 )
 from prism_hf.backbones import takes_positions
+from prism_hf.generation.denoising.caching import CanvasCache
 from prism_hf.models.lm_head import keep_positions
 
 IDS = torch.tensor([[5, 6, 7, 4], [8, 4, 4, 9]])
@@ -136,3 +137,63 @@ def test_a_trainer_gives_no_mask_to_an_argument_of_that_name_alone(tmp_path):
     assert trainer.train().training_loss > 0 and not trainer.keeps_logits
     trainer = MaskedDiffusionTrainer(OURS["llada"](), args, train_dataset=Dataset.from_list(rows))
     assert trainer.keeps_logits
+
+
+def deep(name: str, attention: str) -> torch.nn.Module:
+    """A native model of two layers, alone or under a quality head, whose tokens depend on one another."""
+    torch.manual_seed(0)
+    llada, mdlm = LladaConfig(**LLADA | {"n_layers": 2}), MdlmConfig(**MDLM | {"n_blocks": 2})
+    build = {
+        "llada": lambda: LladaForMaskedDiffusion(llada),
+        "mdlm": lambda: MdlmForMaskedDiffusion(mdlm),
+        "prism llada": lambda: PrismForMaskedDiffusion(PrismConfig(backbone_config=llada)),
+        "prism mdlm": lambda: PrismForMaskedDiffusion(PrismConfig(backbone_config=mdlm, head_type="dit")),
+    }
+    model = build[name]().double().eval()
+    model.set_attn_implementation(attention)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=0.3)
+    return model
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("name", ["llada", "mdlm", "prism llada", "prism mdlm"])
+@pytest.mark.parametrize("padded", [False, True])
+@torch.no_grad()
+def test_the_last_layer_computes_the_asked_columns_alone_and_gives_the_same(name, attention, padded):
+    model = deep(name, attention)
+    last = [module for path, module in model.named_modules() if path.endswith((".layers.1", ".blocks.1"))][0]
+    widths = []
+    last.register_forward_hook(lambda module, inputs, output: widths.append(output.shape[1]))
+    columns = torch.tensor([[3, 1], [1, 2]])
+    inputs = {"input_ids": IDS, "attention_mask": torch.tensor([[1, 1, 1, 1], [0, 1, 1, 1]]) if padded else None}
+    if "prism" in name:
+        inputs["return_quality"] = False
+    whole = model(**inputs)
+    kept = model(**inputs, logits_to_keep=columns)
+    assert widths == [4, 2]
+    rows = torch.arange(2)[:, None]
+    torch.testing.assert_close(kept.logits, whole.logits[rows, columns], rtol=0, atol=1e-12)
+    # What the last layer gives is asked for: it is whole, and so are the states and the qualities.
+    recorded = model(**inputs, logits_to_keep=columns, output_hidden_states=True)
+    assert recorded.hidden_states[-1].shape[:2] == (2, 4)
+    torch.testing.assert_close(recorded.logits, kept.logits, rtol=0, atol=1e-12)
+    if "prism" in name:
+        judged = model(**inputs | {"return_quality": True}, logits_to_keep=columns)
+        assert judged.quality_logits.shape == (2, 4) and widths == [4, 2, 4, 4]
+
+
+@pytest.mark.parametrize("name", ["llada", "mdlm"])
+@torch.no_grad()
+def test_the_last_layer_computes_columns_of_a_cached_block_alone(name):
+    model, cache = deep(name, "sdpa"), CanvasCache()
+    model(IDS, cache=cache)
+    cache.positions = torch.tensor([[1, 2, 3], [0, 1, 3]])
+    block = IDS.gather(1, cache.positions)
+    block[:, 0] = 11  # what the kept keys and values do not know yet
+    mask = torch.tensor([[1, 1, 1, 1], [0, 1, 1, 1]])
+    whole = model(block, attention_mask=mask, cache=cache).logits
+    columns = torch.tensor([[2, 0], [1, 2]])
+    kept = model(block, attention_mask=mask, cache=cache, logits_to_keep=columns).logits
+    torch.testing.assert_close(kept, whole[torch.arange(2)[:, None], columns], rtol=0, atol=1e-12)

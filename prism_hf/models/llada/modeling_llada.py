@@ -16,7 +16,7 @@ from prism_hf._deprecation import renamed_arguments
 from prism_hf.generation.denoising.caching import CanvasCache, canvas_positions
 from prism_hf.models.attention import PositionEmbeddings, attend, padding_mask, rotary_embedding
 from prism_hf.models.checkpoint.loading import WholeCheckpointMixin
-from prism_hf.models.lm_head import LmHead, keep_positions
+from prism_hf.models.lm_head import LmHead, columns_alone, keep_positions
 from prism_hf.models.native import NativeGenerationMixin
 
 from .configuration_llada import LladaConfig
@@ -65,16 +65,21 @@ class LladaAttention(nn.Module):
         hidden_states: torch.Tensor,
         position_embeddings: PositionEmbeddings,
         attention_mask: torch.Tensor | None = None,
+        columns: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """(B, L, D) -> (B, L, D), and the weights (B, heads, L, L) where the attention implementation gives them."""
-        heads = (*hidden_states.shape[:-1], -1, self.config.head_dim)
-        query = self.q_proj(hidden_states).view(heads).transpose(1, 2)
-        key = self.k_proj(hidden_states).view(heads).transpose(1, 2)
-        value = self.v_proj(hidden_states).view(heads).transpose(1, 2)
+        """(B, L, D) -> (B, L, D), and the weights (B, heads, L, L) where the attention implementation gives them.
+
+        With `columns` (B, W) the output is that of these positions, which still attend to all.
+        """
+        query = self.q_proj(keep_positions(hidden_states, columns))
+        key, value = self.k_proj(hidden_states), self.v_proj(hidden_states)
+        query, key, value = (
+            states.unflatten(-1, (-1, self.config.head_dim)).transpose(1, 2) for states in (query, key, value)
+        )
         dropout = self.config.attention_dropout if self.training else 0.0
         attended, weights = attend(
-            self, query, key, value, position_embeddings, attention_mask, dropout=dropout, **kwargs
+            self, query, key, value, position_embeddings, attention_mask, columns=columns, dropout=dropout, **kwargs
         )
         return self.o_proj(attended), weights
 
@@ -94,10 +99,12 @@ class LladaLayer(GradientCheckpointingLayer):
         hidden_states: torch.Tensor,
         position_embeddings: PositionEmbeddings,
         attention_mask: torch.Tensor | None = None,
+        columns: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> torch.Tensor:
-        attended, _ = self.self_attn(self.input_layernorm(hidden_states), position_embeddings, attention_mask, **kwargs)
-        hidden_states = hidden_states + attended
+        normed = self.input_layernorm(hidden_states)
+        attended, _ = self.self_attn(normed, position_embeddings, attention_mask, columns, **kwargs)
+        hidden_states = keep_positions(hidden_states, columns) + attended
         return hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))
 
 
@@ -115,6 +122,7 @@ class LladaPreTrainedModel(WholeCheckpointMixin, PreTrainedModel):
     _supports_attention_backend = True
     _can_compile_fullgraph = True
     _supports_canvas_cache = True
+    _supports_states_to_keep = True
     _can_record_outputs = {"hidden_states": LladaLayer, "attentions": LladaAttention}
 
 
@@ -146,6 +154,7 @@ class LladaModel(LladaPreTrainedModel):
         position_ids: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
         cache: CanvasCache | None = None,
+        states_to_keep: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> BaseModelOutput:
         """Run the transformer.
@@ -160,9 +169,12 @@ class LladaModel(LladaPreTrainedModel):
             inputs_embeds (`torch.FloatTensor`, *optional*): (B, L, D), in place of `input_ids`.
             cache (`CanvasCache`, *optional*): It is filled, or says at which W positions of the canvas the tokens
                 (B, W) stand; `attention_mask` is that of the canvas in either case.
+            states_to_keep (`torch.LongTensor`, *optional*): (B, W), the columns at which the last hidden state is
+                wanted, so that the last layer computes no other queries. Not under flex attention, nor under flash
+                attention with padding.
 
         Returns:
-            `BaseModelOutput`: `last_hidden_state` (B, L, D), after the final norm.
+            `BaseModelOutput`: `last_hidden_state` (B, L, D), or (B, W, D) at `states_to_keep`, after the final norm.
 
         Raises:
             ValueError: unless exactly one of `input_ids` and `inputs_embeds` is given.
@@ -174,8 +186,10 @@ class LladaModel(LladaPreTrainedModel):
             position_ids = canvas_positions(hidden_states, cache)
         mask = padding_mask(self, hidden_states, attention_mask)
         position_embeddings = rotary_embedding(position_ids, self.config.head_dim, self.config.rope_theta)
-        for layer in self.layers:
-            hidden_states = layer(hidden_states, position_embeddings, mask, cache=cache, **kwargs)
+        last = len(self.layers) - 1
+        for number, layer in enumerate(self.layers):
+            columns = states_to_keep if number == last else None
+            hidden_states = layer(hidden_states, position_embeddings, mask, columns=columns, cache=cache, **kwargs)
         return BaseModelOutput(last_hidden_state=self.norm(hidden_states))
 
 
@@ -232,6 +246,8 @@ class LladaForMaskedDiffusion(NativeGenerationMixin, LladaPreTrainedModel):  # t
             `MaskedLMOutput`: `logits` (B, L, V), (N, V) or (B, W, V); `hidden_states` and `attentions` where
             `output_hidden_states` and `output_attentions` ask for them.
         """
-        outputs = self.model(input_ids, attention_mask, position_ids, inputs_embeds, **kwargs)
-        logits = self.lm_head(keep_positions(outputs.last_hidden_state, logits_to_keep))
+        alone = columns_alone(self.model, logits_to_keep, attention_mask, kwargs)
+        outputs = self.model(input_ids, attention_mask, position_ids, inputs_embeds, states_to_keep=alone, **kwargs)
+        states = outputs.last_hidden_state
+        logits = self.lm_head(keep_positions(states, logits_to_keep) if alone is None else states)
         return MaskedLMOutput(logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions)

@@ -16,9 +16,16 @@ from transformers.utils.output_capturing import capture_outputs
 
 from prism_hf._deprecation import renamed_arguments
 from prism_hf.generation.denoising.caching import CanvasCache, canvas_positions
-from prism_hf.models.attention import PositionEmbeddings, attend, inverse_frequencies, padding_mask, rotary_embedding
+from prism_hf.models.attention import (
+    PositionEmbeddings,
+    at_columns,
+    attend,
+    inverse_frequencies,
+    padding_mask,
+    rotary_embedding,
+)
 from prism_hf.models.checkpoint.loading import WholeCheckpointMixin
-from prism_hf.models.lm_head import LmHead, keep_positions
+from prism_hf.models.lm_head import LmHead, columns_alone, keep_positions
 from prism_hf.models.native import NativeGenerationMixin
 
 from .configuration_mdlm import MdlmConfig
@@ -140,8 +147,9 @@ class MdlmBlock(GradientCheckpointingLayer):
         position_embeddings: PositionEmbeddings,
         attention_mask: torch.Tensor | None = None,
         cache: CanvasCache | None = None,
+        columns: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """(B, L, D) -> (B, L, D).
+        """(B, L, D) -> (B, L, D), or (B, W, D) at the positions of `columns` (B, W), which still attend to all.
 
         `conditioning` is (B, cond_dim); `position_embeddings` are those of `MdlmRotaryEmbedding`, `attention_mask`
         that of `padding_mask`.
@@ -151,7 +159,9 @@ class MdlmBlock(GradientCheckpointingLayer):
 
         qkv = self.attn_qkv(modulate(self.norm1(hidden_states), attn_shift, attn_scale))
         query, key, value = qkv.unflatten(-1, (3, self.config.n_heads, self.head_dim)).permute(2, 0, 3, 1, 4)
-        attended, _ = attend(self, query, key, value, position_embeddings, attention_mask, cache)
+        if columns is not None:
+            hidden_states, query = keep_positions(hidden_states, columns), at_columns(query, columns)
+        attended, _ = attend(self, query, key, value, position_embeddings, attention_mask, cache, columns)
         hidden_states = hidden_states + attn_gate * self.drop(self.attn_out(attended))
 
         transformed = self.mlp(modulate(self.norm2(hidden_states), mlp_shift, mlp_scale))
@@ -194,14 +204,20 @@ def run_blocks(
     attention_mask: torch.Tensor | None,
     cache: CanvasCache | None,
     position_ids: torch.Tensor | None,
+    states_to_keep: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """(B, L, D) -> (B, L, D) through the `blocks` of a module that has a `rotary_emb` and a `config` beside them."""
+    """(B, L, D) -> (B, L, D) through the `blocks` of a module that has a `rotary_emb` and a `config` beside them.
+
+    With `states_to_keep` (B, W), the last block gives (B, W, D) at these columns.
+    """
     mask = padding_mask(module, hidden_states, attention_mask)
     if position_ids is None:
         position_ids = canvas_positions(hidden_states, cache)
     position_embeddings = module.rotary_emb(position_ids)
-    for block in module.blocks:
-        hidden_states = block(hidden_states, conditioning, position_embeddings, mask, cache)
+    last = len(module.blocks) - 1
+    for number, block in enumerate(module.blocks):
+        columns = states_to_keep if number == last else None
+        hidden_states = block(hidden_states, conditioning, position_embeddings, mask, cache, columns)
     return hidden_states
 
 
@@ -233,6 +249,7 @@ class MdlmPreTrainedModel(WholeCheckpointMixin, PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
     _supports_canvas_cache = True
+    _supports_states_to_keep = True
     _keep_in_fp32_modules_strict = ["inv_freq"]
     _can_record_outputs = {"hidden_states": MdlmBlock}
 
@@ -278,6 +295,7 @@ class MdlmModel(MdlmPreTrainedModel):
         sigma: torch.Tensor | None = None,
         cache: CanvasCache | None = None,
         position_ids: torch.Tensor | None = None,
+        states_to_keep: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> MdlmModelOutput:
         """Run the transformer.
@@ -291,6 +309,7 @@ class MdlmModel(MdlmPreTrainedModel):
             cache (`CanvasCache`, *optional*): It is filled, or says at which W positions of the canvas the tokens
                 (B, W) stand; `attention_mask` is that of the canvas in either case.
             position_ids (`torch.LongTensor`, *optional*): (B, L); 0 to L - 1 if not given.
+            states_to_keep (`torch.LongTensor`, *optional*): As `LladaModel.forward`.
 
         Returns:
             `MdlmModelOutput`
@@ -300,7 +319,9 @@ class MdlmModel(MdlmPreTrainedModel):
         """
         conditioning = self.condition(input_ids, sigma)
         hidden_states = self.vocab_embed(input_ids)
-        hidden_states = run_blocks(self, hidden_states, conditioning, attention_mask, cache, position_ids)
+        hidden_states = run_blocks(
+            self, hidden_states, conditioning, attention_mask, cache, position_ids, states_to_keep
+        )
         return MdlmModelOutput(last_hidden_state=hidden_states, conditioning=conditioning)
 
     def condition(self, input_ids: torch.Tensor, sigma: torch.Tensor | None) -> torch.Tensor:
@@ -365,6 +386,8 @@ class MdlmForMaskedDiffusion(NativeGenerationMixin, MdlmPreTrainedModel):  # typ
             `MaskedLMOutput`: `logits` (B, L, V), (N, V) or (B, W, V), unnormalised; `hidden_states` with
             `output_hidden_states=True`.
         """
-        outputs = self.backbone(input_ids, attention_mask=attention_mask, sigma=sigma, **kwargs)
-        logits = self.backbone.output_layer(outputs.last_hidden_state, outputs.conditioning, logits_to_keep)
+        alone = columns_alone(self.backbone, logits_to_keep, attention_mask, kwargs)
+        outputs = self.backbone(input_ids, attention_mask, sigma, states_to_keep=alone, **kwargs)
+        at = logits_to_keep if alone is None else None
+        logits = self.backbone.output_layer(outputs.last_hidden_state, outputs.conditioning, at)
         return MaskedLMOutput(logits=logits, hidden_states=outputs.hidden_states)

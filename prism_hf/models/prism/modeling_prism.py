@@ -25,7 +25,7 @@ from prism_hf.models.checkpoint.loading import (
     refuse_two_models,
     refuse_weights,
 )
-from prism_hf.models.lm_head import keep_positions
+from prism_hf.models.lm_head import columns_alone, keep_positions
 from prism_hf.models.mdlm import init_mdlm_module
 from prism_hf.models.vocabulary import resize_vocabulary
 
@@ -295,15 +295,21 @@ class PrismForMaskedDiffusion(RemaskGenerationMixin, HubMixin, WholeCheckpointMi
         kwargs["return_dict"] = True
         placed = {"cache": cache, "position_ids": position_ids}
         placed = {name: value for name, value in placed.items() if value is not None}
-        outputs = self.adapter.body(self.backbone)(input_ids, attention_mask=attention_mask, **placed, **kwargs)
+        body = self.adapter.body(self.backbone)
+        shifted, alone = self.adapter.shifted_logits, None
+        if not (return_quality or shifted):
+            alone = columns_alone(body, logits_to_keep, attention_mask, kwargs)
+        kept = {} if alone is None else {"states_to_keep": alone}
+        outputs = body(input_ids, attention_mask=attention_mask, **placed, **kept, **kwargs)
         hidden_states = outputs.last_hidden_state
 
         logits = quality_logits = states = None
         if return_logits or logits_to_keep is not None:
             predictive = hidden_states
-            if self.adapter.shifted_logits:
+            if shifted:
                 predictive = torch.cat((hidden_states[:, :1], hidden_states[:, :-1]), dim=1)
-            predictive = keep_positions(predictive, logits_to_keep)
+            if alone is None:
+                predictive = keep_positions(predictive, logits_to_keep)
             shape = predictive.shape[:-1]
             states = self.adapter.prediction_states(self.backbone, predictive.flatten(0, -2), outputs)
             logits = self.decoder(states).unflatten(0, shape) if return_logits else None

@@ -22,6 +22,7 @@ from .strategies.base import RemaskStrategy, class_of, field_names, resolve_stra
 logger = logging.get_logger(__name__)
 
 CACHES = ("prefix", "dual")
+REFILLS = ("planned", "remasked")
 RENAMED = {"cache": "cache_implementation"}
 # Of `generate`, beside the fields of its config.
 ARGUMENTS = (
@@ -116,8 +117,12 @@ class RemaskGenerationConfig(GenerationConfig):
         block_length (`int`, *optional*, defaults to `None` = one block of all masks): A row's masks are unmasked in
             blocks of this many, left to right, whatever remains being the last block. The steps are spread over the
             row's blocks, and must be as many or more. Within a block, each step unmasks its share of the block's masks
-            (what cannot be divided goes to the first steps) and as many more as it is to remask. A complete block is
+            (what cannot be divided goes to the first steps) and as many more as `refill` says. A complete block is
             final.
+        refill (`str`, *optional*, defaults to `"planned"`): How many more masks a step of a block unmasks: as many as
+            it was to remask (`"planned"`), as PRISM's first code has it, or as many as it did remask (`"remasked"`),
+            as its later code does. They differ where fewer tokens can be remasked than planned, as under
+            `quality_threshold`. Only with `block_length`, and not with `confidence_threshold`.
         cache_implementation (`str`, *optional*, defaults to `None` = exact): Reuse keys and values within a block
             (Fast-dLLM, arXiv 2505.22618), for models that can. The step that begins a block computes all positions; the
             others only the block and what comes after it (`"prefix"`) or only the block (`"dual"`), the rest being as
@@ -204,6 +209,7 @@ class RemaskGenerationConfig(GenerationConfig):
     mask_token_id: Count
     steps: Positive
     block_length: Positive
+    refill: Annotated[str, Allowed(choices=REFILLS)]
     cache_implementation: Annotated[str, Allowed(choices=CACHES)]
     cache_refresh_interval: Positive
     order: Order
@@ -411,6 +417,12 @@ class RemaskGenerationConfig(GenerationConfig):
             first, second = vars(self)[name], vars(self)[other]
             if first is not None and second:
                 raise ValueError(f"{name}={first} and {other}={second} do not go together: {reason}.")
+        if self.refill is not None and (self.block_length is None or self.confidence_threshold is not None):
+            raise ValueError(
+                f"refill={self.refill!r} is a rule of block_length={self.block_length} and "
+                f"confidence_threshold={self.confidence_threshold}: it needs a block_length, whose steps unmask a set "
+                "number, so no confidence_threshold. Leave refill out."
+            )
         if self.confidence_threshold is not None and self.order != "confidence":
             raise ValueError(
                 f"confidence_threshold={self.confidence_threshold} needs order='confidence', got {self.order!r}: give "

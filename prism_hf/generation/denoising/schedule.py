@@ -31,6 +31,7 @@ class RowStep(NamedTuple):
         step (`int`): The index of the step within its block.
         steps (`int`): The number of steps of the block, in which time runs from 1 to 0.
         num_unmask (`int`, *optional*, defaults to 0): Positions to unmask, or more where the target asks for it.
+        refills (`int`, *optional*, defaults to 0): 1 where as many more are unmasked as the step remasks.
         num_remask (`int`, *optional*, defaults to 0): Tokens to remask, or fewer.
         min_generated (`int`, *optional*, defaults to 0): Nothing is remasked where the block holds fewer tokens.
         max_generated (`int`, *optional*): Nothing is remasked where it holds more.
@@ -48,6 +49,7 @@ class RowStep(NamedTuple):
     step: int
     steps: int
     num_unmask: int = 0
+    refills: int = 0
     num_remask: int = 0
     min_generated: int = 0
     max_generated: int = sys.maxsize

@@ -31,7 +31,7 @@ NEEDS = ("quality", "probs", "token_probs", "shadows", "confidence")
 # What strategies said before they had a base class.
 _OF_BEFORE = ("selection", *(f"needs_{need}" for need in NEEDS))
 # What a strategy that decides by itself what is remasked and unmasked leaves nothing to.
-COUNTED = ("num_remask", "eta", "quality_threshold", "confidence_threshold", "loop_steps")
+COUNTED = ("num_remask", "refill", "eta", "quality_threshold", "confidence_threshold", "loop_steps")
 
 
 @dataclass(frozen=True)

@@ -97,8 +97,9 @@ class ScoreStrategy(RemaskStrategy):
             score = self.ask(self.observe(generation, step, generated, reading))
             remasked = select_lowest(score, self._candidates(config, generated, score, quality), count)
         # Only positions masked before the remasking can be unmasked: the posterior of the others was not asked for.
-        due = step.rows.target - generated.sum(-1) + remasked.sum(-1)
-        due = torch.maximum(due, step.rows.num_unmask)
+        num_remasked = remasked.sum(-1)
+        due = step.rows.target - generated.sum(-1) + num_remasked
+        due = torch.maximum(due, step.rows.num_unmask + step.rows.refills * num_remasked)
         if order is not None:
             score = posterior.map(lambda logits: order(logits.softmax(-1)))
             candidates = torch.arange(step.most_masks, device=masks.device) < num_masks[:, None]
@@ -250,9 +251,9 @@ def _steps_of_block(
     """The steps of one block of `size` masks, its loop of (first step, number of steps) among them.
 
     Each step remasks its share and unmasks its share of the block's masks, the first ones more, and as many again as it
-    may remask. The first step has nothing to remask; the last remasks nothing, as nobody would unmask it, and unmasks
-    all that is left. A loop step holds the count, and remasks one token beside its random ones, if the block remasks
-    any.
+    may remask, or as it does remask (`refill`). The first step has nothing to remask; the last remasks nothing, as
+    nobody would unmask it, and unmasks all that is left. A loop step holds the count, and remasks one token beside its
+    random ones, if the block remasks any.
     """
     adapts = strategy.thresholds(config).adapt
     shares, limits = _shares(strategy, config, size, steps)
@@ -270,10 +271,13 @@ def _steps_of_block(
             due, share, opened = dues[step], shares.get(step, 0), most_masks
             target += due
             num_remask = 0 if fills_up or step == 0 else share
-            num_unmask = 0 if adapts else due + share
-            width = opened if fills_up or adapts else min(num_unmask, opened)
-            changes = {"target": target if fills_up or adapts else 0, "num_unmask": num_unmask}
-            left = max(size - target, num_remask) if adapts else max(opened - num_unmask, 0) + num_remask
+            refills = config.refill == "remasked"
+            num_unmask = 0 if adapts else due if refills else due + share
+            width = opened if fills_up or adapts else min(due + share, opened)
+            changes = {"target": target if fills_up or adapts else 0, "num_unmask": num_unmask, "refills": int(refills)}
+            left = max(opened - num_unmask, 0) + num_remask
+            if adapts or refills:
+                left = max(size - target if adapts else opened - due, num_remask)
         row_step = RowStep(
             start=0,
             end=size,

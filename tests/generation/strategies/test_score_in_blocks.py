@@ -15,7 +15,7 @@ MASK, VOCAB = 0, 7
 
 @pytest.fixture
 def reference_row(shares, middle_shares, score_of):
-    def of(model, row, steps, block_length, n, order, threshold=None):
+    def of(model, row, steps, block_length, n, order, threshold=None, refill=None):
         """One row, one token at a time. Returns the canvas after each step."""
         row = row.clone()
         to_fill = [j for j in range(len(row)) if row[j] == MASK]
@@ -34,7 +34,8 @@ def reference_row(shares, middle_shares, score_of):
                 best = sorted(masked, key=lambda j: (-score_of(order, logits[j].softmax(-1)), j))
                 for j in worst:
                     row[j] = MASK
-                for j in best if last else best[: fills[i] + remasks[i]]:
+                refilled = len(worst) if refill == "remasked" else remasks[i]
+                for j in best if last else best[: fills[i] + refilled]:
                     row[j] = logits[j].argmax()
                 history.append(row.clone())
         return history
@@ -55,6 +56,7 @@ def test_equal_to_the_literal_loop(table_model, reference_row, seed):
     order = draw.choice(["confidence", "margin", "entropy", "left_to_right"])
     n, threshold = draw.randint(0, 12), draw.choice([None, None, 0.5])
     settings = {"remask_strategy": "prism", "num_remask": n, "quality_threshold": threshold} if n else {}
+    refill = draw.choice([None, "planned", "remasked"])
     model = table_model(length, seed=seed)
     out = remask_generate(
         model,
@@ -62,12 +64,13 @@ def test_equal_to_the_literal_loop(table_model, reference_row, seed):
         steps=steps,
         block_length=block_length,
         order=order,
+        refill=refill,
         return_dict_in_generate=True,
         output_trajectory=True,
         **settings,
     )
     for b, row in enumerate(ids):
-        expected = reference_row(model, row, steps, block_length, n, order, threshold)
+        expected = reference_row(model, row, steps, block_length, n, order, threshold, refill)
         assert torch.equal(out.trajectory.canvas[:, b], torch.stack(expected))
     assert not (out.sequences == MASK).any() and out.num_forwards == steps
 
@@ -89,6 +92,24 @@ def test_published_counts():
     assert [step.rows.num_unmask.item() for step in schedule] == [1] * 26 + [2] * 12 + [1] * 26
     # The step that remasks sees one mask less than it leaves: 64, 63, ... 39, 38, 37, ...
     assert [step.most_masks for step in schedule] == list(range(64, 0, -1))
+
+
+def test_later_published_counts():
+    # Blocks of 32 in 16 steps, 10 remasked: two filled a step, three where a token is remasked.
+    config = RemaskGenerationConfig(
+        block_length=32,
+        remask_strategy="prism",
+        num_remask=10,
+        refill="remasked",
+        max_new_tokens=32,
+        remask_start=0.0,
+        remask_end=1.0,
+    )
+    schedule = plan_steps(resolve_strategy("prism"), config, [32], 32, 16, "cpu")
+    assert [step.rows.num_remask.item() for step in schedule] == [0] * 3 + [1] * 10 + [0] * 3
+    assert [step.rows.num_unmask.item() for step in schedule] == [2] * 16
+    assert [step.most_unmasked for step in schedule] == [2] * 3 + [3] * 10 + [2] * 3
+    assert [step.most_masks for step in schedule] == list(range(32, 0, -2))
 
 
 def test_one_block_of_everything_fills_by_the_even_shares(table_model):
@@ -168,6 +189,10 @@ def test_logits_are_asked_for_at_undecided_positions_of_the_block_only(table_mod
         ({"block_length": 4, "steps": 2}, "raise steps to 3"),
         ({"block_length": 4, "remask_strategy": "prism", "eta": 0.1}, "do not go together"),
         ({"block_length": 4, "loop_start": 1, "loop_steps": 2}, "do not go together"),
+        ({"refill": "remasked"}, "needs a block_length"),
+        ({"block_length": 4, "refill": "remasked", "confidence_threshold": 0.9}, "no confidence_threshold"),
+        ({"block_length": 4, "refill": "remasked", "remask_strategy": "p2"}, "does not go with"),
+        ({"block_length": 4, "refill": "actual"}, "one of 'planned', 'remasked'"),
     ],
 )
 def test_mistakes_are_named_before_any_forward(table_model, wrong, message):

@@ -12,9 +12,10 @@ from transformers import AutoModelForMaskedLM
 
 from prism_hf import MaskedDiffusionTrainer, MaskedDiffusionTrainingArguments
 from prism_hf.data import DataArguments, load_training_data
+from prism_hf.evaluation import sudoku_prediction_metrics
 from prism_hf.fields import check_fields
 from prism_hf.models.auto import new_config
-from prism_hf.training.running import run_training, solve_at_evaluations
+from prism_hf.training.running import run_training
 
 
 @dataclass
@@ -41,15 +42,15 @@ def build(
         config = new_config(model_args.model_type, tokenizer, model_args.model_config or {})
         model = AutoModelForMaskedLM.from_config(config, **attention)
 
-    trainer = MaskedDiffusionTrainer(
+    solves = data_args.dataset == "sudoku" and training_args.predict_with_generate
+    return MaskedDiffusionTrainer(
         model,
         training_args,
         train_dataset=train_dataset,
         eval_dataset=eval_dataset,
         processing_class=tokenizer,
+        compute_metrics=sudoku_prediction_metrics if solves else None,
     )
-    solve_at_evaluations(trainer, data_args)
-    return trainer
 
 
 if __name__ == "__main__":

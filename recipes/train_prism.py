@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 
 from prism_hf import PrismForMaskedDiffusion, PrismTrainer, PrismTrainingArguments, RemaskGenerationConfig
 from prism_hf.data import DataArguments, load_training_data
+from prism_hf.evaluation import sudoku_prediction_metrics
 from prism_hf.fields import DTYPES, Count, check_fields
 from prism_hf.models.prism import QUALITY_HEADS
 from prism_hf.resources import resource_path
-from prism_hf.training.running import lora_config, quantization_config, run_training, solve_at_evaluations
+from prism_hf.training.running import lora_config, quantization_config, run_training
 
 
 @dataclass
@@ -53,16 +54,16 @@ def build(model_args: ModelArguments, data_args: DataArguments, training_args: P
     )
     model.generation_config = generation_config
 
-    trainer = PrismTrainer(
+    solves = data_args.dataset == "sudoku" and training_args.predict_with_generate
+    return PrismTrainer(
         model,
         training_args,
         train_dataset=train_dataset,
         eval_dataset=eval_dataset,
         processing_class=tokenizer,
         peft_config=peft_config,
+        compute_metrics=sudoku_prediction_metrics if solves else None,
     )
-    solve_at_evaluations(trainer, data_args)
-    return trainer
 
 
 if __name__ == "__main__":

@@ -72,7 +72,10 @@ LORA = {"r": 4, "target_modules": ["q_proj", "v_proj"], "lora_dropout": 0.1}
 CODE = {"dataset": "source_files", "dataset_path": str(SOURCES), "length": 32, "held_out": 0.0}
 # By what is written: the recipe and its arguments. TEXT_MODEL and PROMPTS stand for what `prepare` makes.
 RUNS: dict[str, tuple[str, dict[str, Any]]] = {
-    "train_mdm, EMA": ("train_mdm.py", BERT | TRAINING | SUDOKU | {"ema_decay": 0.9, "num_eval_puzzles": 2}),
+    "train_mdm, EMA": (
+        "train_mdm.py",
+        BERT | TRAINING | SUDOKU | {"ema_decay": 0.9, "predict_with_generate": True, "num_eval_generations": 2},
+    ),
     "train_mdm, epochs, Muon": (
         "train_mdm.py",
         BERT | TRAINING | SUDOKU | {"max_steps": -1, "num_train_epochs": 1.5, "use_muon": True},

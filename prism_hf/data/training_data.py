@@ -9,7 +9,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from prism_hf.fields import Count, Positive, Share, check_fields
 
 from .source_files import SourceFiles, python_files, train_byte_level_bpe
-from .sudoku.datasets import SolvedGrids, SudokuGrids
+from .sudoku.datasets import NUM_PUZZLES, SolvedGrids, SudokuGrids
 from .sudoku.grids import Layout
 from .sudoku.puzzles import Blanks
 from .sudoku.tokenizer import SudokuTokenizer
@@ -60,14 +60,19 @@ class DataArguments:
     )
     num_eval_samples: Count = field(default=1_000, metadata={"help": "`sudoku`: random grids held out, or 0."})
     num_eval_puzzles: Count = field(
-        default=0, metadata={"help": "`sudoku`: puzzles held out, which the model solves at each evaluation."}
+        default=0, metadata={"help": "Old name of num_eval_generations, beside predict_with_generate."}
     )
     blanks: Blanks | None = field(
         default=None,
         metadata={"help": "`sudoku`: random puzzles with so many blanks and one solution, their givens as prompt."},
     )
+    eval_blanks: Blanks | None = field(
+        default=None, metadata={"help": "`sudoku`: those of the grids held out; as `blanks` if not given."}
+    )
 
     def __post_init__(self) -> None:
+        if self.eval_blanks is None:
+            self.eval_blanks = 51 if self.blanks is None and self.num_eval_puzzles else self.blanks
         check_fields(self)
 
 
@@ -101,7 +106,9 @@ def _load_sudoku(args: DataArguments, seed: int) -> Loaded:
         if args.dataset_path is None
         else SolvedGrids(args.dataset_path)
     )
-    held_out = SudokuGrids(args.num_eval_samples, seed, args.layout, args.blanks) if args.num_eval_samples else None
+    held_out, number = None, args.num_eval_samples
+    if number:
+        held_out = SudokuGrids(number, seed, args.layout, args.eval_blanks, num_puzzles=min(number, NUM_PUZZLES))
     return train, held_out, SudokuTokenizer()
 
 

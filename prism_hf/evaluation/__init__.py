@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from .tasks.code.scoring import check_enough, pass_table, read_completions, score_completions
     from .tasks.registry import TASKS, load_task
     from .tasks.sudoku.plots import plot_corrections, quality_samples
-    from .tasks.sudoku.task import evaluate_sudoku, load_sudoku, sudoku_metrics
+    from .tasks.sudoku.task import evaluate_sudoku, load_sudoku, sudoku_metrics, sudoku_prediction_metrics
     from .tasks.task import Judgement, Task
 else:
     __getattr__, __dir__ = lazy_names(__name__, markdown_table="comparison_table", plot_success="plot_comparison")
@@ -82,6 +82,7 @@ __all__ = [
     "run_programs",
     "score_completions",
     "sudoku_metrics",
+    "sudoku_prediction_metrics",
     "unigram_entropy",
     "weights_digest",
     "wilson_interval",

@@ -10,16 +10,16 @@ if TYPE_CHECKING:
     from .config_file import parse_arguments
     from .data_preparation.collator import MaskedDiffusionCollator
     from .ema import EMACallback
-    from .generate_callback import GenerateCallback
+    from .log_completions import LogCompletionsCallback
     from .masked_diffusion_trainer import MaskedDiffusionTrainer
     from .prism_trainer import PrismTrainer
     from .token_critic_trainer import TokenCriticTrainer
 else:
-    __getattr__, __dir__ = lazy_names(__name__)
+    __getattr__, __dir__ = lazy_names(__name__, GenerateCallback="LogCompletionsCallback")
 
 __all__ = [
     "EMACallback",
-    "GenerateCallback",
+    "LogCompletionsCallback",
     "MaskedDiffusionCollator",
     "MaskedDiffusionTrainer",
     "MaskedDiffusionTrainingArguments",

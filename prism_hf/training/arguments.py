@@ -118,6 +118,19 @@ class MaskedDiffusionTrainingArguments(TrainingArguments):
     max_length: Positive | None = field(
         default=1024, metadata={"help": "Tokens after which raw rows are cut; rows of tokens stay as they are."}
     )
+    predict_with_generate: bool = field(
+        default=False,
+        metadata={
+            "help": "Give compute_metrics and predict what the model generates where a row has tokens to learn, as "
+            "its generation config says, instead of what the loss reads."
+        },
+    )
+    num_eval_generations: Positive | None = field(
+        default=None,
+        metadata={
+            "help": "With predict_with_generate, of the first so many rows; of all if not given. The loss is of all."
+        },
+    )
     completion_only_loss: bool | None = field(
         default=None,
         metadata={"help": "Learn of raw rows with prompt and completion the latter alone, unless this is False."},

@@ -33,7 +33,7 @@ from prism_hf.hub import papers
 from .arguments import MaskedDiffusionTrainingArguments, arguments_of
 from .base_trainer import BaseTrainer
 from .data_preparation.collator import MaskedDiffusionCollator, checked_collator
-from .data_preparation.datasets import named_datasets
+from .data_preparation.datasets import first_rows, named_datasets
 from .data_preparation.loader_rows import num_new_rows, tell_fillers
 from .data_preparation.preparation import DatasetPreparation
 from .data_preparation.rows import COLUMNS, IGNORED, row_reader_of, token_id
@@ -69,7 +69,8 @@ class MaskedDiffusionTrainer(BaseTrainer):
     that the parts add up. An evaluation's are means over all of its terms.
 
     `compute_metrics` and `predict` get logits (rows, L, V), without the mask token, and as labels (rows, L) the clean
-    tokens; both are -100 where no token is masked. `preprocess_logits_for_metrics` can make them smaller.
+    tokens; both are -100 where no token is masked. `preprocess_logits_for_metrics` can make them smaller. With
+    `predict_with_generate` they get what is generated instead, see `generations`.
 
     Args:
         model (`PreTrainedModel` or `str`, *optional*): With `config.mask_token_id`, or a `processing_class` that names
@@ -165,6 +166,7 @@ class MaskedDiffusionTrainer(BaseTrainer):
         # Rows of the evaluation so far, and in all, as far as that is known.
         self.num_evaluated = 0
         self.num_to_evaluate: int | None = None
+        self.is_generating = False  # for `compute_metrics`, and not computing losses
         self.means = {True: RunningMeans(), False: RunningMeans()}  # of training, and of an evaluation
 
     # Models
@@ -368,12 +370,18 @@ class MaskedDiffusionTrainer(BaseTrainer):
     ) -> tuple[torch.Tensor, Any, Any]:
         num_new, before = self.num_new_rows(inputs), self.num_evaluated
         inputs = self._prepare_inputs(inputs)
-        (noised,) = self.noise([inputs], [num_new], training=False)
+        if self.is_generating:
+            (first_row,), num_rows = number_rows([num_new], self.accelerator)
+            self.num_evaluated += num_rows
+        else:
+            (noised,) = self.noise([inputs], [num_new], training=False)
         loader = self.accelerator.gradient_state.active_dataloader
         if loader is not None and loader.end_of_dataloader:
             # What Accelerate's gather_for_metrics keeps; it does not know it of a stream that each process reads.
             loader.remainder = self.num_evaluated - before
         with torch.no_grad(), self.compute_loss_context_manager():
+            if self.is_generating:
+                return None, *self.generations(inputs, before, first_row)
             loss, outputs = self.compute_loss(model, {**inputs, NOISED: noised}, return_outputs=True)
             predictions = (None, None) if prediction_loss_only else self.predictions(noised, outputs)
         return loss.detach(), *predictions
@@ -389,6 +397,32 @@ class MaskedDiffusionTrainer(BaseTrainer):
         everywhere = logits.new_full((*noised.masked.shape, logits.shape[-1]), IGNORED)
         everywhere[noised.masked] = logits
         return everywhere, torch.full_like(noised.z, IGNORED).masked_scatter(noised.masked, noised.targets)
+
+    # Generations
+
+    @property
+    def generator(self) -> tuple[Any, dict[str, Any]]:
+        """The model that generates in an evaluation, and what `remask_generate` is told beside its own settings."""
+        return self.model, {"mask_token_id": self.mask_token_id}
+
+    def generations(
+        self, inputs: dict[str, torch.Tensor], first_of_step: int, first_row: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """What `compute_metrics` and `predict` get of a batch with `predict_with_generate`.
+
+        Args:
+            inputs (`dict[str, torch.Tensor]`): The batch.
+            first_of_step (`int`): The number of the first row of all processes' batches.
+            first_row (`int`): That of this batch's.
+
+        Returns:
+            the rows (B, L) with their tokens to learn generated anew, -100 at padding, and labels (B, L), the tokens
+            that were there and -100 where none was to be generated.
+        """
+        from .generating import fill_rows
+
+        batch = inputs if "maskable" in inputs else self.row_reader(inputs)
+        return fill_rows(self, batch, first_of_step, first_row)
 
     # Metrics
 
@@ -421,16 +455,35 @@ class MaskedDiffusionTrainer(BaseTrainer):
         super().log(logs, start_time)
 
     def evaluation_loop(
-        self, dataloader: Any, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any
+        self,
+        dataloader: Any,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
+        """As the parent's; with `predict_with_generate`, in two passes: for the loss, and to generate."""
         dataset = dataloader.dataset
         self.num_evaluated, self.num_to_evaluate = 0, None if isinstance(dataset, IterableDataset) else len(dataset)
         self.forget_metrics(training=False)
-        output = super().evaluation_loop(dataloader, *args, **kwargs | {"metric_key_prefix": metric_key_prefix})
+        if prediction_loss_only is None:
+            prediction_loss_only = self.args.prediction_loss_only
+        generates = self.args.predict_with_generate and not prediction_loss_only
+        rest = (ignore_keys, metric_key_prefix)
+        output = super().evaluation_loop(dataloader, description, prediction_loss_only or generates, *rest)
         has_parts = bool(self.means[False].totals)  # which a subclass with a loss of its own has not
         metrics = self.pop_metrics(training=False)
         if has_parts:
             # A part of which there was no term has no mean.
             metrics["loss"] = self.total_loss(defaultdict(lambda: math.nan, metrics))
         output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in metrics.items()})
-        return output
+        if not generates:
+            return output
+        if self.args.num_eval_generations is not None:
+            dataloader = self.get_test_dataloader(first_rows(dataset, self.args.num_eval_generations))
+        self.num_evaluated, self.is_generating = 0, True
+        try:
+            generated = super().evaluation_loop(dataloader, description, False, *rest)
+        finally:
+            self.is_generating = False
+        return generated._replace(metrics=output.metrics | generated.metrics, num_samples=output.num_samples)

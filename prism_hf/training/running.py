@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from peft import LoraConfig
@@ -16,15 +15,14 @@ from transformers import BitsAndBytesConfig, TrainerState, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import logging
 
-from prism_hf.data import DataArguments, SudokuGrids, is_solved
-from prism_hf.data.sudoku.grids import BLANK
+from prism_hf._deprecation import warn_renamed
+from prism_hf.data import DataArguments
 from prism_hf.fields import DTYPES, Allowed, Positive, Share, build_config
 from prism_hf.jobs.launching import end_with_launcher
 from prism_hf.jobs.output_lock import output_lock
 
 from .checkpoints import is_json, last_checkpoint
 from .config_file import parse_arguments
-from .generate_callback import GenerateCallback
 from .masked_diffusion_trainer import MaskedDiffusionTrainer
 
 logger = logging.get_logger(__name__)
@@ -68,6 +66,7 @@ def run_training(build: Callable[..., MaskedDiffusionTrainer], argument_types: t
 def train_and_save(build: Callable[..., MaskedDiffusionTrainer], arguments: tuple) -> None:
     """Train what `build` makes of the arguments, save it and evaluate it."""
     args = arguments[-1]
+    take_old_puzzles(arguments)
     set_seed(args.seed)
     logger.info(f"Process {args.process_index} of {args.world_size} trains on {args.device}.")
     with output_lock(args.output_dir, is_folder=True):
@@ -98,12 +97,9 @@ def is_finished(trainer: MaskedDiffusionTrainer) -> bool:
     return TrainerState.load_from_json(str(folder / TRAINER_STATE_NAME)).max_steps >= max_steps
 
 
-def solve_at_evaluations(trainer: MaskedDiffusionTrainer, args: DataArguments) -> None:
-    """Let the model solve `args.num_eval_puzzles` Sudoku puzzles at each evaluation; `eval_success` is their share."""
-    if args.num_eval_puzzles:
-        grids = SudokuGrids(
-            args.num_eval_puzzles, trainer.args.seed, args.layout, args.blanks or 51, num_puzzles=args.num_eval_puzzles
-        )
-        rows = grids.__getitems__(range(args.num_eval_puzzles))
-        puzzles = torch.stack([row["input_ids"].masked_fill(row["maskable"].bool(), BLANK) for row in rows])
-        trainer.add_callback(GenerateCallback(trainer, puzzles, is_solved, name="success"))
+def take_old_puzzles(arguments: tuple) -> None:
+    """Let the trainer's arguments say what `num_eval_puzzles` of a recipe's data says."""
+    for each in arguments:
+        if isinstance(each, DataArguments) and each.num_eval_puzzles:
+            warn_renamed("num_eval_puzzles of a recipe", "num_eval_generations, beside predict_with_generate: true")
+            arguments[-1].predict_with_generate, arguments[-1].num_eval_generations = True, each.num_eval_puzzles

@@ -116,6 +116,12 @@ class TokenCriticTrainer(QualityTrainer):
         unwrapped(self.model).training_record.denoiser = name
 
     @property
+    def generator(self) -> tuple[Any, dict[str, Any]]:
+        """The denoiser, whose tokens the critic judges."""
+        _, settings = super().generator
+        return self.denoiser, settings | {"remask_strategy": "token_critic", "critic": self.model}
+
+    @property
     def drafting_draws(self) -> int:
         return 1
 

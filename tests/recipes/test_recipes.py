@@ -140,11 +140,13 @@ def assert_same_curves(one, two, names):
 
 
 def test_two_processes_give_the_curves_of_one_and_the_result_is_evaluated(tmp_path, launch):
-    launch("train_mdm.py", TINY, tmp_path / "one", per_device_train_batch_size=16)
-    launch("train_mdm.py", TINY, tmp_path / "two", processes=2, per_device_train_batch_size=8)
+    solving = TINY | {"predict_with_generate": True, "num_eval_generations": 3, "eval_blanks": 2}
+    launch("train_mdm.py", solving, tmp_path / "one", per_device_train_batch_size=16)
+    launch("train_mdm.py", solving, tmp_path / "two", processes=2, per_device_train_batch_size=8)
     assert_same_curves(tmp_path / "one", tmp_path / "two", ["loss", "unmasking_loss", "grad_norm"])
     evaluated = [json.loads((tmp_path / name / "eval_results.json").read_text()) for name in ("one", "two")]
     assert evaluated[0]["eval_unmasking_loss"] == pytest.approx(evaluated[1]["eval_unmasking_loss"], rel=2e-4)
+    assert evaluated[0].keys() == evaluated[1].keys() >= {"eval_success", "eval_success_high", "eval_cell_accuracy"}
 
     start = {"model_name_or_path": str(tmp_path / "one")}
     launch("train_prism.py", PRISM | start, tmp_path / "prism1", per_device_train_batch_size=16)

@@ -15,7 +15,7 @@ from transformers import TrainerCallback
 
 from prism_hf.jobs.output_lock import FOLDER_LOCK
 from prism_hf.training import (
-    GenerateCallback,
+    LogCompletionsCallback,
     MaskedDiffusionTrainer,
     MaskedDiffusionTrainingArguments,
     PrismTrainer,
@@ -343,8 +343,10 @@ def test_samples_are_scored_at_each_evaluation_and_choose_the_best(
 
     for wrong in ({"batch_size": 0}, {"order": "randm"}, {"stepz": 3}, {"prompts": prompts[:0]}, {"seed": -1}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
-            GenerateCallback(**{"trainer": trainer, "prompts": prompts, "score": score} | wrong)
-    trainer.add_callback(GenerateCallback(trainer, prompts, score, name="success", batch_size=batch_size, steps=3))
+            LogCompletionsCallback(**{"trainer": trainer, "prompts": prompts, "score": score} | wrong)
+    trainer.add_callback(
+        LogCompletionsCallback(trainer, prompts, score, name="success", batch_size=batch_size, steps=3)
+    )
     trainer.train()
     logged = [row["eval_success"] for row in trainer.state.log_history if "eval_success" in row]
     assert logged == pytest.approx([1 / 5, 2 / 5, 3 / 5])

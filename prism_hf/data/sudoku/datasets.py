@@ -14,6 +14,8 @@ from .grids import BLANK, Layout, is_valid_grid, maskable_positions, to_grid, to
 from .puzzles import Blanks, generate_puzzles
 from .symmetries import SYMMETRY_DRAWS, move, stock_of, transform
 
+NUM_PUZZLES = 2000  # of a stock
+
 
 class SudokuGrids(torch.utils.data.Dataset):
     """Solved grids to train on, made on demand. An item depends on the seed and its index only, whatever the batch.
@@ -41,7 +43,7 @@ class SudokuGrids(torch.utils.data.Dataset):
         seed: Seed,
         layout: Layout = 89,
         blanks: Blanks | None = None,
-        num_puzzles: Positive = 2000,
+        num_puzzles: Positive = NUM_PUZZLES,
     ):
         check_arguments(SudokuGrids.__init__, locals(), "SudokuGrids")
         self.num_samples, self.seed, self.layout = num_samples, seed, layout

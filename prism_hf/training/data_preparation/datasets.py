@@ -3,8 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
-from torch.utils.data import IterableDataset
+from accelerate.data_loader import IterableDatasetShard
+from torch.utils.data import IterableDataset, Subset
 from transformers.trainer_utils import has_length
+
+from .loader_rows import FilledStream
 
 # Names that tell a reader nothing: of what `datasets` read from local files or made in memory, and of Python's types.
 UNNAMED_DATASETS = (None, "csv", "json", "parquet", "text", "arrow", "generator", "list", "Dataset", "TensorDataset")
@@ -43,6 +46,25 @@ def first_row(dataset: Any) -> Any | None:
     """The first row of a dataset, where it has a length and looking at it consumes nothing."""
     is_stream = dataset is None or isinstance(dataset, IterableDataset) or not has_length(dataset)
     return None if is_stream or len(dataset) == 0 else dataset[0]
+
+
+def first_rows(dataset: Any, number: int) -> Any:
+    """The first rows of a dataset as a loader holds it.
+
+    Raises ValueError for a stream that is none of `datasets`: nobody knows how its workers share it.
+    """
+    import datasets
+
+    while isinstance(dataset, IterableDatasetShard | FilledStream):
+        dataset = dataset.dataset
+    if not isinstance(dataset, IterableDataset):
+        return Subset(dataset, range(min(number, len(dataset))))
+    if not isinstance(dataset, datasets.IterableDataset):
+        raise ValueError(
+            f"num_eval_generations={number} cannot be taken of a {type(dataset).__name__}: give a dataset with a "
+            "length or a datasets.IterableDataset, or leave it out."
+        )
+    return dataset.take(number)
 
 
 def row_length(dataset: Any) -> int | None:

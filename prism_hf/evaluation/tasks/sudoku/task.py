@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import torch
 from torch import Tensor
+from transformers import EvalPrediction
 
 from prism_hf._deprecation import warn_renamed
 from prism_hf.data.sudoku.csv_files import read_sudoku_csv
@@ -17,6 +18,8 @@ from prism_hf.fields import Allowed, Count, Positive, check_arguments, check_val
 from prism_hf.jobs.lines import to_json, whole_lines, write_whole
 from prism_hf.jobs.share import by_main_process
 from prism_hf.resources import resource_path
+
+IGNORED = -100  # the label of a token that was given
 
 
 def load_sudoku(
@@ -112,6 +115,31 @@ def sudoku_metrics(predictions: Tensor, puzzles: Tensor, solutions: Tensor | Non
         )
     accuracy = None if solutions is None else _cell_accuracy(predictions, puzzles, solutions)
     return _metrics_of(is_solved(predictions, puzzles), accuracy)
+
+
+def sudoku_prediction_metrics(prediction: EvalPrediction) -> dict[str, float]:
+    """`sudoku_metrics` of what a model generates in an evaluation, for a trainer's `compute_metrics`.
+
+    Args:
+        prediction (`EvalPrediction`): With `predict_with_generate`, of rows as those of `SudokuGrids`.
+
+    Returns:
+        `dict[str, float]`: As `sudoku_metrics` returns with solutions.
+
+    Example:
+        ```python
+        from prism_hf.data import SudokuGrids
+        from prism_hf.training import MaskedDiffusionTrainer, MaskedDiffusionTrainingArguments
+
+        puzzles = SudokuGrids(100, seed=0, blanks=51, num_puzzles=1)
+        args = MaskedDiffusionTrainingArguments("runs/mdm", predict_with_generate=True)
+        trainer = MaskedDiffusionTrainer(model, args, eval_dataset=puzzles, compute_metrics=sudoku_prediction_metrics)
+        ```
+    """
+    predictions, labels = map(torch.as_tensor, (prediction.predictions, prediction.label_ids))
+    given = labels == IGNORED
+    puzzles, solutions = predictions.masked_fill(~given, BLANK), torch.where(given, predictions, labels)
+    return sudoku_metrics(predictions, puzzles, solutions)
 
 
 def adopt_results(path: str | Path) -> None:

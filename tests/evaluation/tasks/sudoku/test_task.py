@@ -6,9 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 from scipy.stats import binomtest
+from transformers import EvalPrediction
 
 from prism_hf import evaluation
-from prism_hf.data import write_sudoku_csv
+from prism_hf.data import generate_puzzles, to_sequence, write_sudoku_csv
 from prism_hf.evaluation import (
     Task,
     comparison_table,
@@ -18,6 +19,7 @@ from prism_hf.evaluation import (
     load_task,
     plot_comparison,
     sudoku_metrics,
+    sudoku_prediction_metrics,
 )
 from prism_hf.evaluation.tasks.sudoku.task import adopt_results
 from prism_hf.jobs.digests import digest, json_digest, weights_digest
@@ -47,6 +49,17 @@ def test_a_solved_grid_that_keeps_the_givens(layout):
     puzzle = puzzle_of(solution, [0, 5, 8])
     assert is_solved(solution[None], puzzle[None]).tolist() == [True]
     assert is_solved(puzzle[None], puzzle[None]).tolist() == [False]
+
+
+def test_metrics_of_what_a_trainer_has_generated():
+    puzzles, solutions = generate_puzzles(3, 20, torch.Generator().manual_seed(0))
+    puzzles, solutions = to_sequence(puzzles, 89), to_sequence(solutions, 89)
+    predictions, blanks = solutions.clone(), (puzzles[1] == 0).nonzero().flatten()
+    predictions[1, blanks[0]] = solutions[1, blanks[0]] % 9 + 1
+    labels = solutions.masked_fill(puzzles != 0, -100)
+    metrics = sudoku_prediction_metrics(EvalPrediction(predictions.numpy(), labels.numpy()))
+    assert metrics == sudoku_metrics(predictions, puzzles, solutions)
+    assert metrics["success"] == pytest.approx(2 / 3) and metrics["cell_accuracy"] == pytest.approx(59 / 60)
 
 
 def test_a_valid_grid_for_another_puzzle_is_no_success():

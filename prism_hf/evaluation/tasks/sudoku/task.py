@@ -131,7 +131,7 @@ def sudoku_prediction_metrics(prediction: EvalPrediction) -> dict[str, float]:
         from prism_hf.data import SudokuGrids
         from prism_hf.training import MaskedDiffusionTrainer, MaskedDiffusionTrainingArguments
 
-        puzzles = SudokuGrids(100, seed=0, blanks=51, num_puzzles=1)
+        puzzles = SudokuGrids(100, seed=0, layout=81, blanks=51, num_puzzles=1)
         args = MaskedDiffusionTrainingArguments("runs/mdm", predict_with_generate=True)
         trainer = MaskedDiffusionTrainer(model, args, eval_dataset=puzzles, compute_metrics=sudoku_prediction_metrics)
         ```

@@ -15,7 +15,17 @@ from transformers.training_args import OptimizerNames
 from prism_hf.diffusion.drafting import DRAFT_SELECTIONS
 from prism_hf.diffusion.losses import NORMALIZERS, QUALITY_NORMALIZERS
 from prism_hf.diffusion.schedules import SCHEDULES
-from prism_hf.fields import Allowed, Count, NotNegative, Positive, PositiveFraction, Seed, Share, check_fields
+from prism_hf.fields import (
+    Allowed,
+    Count,
+    NotNegative,
+    Positive,
+    PositiveFraction,
+    Seed,
+    Share,
+    check_fields,
+    check_names,
+)
 from prism_hf.hub.portable import portable
 
 Interval = Annotated[float, Allowed(above=0, remedy="To do without, set the strategy beside it to 'no'.")]
@@ -71,6 +81,13 @@ INHERITED = {
     "fsdp_config": Any,
 }
 
+NOT_TAKEN = "Named by `trl.SFTConfig`; any other value is refused."
+
+
+def _only(value: Any, remedy: str) -> Allowed:
+    """Of a field that `trl.SFTConfig` has: the one value that is taken, and what to do instead of another."""
+    return Allowed(choices=(value,), remedy=remedy)
+
 
 @dataclass
 class MaskedDiffusionTrainingArguments(TrainingArguments):
@@ -110,13 +127,31 @@ class MaskedDiffusionTrainingArguments(TrainingArguments):
         default=False,
         metadata={"help": "Muon for the hidden layers' matrices, AdamW for the rest, both at learning_rate."},
     )
+    # What `trl.SFTConfig` names too, and means by it.
     model_init_kwargs: dict | None = field(
         default=None, metadata={"help": "What `from_pretrained` gets where the trainer is given a model's name."}
     )
+    trust_remote_code: bool = field(
+        default=False, metadata={"help": "Run code that comes with a model or tokenizer that is given by name."}
+    )
+    chat_template_path: str | None = field(
+        default=None, metadata={"help": "Jinja file that becomes the tokenizer's chat template."}
+    )
+    eos_token: str | None = field(
+        default=None, metadata={"help": "Token of the vocabulary that becomes the tokenizer's eos, and the model's."}
+    )
     dataset_text_field: str = field(default="text", metadata={"help": "Column that holds the text of raw rows."})
-    dataset_num_proc: Positive | None = field(default=None, metadata={"help": "Processes that tokenize raw rows."})
-    max_length: Positive | None = field(
-        default=1024, metadata={"help": "Tokens after which raw rows are cut; rows of tokens stay as they are."}
+    dataset_kwargs: dict | None = field(
+        default=None, metadata={"help": "`{skip_prepare_dataset: true}` takes datasets as they are."}
+    )
+    dataset_num_proc: Positive | None = field(default=None, metadata={"help": "Processes that prepare datasets."})
+    shuffle_dataset: bool = field(default=False, metadata={"help": "Shuffle the training dataset, once."})
+    max_length: Positive | None = field(default=1024, metadata={"help": "Tokens after which rows are cut."})
+    truncation_mode: Annotated[str, _only("keep_start", "Cut rows at their start before, with dataset.map.")] = field(
+        default="keep_start", metadata={"help": "Where rows are cut: behind `max_length`."}
+    )
+    pad_to_multiple_of: Positive | None = field(
+        default=None, metadata={"help": "Pad batches to a multiple of so many tokens."}
     )
     predict_with_generate: bool = field(
         default=False,
@@ -138,6 +173,22 @@ class MaskedDiffusionTrainingArguments(TrainingArguments):
     assistant_only_loss: bool = field(
         default=False, metadata={"help": "Learn of raw rows with messages what the assistant says alone."}
     )
+    # What `trl.SFTConfig` names, and has no meaning here.
+    padding_free: Annotated[
+        bool, _only(False, "packing=True leaves the padding out, with any attention implementation.")
+    ] = field(default=False, metadata={"help": NOT_TAKEN})
+    loss_type: Annotated[str, _only("nll", "The losses are those of the method: leave it out.")] = field(
+        default="nll", metadata={"help": NOT_TAKEN}
+    )
+    router_aux_loss_coef: Annotated[
+        float, _only(None, "No family of masked models that is known here has experts to balance: leave it out.")
+    ] = field(default=None, metadata={"help": NOT_TAKEN})
+    activation_offloading: Annotated[bool, _only(False, "activation_checkpointing=True saves that memory.")] = field(
+        default=False, metadata={"help": NOT_TAKEN}
+    )
+    pad_token: Annotated[str, _only(None, "Set tokenizer.pad_token, and pass the tokenizer as processing_class.")] = (
+        field(default=None, metadata={"help": NOT_TAKEN})
+    )
     learn_padding: bool = field(
         default=False,
         metadata={
@@ -155,6 +206,7 @@ class MaskedDiffusionTrainingArguments(TrainingArguments):
             with contextlib.suppress(ValueError):  # what is no JSON is told with the rest
                 self.lr_scheduler_kwargs = json.loads(self.lr_scheduler_kwargs)
         check_fields(self, INHERITED)
+        check_names("key of dataset_kwargs", self.dataset_kwargs or (), ("skip_prepare_dataset",))
         super().__post_init__()
         if self.max_grad_norm is None:
             self.max_grad_norm = 0.0  # what Trainer takes for no clipping

@@ -25,11 +25,12 @@ from transformers import AutoModelForMaskedLM, PreTrainedModel, TrainingArgument
 from transformers.trainer_utils import EvalLoopOutput, has_length
 from transformers.utils import logging
 
-from prism_hf._compat import unwrapped
+from prism_hf._compat import setting, unwrapped
 from prism_hf.diffusion.drafting import exclude_token
 from prism_hf.diffusion.losses import unmasking_loss
 from prism_hf.hub import papers
 
+from .adapters import adapt
 from .arguments import MaskedDiffusionTrainingArguments, arguments_of
 from .base_trainer import BaseTrainer
 from .data_preparation.collator import MaskedDiffusionCollator, checked_collator
@@ -46,6 +47,15 @@ from .running_means import RunningMeans
 logger = logging.get_logger(__name__)
 
 T = TypeVar("T", torch.Tensor, float)  # of a loss: a tensor in a step, a number in what is logged
+
+
+def end_with(model: Any, eos_token_id: int) -> None:
+    """Let a model end its texts with this token too."""
+    model.config.eos_token_id = eos_token_id
+    config = setting(model, "generation_config")  # which not every masked model of transformers has
+    if config is not None:
+        others = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
+        config.eos_token_id = [eos_token_id, *(each for each in others if each not in (None, eos_token_id))]
 
 
 class MaskedDiffusionTrainer(BaseTrainer):
@@ -85,6 +95,8 @@ class MaskedDiffusionTrainer(BaseTrainer):
         processing_class (`PreTrainedTokenizerBase`, *optional*): Tokenizes raw rows, names special tokens, and is saved
             with the model. For raw rows it is looked for beside the model, if not given.
         *trainer_args, **kwargs: The other arguments of `Trainer`, in its order.
+        quantization_config (`BitsAndBytesConfig`, *optional*): How a model that is given by name is quantized.
+        peft_config (`PeftConfig`, *optional*): Wraps the model with PEFT.
         formatting_func (`Callable`, *optional*): Makes a text of a raw row.
 
     Raises:
@@ -126,21 +138,21 @@ class MaskedDiffusionTrainer(BaseTrainer):
         eval_dataset: Any = None,
         processing_class: Any = None,
         *trainer_args: Any,
+        quantization_config: Any = None,
+        peft_config: Any = None,
         formatting_func: Callable[[Mapping[str, Any]], str] | None = None,
         **kwargs: Any,
     ) -> None:
         self.args = arguments_of(self.arguments_class, args)  # as `call_model_init` reads them in the parent's
+        self.quantization_config, self.peft_config = quantization_config, peft_config
         if model is not None:
-            if self.args.model_init_kwargs and not isinstance(model, str | os.PathLike):
-                logger.warning("model_init_kwargs are not read, as the model is given and not its name.")
             model = self.prepared(model)
         # A collator of the user's own alone knows its rows.
-        self.preparation: DatasetPreparation | None = None
-        if data_collator is None:
-            self.preparation = DatasetPreparation(self.args, processing_class, formatting_func, model)
-            train_dataset = self.preparation(train_dataset, "train_dataset")
-            eval_dataset = self.preparation.each(eval_dataset, "eval_dataset")
-            processing_class = self.preparation.processing_class
+        is_skipped = data_collator is not None or (self.args.dataset_kwargs or {}).get("skip_prepare_dataset", False)
+        self.preparation = DatasetPreparation(self.args, processing_class, formatting_func, model, is_skipped)
+        train_dataset = self.preparation(train_dataset, "train_dataset", is_training=True)
+        eval_dataset = self.preparation.each(eval_dataset, "eval_dataset")
+        processing_class = self.preparation.processing_class
         super().__init__(
             model, self.args, data_collator, train_dataset, eval_dataset, processing_class, *trainer_args, **kwargs
         )
@@ -151,7 +163,12 @@ class MaskedDiffusionTrainer(BaseTrainer):
             )
         self.row_reader = row_reader_of(self.model, processing_class)
         self.mask_token_id = self.row_reader.mask_token_id
-        collator = MaskedDiffusionCollator(token_id(processing_class, "pad"), self.row_reader)
+        collator = MaskedDiffusionCollator(
+            token_id(processing_class, "pad"),
+            self.row_reader,
+            max_length=self.args.max_length,
+            pad_to_multiple_of=self.args.pad_to_multiple_of or 1,
+        )
         if self.args.learn_padding:
             collator.learned_padding = token_id(processing_class, "eos")
             if collator.learned_padding is None:
@@ -173,11 +190,21 @@ class MaskedDiffusionTrainer(BaseTrainer):
 
     def prepared(self, model: Any) -> Any:
         """What is trained of a model that was given, or that `model_init` made, before it is placed on a device."""
-        if not isinstance(model, str | os.PathLike):
-            return model
+        settings = {"model_init_kwargs": self.args.model_init_kwargs, "quantization_config": self.quantization_config}
+        if isinstance(model, str | os.PathLike):
+            settings |= settings.pop("model_init_kwargs") or {}
+            model = self.loaded(
+                model, **{"dtype": "float32", "trust_remote_code": self.args.trust_remote_code} | settings
+            )
+        elif unread := " and ".join(name for name, value in settings.items() if value):
+            logger.warning(f"{unread} are not read, as the model is given and not its name.")
+        return model if self.peft_config is None else adapt(model, self.peft_config, self.args)
+
+    def loaded(self, name: str | os.PathLike, **kwargs: Any) -> Any:
+        """The model that was given by name."""
         import prism_hf.models  # noqa: F401  (tells transformers of them)
 
-        return AutoModelForMaskedLM.from_pretrained(model, **self.args.model_init_kwargs or {})
+        return AutoModelForMaskedLM.from_pretrained(name, **kwargs)
 
     def call_model_init(self, trial: Any = None) -> Any:
         """As the parent's, with the model prepared as one that was given."""
@@ -195,6 +222,8 @@ class MaskedDiffusionTrainer(BaseTrainer):
         self.keeps_logits = takes_positions(inner) and not self.shifted_logits
         if isinstance(inner, PreTrainedModel):
             inner.add_model_tags(list(self._tag_names))
+        if self.args.eos_token is not None:
+            end_with(inner, token_id(self.processing_class, "eos"))
         inner.training_record = record_training(self)
 
     def _hp_search_setup(self, trial: Any) -> None:
@@ -214,7 +243,7 @@ class MaskedDiffusionTrainer(BaseTrainer):
 
     def _get_dataloader(self, dataset: Any, *args: Any, is_training: bool = False, **kwargs: Any) -> DataLoader:
         """As the parent's; `dataloader_drop_last` holds for training, as an evaluation is of all its rows."""
-        if self.preparation is not None and not is_training:  # given to `evaluate` or `predict`
+        if not is_training:  # given to `evaluate` or `predict`
             dataset = self.preparation(dataset, "the dataset")
         drop_last = self.args.dataloader_drop_last
         self.args.dataloader_drop_last = drop_last and is_training

@@ -46,8 +46,7 @@ class PrismTrainer(QualityTrainer):
         model (`PrismForMaskedDiffusion` or `str`, *optional*): A model with a quality head, or what
             `PrismForMaskedDiffusion.from_pretrained` loads.
         args (`PrismTrainingArguments`, *optional*): The arguments.
-        *trainer_args, **kwargs: As for [`MaskedDiffusionTrainer`].
-        peft_config (`PeftConfig`, *optional*): Wraps the model with PEFT. The quality head joins its
+        *trainer_args, **kwargs: As for [`MaskedDiffusionTrainer`]. With a `peft_config`, the quality head joins its
             `modules_to_save`.
 
     Raises:

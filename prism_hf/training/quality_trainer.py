@@ -1,58 +1,21 @@
 """What the trainers of a quality head have in common."""
 
 import os
-from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from peft import PeftConfig, PeftModel
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from transformers import TrainingArguments
 from transformers.utils import ModelOutput
 
+from .adapters import QUALITY_HEAD, has_quality_head
 from .arguments import QualityTrainingArguments
 from .data_preparation.rows import IGNORED
 from .masked_diffusion_trainer import MaskedDiffusionTrainer
 from .masking import Noised
-
-QUALITY_HEAD = "quality_head"  # as a `PrismForMaskedDiffusion` calls it
-
-
-def adapt(model: Any, peft_config: PeftConfig, args: QualityTrainingArguments) -> PeftModel:
-    """A `PeftModelForPrism` around `model`; the quality head is trained whole and saved with the adapter.
-
-    Raises ValueError for a model that has adapters already or a method that cannot train the head with them, TypeError
-    for what is no `PeftConfig`.
-    """
-    from prism_hf.models.prism.peft_model import PeftModelForPrism
-
-    if not isinstance(peft_config, PeftConfig):
-        raise TypeError(f"peft_config must be a PeftConfig such as peft.LoraConfig, got {type(peft_config).__name__}.")
-    if isinstance(model, PeftModel):
-        raise ValueError(
-            "The model is a PeftModel already: pass it without peft_config to train its adapter on, or "
-            "model.merge_and_unload() for a new one."
-        )
-    if "modules_to_save" not in vars(peft_config):
-        raise ValueError(
-            f"{type(peft_config).__name__} trains no whole module, so no quality head: use LoraConfig, whose "
-            "trainable_token_indices trains single tokens."
-        )
-    peft_config = copy(peft_config)
-    saved = vars(peft_config)["modules_to_save"] or []
-    if QUALITY_HEAD not in saved:
-        vars(peft_config)["modules_to_save"] = [*saved, QUALITY_HEAD]
-    peft_config.base_model_name_or_path = model.name_or_path or None
-    peft_config.task_type = None  # with one, PEFT wraps and loads the model as one for that task
-    # ZeRO-3 gathers parameters of one dtype only; on a bfloat16 base PEFT would make float32 adapters.
-    zero_3 = args.deepspeed_plugin is not None and args.deepspeed_plugin.zero_stage == 3
-    model = PeftModelForPrism(model, peft_config, autocast_adapter_dtype=not zero_3)
-    if args.activation_checkpointing:
-        model.enable_input_require_grads()
-    return model
 
 
 def freeze_backbone(model: nn.Module) -> None:
@@ -114,8 +77,7 @@ class QualityTrainer(MaskedDiffusionTrainer):
         model (`PrismForMaskedDiffusion` or `str`, *optional*): A model with a quality head, or what
             `PrismForMaskedDiffusion.from_pretrained` loads.
         args (`QualityTrainingArguments`, *optional*): The arguments.
-        *trainer_args, **kwargs: As for [`MaskedDiffusionTrainer`].
-        peft_config (`PeftConfig`, *optional*): Wraps the model with PEFT. The quality head joins its
+        *trainer_args, **kwargs: As for [`MaskedDiffusionTrainer`]. With a `peft_config`, the quality head joins its
             `modules_to_save`.
 
     Raises:
@@ -126,29 +88,25 @@ class QualityTrainer(MaskedDiffusionTrainer):
     arguments_class = QualityTrainingArguments
 
     def __init__(
-        self,
-        model: Any = None,
-        args: TrainingArguments | None = None,
-        *trainer_args: Any,
-        peft_config: PeftConfig | None = None,
-        **kwargs: Any,
+        self, model: Any = None, args: TrainingArguments | None = None, *trainer_args: Any, **kwargs: Any
     ) -> None:
-        self.peft_config = peft_config
         super().__init__(model, args, *trainer_args, **kwargs)
         self.judged: dict[bool, list[torch.Tensor]] = {True: [], False: []}
 
-    def prepared(self, model: Any) -> Any:
-        """The model with a quality head, wrapped with PEFT if so asked for."""
-        if isinstance(model, str | os.PathLike):
-            from prism_hf.models.prism import PrismForMaskedDiffusion
+    def loaded(self, name: str | os.PathLike, **kwargs: Any) -> Any:
+        """The model that was given by name, with its quality head or a new one."""
+        from prism_hf.models.prism import PrismForMaskedDiffusion
 
-            model = PrismForMaskedDiffusion.from_pretrained(model, **self.args.model_init_kwargs or {})
-        if not any(QUALITY_HEAD in name for name, _ in model.named_parameters()):
+        return PrismForMaskedDiffusion.from_pretrained(name, **kwargs)
+
+    def prepared(self, model: Any) -> Any:
+        """As the parent's. Raises ValueError for a model without a quality head."""
+        if not isinstance(model, str | os.PathLike) and not has_quality_head(model):
             raise ValueError(
                 f"{type(model).__name__} has no quality head: load the model with "
                 "PrismForMaskedDiffusion.from_pretrained."
             )
-        return model if self.peft_config is None else adapt(model, self.peft_config, self.args)
+        return super().prepared(model)
 
     def create_optimizer(self, model: Any = None) -> Optimizer:
         """As the parent's, with the head's parameters in groups of their own at `head_learning_rate`."""

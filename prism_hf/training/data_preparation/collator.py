@@ -6,9 +6,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers.utils import logging
 
 from .datasets import check_dataset, first_row
 from .rows import IGNORED, LEARNED, RowReader, place, read_row, tell_unread
+
+logger = logging.get_logger(__name__)
 
 
 @dataclass
@@ -24,6 +27,9 @@ class MaskedDiffusionCollator:
         reader (`RowReader`, *optional*): Knows mask token, vocabulary and special tokens.
         learned_padding (`int`, *optional*): Fills shorter rows instead, as tokens that are attended and learned: the
             eos, so that a model ends a text anywhere in a longer canvas.
+        max_length (`int`, *optional*): Rows are cut after so many tokens. One that has nothing left to learn counts
+            nowhere.
+        pad_to_multiple_of (`int`, *optional*, defaults to 1): The length of a batch is a multiple of it.
 
     Raises:
         ValueError: for a row that contradicts itself or from which nothing can be learned.
@@ -38,16 +44,23 @@ class MaskedDiffusionCollator:
     pad_token_id: int | None = None
     reader: RowReader = field(default_factory=RowReader)
     learned_padding: int | None = None
+    max_length: int | None = None
+    pad_to_multiple_of: int = 1
 
     def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Tensor]:
         rows = [read_row(row, place(number, len(examples), row)) for number, row in enumerate(examples)]
+        cut = torch.tensor([self.max_length is not None and len(row["input_ids"]) > self.max_length for row in rows])
+        if cut.any():
+            logger.warning_once(f"Rows are cut after max_length={self.max_length} tokens.")
+            rows = [{name: value[: self.max_length] for name, value in row.items()} for row in rows]
         lengths = [len(row["input_ids"]) for row in rows]
-        uneven = min(lengths) < max(lengths)
+        length = -(-max(lengths) // self.pad_to_multiple_of) * self.pad_to_multiple_of
+        uneven = min(lengths) < length
         if self.learned_padding is not None:
-            rows = [self.filled_up(row, max(lengths)) for row in rows]
+            rows = [self.filled_up(row, length) for row in rows]
         elif uneven and self.pad_token_id is None:
             raise ValueError(
-                f"Examples of {min(lengths)} to {max(lengths)} tokens need padding, and the pad token is unknown: pass "
+                f"Examples of {min(lengths)} to {length} tokens need padding, and the pad token is unknown: pass "
                 "a processing_class with a pad_token."
             )
         present = {name for row in rows for name in row} | (
@@ -55,10 +68,8 @@ class MaskedDiffusionCollator:
         )
         padding = dict.fromkeys(present, 0) | {"input_ids": self.pad_token_id or 0, "labels": IGNORED}
         complete = [self.completed(row, present) for row in rows]
-        batch = {
-            name: _padded([row[name] for row in complete], max(lengths), padding[name]) for name in sorted(present)
-        }
-        return self.reader(batch, silent=torch.tensor([LEARNED.keys().isdisjoint(row) for row in rows]))
+        batch = {name: _padded([row[name] for row in complete], length, padding[name]) for name in sorted(present)}
+        return self.reader(batch, torch.tensor([LEARNED.keys().isdisjoint(row) for row in rows]), cut)
 
     def check(self, dataset: Any, name: str) -> None:
         """Raise ValueError if the first row of a dataset, or else its columns, cannot be collated.

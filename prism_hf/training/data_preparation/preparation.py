@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from transformers.utils import logging
@@ -9,7 +10,6 @@ from transformers.utils import logging
 from prism_hf._compat import unwrapped
 
 from ..arguments import MaskedDiffusionTrainingArguments
-from .rows import unlearned_ids
 
 logger = logging.get_logger(__name__)
 
@@ -18,7 +18,7 @@ RAW_COLUMNS = ("messages", "prompt", "conversations")  # beside the text
 
 @dataclass
 class DatasetPreparation:
-    """Tokenizes a trainer's datasets of raw rows; any other dataset stays as it is.
+    """Sets a trainer's tokenizer up, and tokenizes its datasets of raw rows; any other dataset stays as it is.
 
     Args:
         args (`MaskedDiffusionTrainingArguments`): Say how.
@@ -26,24 +26,55 @@ class DatasetPreparation:
             of raw rows sets it to what stands beside the model.
         formatting_func (`Callable`, *optional*): Makes a text of a row.
         model (`PreTrainedModel`, *optional*): Says where it is from, and how many tokens it reads.
+        is_skipped (`bool`, *optional*, defaults to `False`): Datasets stay as they are.
     """
 
     args: MaskedDiffusionTrainingArguments
     processing_class: Any
     formatting_func: Callable[[Mapping[str, Any]], str] | None
     model: Any
+    is_skipped: bool = False
 
-    def __call__(self, dataset: Any, name: str) -> Any:
-        """The dataset, of tokens.
+    def __post_init__(self) -> None:
+        """Give the tokenizer the end of a text and the chat template that the arguments name.
+
+        Raises ValueError for a token that is not in the vocabulary, and for a file that is not there.
+        """
+        args = self.args
+        if args.eos_token is not None:
+            tokenizer = self.tokenizer()
+            if args.eos_token not in tokenizer.get_vocab():
+                raise ValueError(
+                    f"eos_token={args.eos_token!r} is not in the vocabulary of the tokenizer: add it before."
+                )
+            tokenizer.eos_token = args.eos_token
+        if args.chat_template_path is not None:
+            path = Path(args.chat_template_path)
+            if not path.is_file():
+                raise ValueError(
+                    f"chat_template_path={str(path)!r} is no Jinja file. Of another model's tokenizer, template and "
+                    "tokens are copied before, with trl.clone_chat_template."
+                )
+            self.tokenizer().chat_template = path.read_text(encoding="utf-8")
+
+    def tokenizer(self) -> Any:
+        """The tokenizer, which is looked for beside the model where none was given."""
+        if self.processing_class is None:
+            self.processing_class = _tokenizer_beside(self.model, self.args)
+        return getattr(self.processing_class, "tokenizer", self.processing_class)
+
+    def __call__(self, dataset: Any, name: str, is_training: bool = False) -> Any:
+        """The dataset, of tokens; one to be trained on is shuffled, if so asked for.
 
         Raises:
             ValueError: for rows that cannot be read, or without a tokenizer.
         """
-        row = self.raw_row(dataset)
-        if row is None:
+        if self.is_skipped or dataset is None:
             return dataset
+        row = self.raw_row(dataset)
         try:
-            return self.tokenized(dataset, row, name)
+            dataset = dataset if row is None else self.tokenized(dataset, row, name)
+            return self.shuffled(dataset) if is_training and self.args.shuffle_dataset else dataset
         except ValueError as error:
             raise ValueError(f"{name} cannot be trained on. {error}") from error
 
@@ -56,11 +87,18 @@ class DatasetPreparation:
     def tokenized(self, dataset: Any, row: Mapping[str, Any], name: str) -> Any:
         from .raw_rows import tokenize_dataset
 
-        if self.processing_class is None:
-            self.processing_class = _tokenizer_beside(self.model)
-        special = unlearned_ids(self.processing_class)
         with self.args.main_process_first(desc=f"tokenizing {name}"):
-            return tokenize_dataset(dataset, row, name, self.row_tokenizer(), special, self.args.dataset_num_proc)
+            return tokenize_dataset(dataset, row, name, self.row_tokenizer(), self.args.dataset_num_proc)
+
+    def shuffled(self, dataset: Any) -> Any:
+        from datasets import Dataset, IterableDataset
+
+        if not isinstance(dataset, Dataset | IterableDataset):
+            raise ValueError(
+                f"shuffle_dataset=True needs a datasets.Dataset, got {type(dataset).__name__}: leave it out, as "
+                "batches of a dataset with a length are drawn at random in any case."
+            )
+        return dataset.shuffle(seed=self.args.seed)
 
     def raw_row(self, dataset: Any) -> Mapping[str, Any] | None:
         """The first row of a dataset of raw rows; None for any other.
@@ -98,7 +136,7 @@ class DatasetPreparation:
             logger.warning_once(f"Raw rows are cut after the {num_positions} tokens that the model can read.")
             max_length = num_positions
         return RowTokenizer(
-            getattr(self.processing_class, "tokenizer", self.processing_class),
+            self.tokenizer(),
             args.dataset_text_field,
             self.formatting_func,
             args.completion_only_loss is not False,
@@ -107,7 +145,7 @@ class DatasetPreparation:
         )
 
 
-def _tokenizer_beside(model: Any) -> Any:
+def _tokenizer_beside(model: Any, args: MaskedDiffusionTrainingArguments) -> Any:
     from transformers import AutoTokenizer
 
     model_name = None if model is None else unwrapped(model).name_or_path
@@ -115,6 +153,7 @@ def _tokenizer_beside(model: Any) -> Any:
     if not model_name:
         raise ValueError(f"Rows of text need a tokenizer, and the model does not say where it is from: {remedy}")
     try:
-        return AutoTokenizer.from_pretrained(model_name)
+        revision = (args.model_init_kwargs or {}).get("revision", "main")
+        return AutoTokenizer.from_pretrained(model_name, revision=revision, trust_remote_code=args.trust_remote_code)
     except (OSError, ValueError) as error:
         raise ValueError(f"Rows of text need a tokenizer, and there is none in {model_name}: {remedy}") from error

@@ -2,8 +2,8 @@
 
 Token ids are those of `SFTTrainer`. Decisions that are not obvious from the code:
 
-- `input_ids` come with the masks that say what is learned, rather than with labels: where a text says nothing, special
-  tokens are not learned, as of rows that were tokenized before.
+- All that `SFTTrainer` makes labels of is `maskable`, special tokens too. Of rows that were tokenized before and say
+  nothing, special tokens are not learned.
 - What ends an answer is learned, as a canvas must be told where the text stops. So assistant spans are the differences
   of prefixes where the chat template has no generation tags, or has them around less than the end of the turn.
 - A row without a token to learn is left out, where `SFTTrainer` raises for some of them.
@@ -30,7 +30,7 @@ logger = logging.get_logger(__name__)
 
 @dataclass
 class RowTokenizer:
-    """Makes `input_ids` of a raw row, with `completion_mask` and `assistant_masks` where they say what is learned.
+    """Makes `input_ids` of a raw row, and `maskable`, which says what is learned.
 
     Args:
         tokenizer (`PreTrainedTokenizerBase`): Encodes text, and writes messages with its chat template.
@@ -66,7 +66,12 @@ class RowTokenizer:
             read = self.of_messages(row["messages"], _template_arguments(row))
         else:
             read = {"input_ids": self.encoded(self.with_eos(_text(row, self.text_column)))}
-        return {name: values[: self.max_length] for name, values in read.items()}
+        ids = read.pop("input_ids")
+        masks = zip(*read.values(), strict=True) if read else [()] * len(ids)
+        return {
+            "input_ids": ids[: self.max_length],
+            "maskable": [int(all(bits)) for bits in masks][: self.max_length],
+        }
 
     def of_messages(self, messages: list[dict], arguments: dict[str, Any]) -> dict[str, list[int]]:
         """The tokens of a conversation, with `assistant_masks` if those are asked for."""
@@ -154,17 +159,9 @@ def _text(row: Mapping[str, Any], column: str) -> str:
     return text
 
 
-@dataclass
-class HasTarget:
-    """Whether a row of tokens has one to learn; of a row that does not say, one that is not special."""
-
-    special_token_ids: tuple[int, ...]
-
-    def __call__(self, row: Mapping[str, Any]) -> bool:
-        masks = [values for name, values in row.items() if name != "input_ids"]
-        if masks:
-            return any(all(bits) for bits in zip(*masks, strict=True))
-        return any(token not in self.special_token_ids for token in row["input_ids"])
+def has_target(row: Mapping[str, Any]) -> bool:
+    """Whether a row of tokens has one to learn."""
+    return any(row["maskable"])
 
 
 def tokenize_dataset(
@@ -172,27 +169,26 @@ def tokenize_dataset(
     row: Mapping[str, Any],
     name: str,
     tokenize: RowTokenizer,
-    special: tuple[int, ...],
     num_proc: int | None,
 ) -> Dataset | IterableDataset:
     """The rows of a dataset as tokens, without those that have nothing to learn.
 
     Args:
         dataset (`Dataset`, `IterableDataset` or `list`): Raw rows.
-        row (`Mapping[str, Any]`): The first of them.
+        row (`Mapping[str, Any]`): The first of them, whose columns go.
         name (`str`): What the dataset is called to the user.
         tokenize (`RowTokenizer`): Makes tokens of a row.
-        special (`tuple[int, ...]`): Tokens that are not learned where a row says nothing.
         num_proc (`int`, *optional*): Processes that do it; a stream is read by its own.
 
     Raises:
         ValueError: for a row that cannot be read, or if no row of a dataset has a token to learn.
     """
+    tokenize(row)  # of a stream, this tells before training that rows cannot be read
     dataset = Dataset.from_list(dataset) if isinstance(dataset, list) else dataset.with_format(None)
-    features = Features({column: List(Value("int64")) for column in tokenize(row)})
+    features = Features({"input_ids": List(Value("int64")), "maskable": List(Value("int8"))})
     if isinstance(dataset, IterableDataset):
         columns = list(row) if dataset.column_names is None else dataset.column_names
-        return dataset.map(tokenize, remove_columns=columns, features=features).filter(HasTarget(special))
+        return dataset.map(tokenize, remove_columns=columns, features=features).filter(has_target)
     tokens = dataset.map(
         tokenize,
         remove_columns=dataset.column_names,
@@ -200,7 +196,7 @@ def tokenize_dataset(
         num_proc=num_proc,
         desc=f"Tokenizing {name}",
     )
-    kept = tokens.filter(HasTarget(special), num_proc=num_proc, desc=f"Leaving out rows of {name} without a target")
+    kept = tokens.filter(has_target, num_proc=num_proc, desc=f"Leaving out rows of {name} without a target")
     if not len(kept):
         raise ValueError(
             f"No row has a token to learn within max_length={tokenize.max_length}. Remedy: a larger "

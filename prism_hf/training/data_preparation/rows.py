@@ -175,7 +175,9 @@ class RowReader:
     special_token_ids: tuple[int, ...] = ()
     num_positions: int | None = None
 
-    def __call__(self, batch: Mapping[str, Any], silent: Tensor | None = None) -> dict[str, Any]:
+    def __call__(
+        self, batch: Mapping[str, Any], silent: Tensor | None = None, cut: Tensor | None = None
+    ) -> dict[str, Any]:
         """A batch with `input_ids` (B, L), `maskable` (B, L) bool and `attention_mask` (B, L) where one is given.
 
         Other columns than `COLUMNS` are kept.
@@ -184,6 +186,8 @@ class RowReader:
             batch (`Mapping[str, Any]`): Columns (B, L).
             silent (`torch.Tensor`, *optional*): (B,) bool, rows that do not say what is to be learned; all or none, as
                 the columns tell, if not given.
+            cut (`torch.Tensor`, *optional*): (B,) bool, rows of which the end is missing, so that they may have nothing
+                to learn; none if not given.
 
         Raises:
             ValueError: naming the row, its first tokens, the value and the remedy.
@@ -200,6 +204,7 @@ class RowReader:
         for check in CHECKS:
             if check.column in batch:
                 self.refuse(check, batch)
+        cut = torch.zeros(len(input_ids), dtype=torch.bool) if cut is None else cut
         if silent is None:
             silent = torch.full((len(input_ids),), LEARNED.keys().isdisjoint(batch))
         marked = torch.ones_like(input_ids, dtype=torch.bool)
@@ -210,7 +215,7 @@ class RowReader:
         maskable = marked & attended(batch) & ~(special & silent.to(input_ids.device)[:, None])
         if self.mask_token_id is not None:
             maskable &= input_ids != self.mask_token_id
-        nothing = (~maskable.any(1)).nonzero().flatten().tolist()
+        nothing = (~maskable.any(1) & ~cut.to(input_ids.device)).nonzero().flatten().tolist()
         if nothing:
             raise ValueError(
                 f"{place(nothing[0], len(input_ids), {'input_ids': input_ids[nothing[0]]})} {NOTHING_LEARNED}"

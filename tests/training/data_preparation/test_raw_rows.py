@@ -1,19 +1,16 @@
 """Raw rows become the tokens that SFTTrainer makes of them; what is learned of them is what the arguments say."""
 
+import re
+from dataclasses import fields
+
 import pytest
 from datasets import Dataset, IterableDataset
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BertConfig, BertForMaskedLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from trl import SFTConfig, SFTTrainer
 
-from prism_hf import (
-    MaskedDiffusionTrainer,
-    MaskedDiffusionTrainingArguments,
-    PrismConfig,
-    PrismForMaskedDiffusion,
-    PrismTrainer,
-    PrismTrainingArguments,
-)
+from prism_hf import MaskedDiffusionTrainer, MaskedDiffusionTrainingArguments
+from prism_hf.training.arguments import NOT_TAKEN
 
 WORDS = [
     "[MASK]",
@@ -35,6 +32,14 @@ SIZES = {
     "intermediate_size": 16,
     "num_hidden_layers": 1,
     "num_attention_heads": 1,
+}
+NOT_HERE = {
+    "padding_free": True,
+    "loss_type": "dft",
+    "router_aux_loss_coef": 0.1,
+    "activation_offloading": True,
+    "pad_token": "[PAD]",
+    "truncation_mode": "keep_end",
 }
 TAGS = "{% generation %}", "{% endgeneration %}"
 
@@ -74,7 +79,7 @@ def turns(*contents):
     ]
 
 
-TEXTS = [{"text": "a b c"}, {"text": "d </s>"}]
+TEXTS = [{"text": "<s> a b c"}, {"text": "d zoo </s>"}]  # with special tokens
 MESSAGES = [{"messages": turns("a b", "c")}, {"messages": turns("a", "b c d", "e", "f g")}]
 ANSWERS = [{"prompt": "a b", "completion": " c d"}, {"prompt": "e", "completion": " f</s>"}]
 ANSWERED = [
@@ -114,9 +119,8 @@ def sft(tokenizer, tmp_path):
 
 
 def learned(row):
-    """The labels that the masks of a row amount to."""
-    masks = [row[name] for name in row if name != "input_ids"]
-    return [each if all(bits) else -100 for each, *bits in zip(row["input_ids"], *masks, strict=True)]
+    """The labels that a row amounts to."""
+    return [token if bit else -100 for token, bit in zip(row["input_ids"], row["maskable"], strict=True)]
 
 
 @pytest.mark.parametrize(
@@ -191,10 +195,71 @@ def test_padding_is_learned_where_asked_for(trainer):
     ]
 
 
-def test_rows_of_tokens_stay_as_they_are(trainer):
-    for rows in (Dataset.from_list([{"input_ids": [8, 9], "text": "a b"}]), [{"input_ids": [8, 9]}]):
-        built = trainer(rows, max_length=1)
-        assert built.train_dataset is rows
+@pytest.mark.parametrize("kind", [list, Dataset.from_list])
+def test_rows_of_tokens_are_cut_as_sft_trainer_cuts_them(kind, trainer, sft):
+    rows = [
+        {"input_ids": [8, 9, 10], "labels": [-100, 9, 10]},
+        {"input_ids": [8, 9, 10], "labels": [-100, -100, 10]},
+        {"input_ids": [9], "labels": [9]},
+    ]
+    theirs = sft(rows, max_length=2).train_dataset
+    built = trainer(kind(rows), max_length=2)
+    batch = built.data_collator(list(built.train_dataset))
+    assert batch["input_ids"].tolist() == [[8, 9], [8, 9], [9, IDS["[PAD]"]]]
+    kept = [row["labels"] for row in theirs]  # which drops the row that has nothing left to learn
+    assert [kept[0], [-100, -100], kept[1]] == [[-100, 9], [-100, -100], [9]]
+    assert batch["maskable"].tolist() == [[False, True], [False, False], [True, False]]
+
+
+def test_datasets_are_taken_as_they_are_where_asked_for(trainer):
+    skip = {"dataset_kwargs": {"skip_prepare_dataset": True}}
+    rows = Dataset.from_list([{"input_ids": [8, 9], "text": "a b"}])
+    assert trainer(rows, **skip).train_dataset is rows
+    with pytest.raises(ValueError, match="no input_ids, only text"):
+        trainer(Dataset.from_list(TEXTS), **skip)
+    with pytest.raises(ValueError, match="Unknown key of dataset_kwargs 'skip'"):
+        trainer(rows, dataset_kwargs={"skip": True})
+
+
+def test_batches_are_padded_to_a_multiple(trainer):
+    built = trainer([{"input_ids": [8, 9, 10]}, {"input_ids": [8]}], pad_to_multiple_of=4)
+    batch = built.data_collator(built.train_dataset)
+    assert batch["attention_mask"].tolist() == [[1, 1, 1, 0], [1, 0, 0, 0]]
+
+
+@pytest.mark.parametrize("kind", [Dataset.from_list, lambda rows: Dataset.from_list(rows).to_iterable_dataset()])
+def test_datasets_are_shuffled_where_asked_for(kind, trainer, sft):
+    rows = [{"text": f"a {letter}"} for letter in "abcdefgh"]
+    shuffled = [row["input_ids"] for row in trainer(kind(rows), shuffle_dataset=True, max_steps=1).train_dataset]
+    assert shuffled == list(sft(rows, shuffle_dataset=True, seed=0).train_dataset["input_ids"])
+
+
+def test_eos_and_template_are_those_of_the_arguments(trainer, tokenizer, tmp_path):
+    path = tmp_path / "chat.jinja"
+    path.write_text(template(end="</s> "))
+    built = trainer(MESSAGES, eos_token="<end>", chat_template_path=str(path))
+    assert built.processing_class.chat_template == template(end="</s> ")
+    assert built.model.config.eos_token_id == IDS["<end>"]
+    assert built.train_dataset[0]["input_ids"][-1] == IDS["</s>"]
+    assert trainer(TEXTS, eos_token="<end>").train_dataset[0]["input_ids"][-1] == IDS["<end>"]
+    with pytest.raises(ValueError, match="eos_token='zoo' is not in the vocabulary"):
+        trainer(TEXTS, eos_token="zoo")
+    with pytest.raises(ValueError, match="is no Jinja file.*clone_chat_template"):
+        trainer(TEXTS, chat_template_path=str(tmp_path))
+
+
+def test_every_field_of_sft_config_is_known():
+    ours = {field.name: field for field in fields(MaskedDiffusionTrainingArguments)}
+    theirs = {field.name: field.default for field in fields(SFTConfig)}
+    assert theirs.keys() - ours <= {"packing", "packing_strategy", "eval_packing"}
+    refused = [name for name in theirs.keys() & ours if ours[name].metadata.get("help") == NOT_TAKEN]
+    MaskedDiffusionTrainingArguments(**{name: theirs[name] for name in refused}, use_cpu=True)  # as they stand there
+    for name, value in NOT_HERE.items():
+        with pytest.raises(
+            ValueError, match=re.escape(f"{name}={value!r} of MaskedDiffusionTrainingArguments must be")
+        ):
+            MaskedDiffusionTrainingArguments(**{name: value})
+    assert NOT_HERE.keys() - {"truncation_mode"} == set(refused)
 
 
 def test_rows_are_cut_to_what_the_model_reads(trainer):
@@ -209,7 +274,7 @@ def test_the_tokenizer_is_found_beside_a_model_given_by_name(model, tokenizer, a
     built = MaskedDiffusionTrainer(folder, args, train_dataset=Dataset.from_list(TEXTS))
     assert built.model.dtype.itemsize == 2
     assert built.processing_class.mask_token == "[MASK]"
-    assert built.train_dataset[0]["input_ids"] == [IDS[word] for word in ("a", "b", "c", "</s>")]
+    assert built.train_dataset[0]["input_ids"] == [IDS[word] for word in ("<s>", "a", "b", "c", "</s>")]
 
 
 @pytest.mark.parametrize(
@@ -237,18 +302,3 @@ def test_without_template_or_tokenizer_there_is_a_remedy(trainer, model, tokeniz
         trainer(Dataset.from_list(MESSAGES))
     with pytest.raises(ValueError, match="pass the tokenizer as processing_class"):
         MaskedDiffusionTrainer(model, arguments(MaskedDiffusionTrainingArguments), train_dataset=TEXTS)
-
-
-def test_two_lines_turn_a_script_of_sft_trainer_into_one_of_prism(model, tokenizer, sft, arguments):
-    dataset = Dataset.from_list(4 * MESSAGES)
-    common = {"train_dataset": dataset, "processing_class": tokenizer}
-    options = {"max_steps": 2, "assistant_only_loss": True}
-    tokenizer.chat_template = template(before=TAGS[0]).replace("<end> {% else %}", f"<end> {TAGS[1]}{{% else %}}")
-
-    decoder = LlamaForCausalLM(LlamaConfig(**SIZES))
-    trainer = SFTTrainer(decoder, arguments(SFTConfig, bf16=False, **options), **common)
-    assert trainer.train().global_step == 2
-
-    model = PrismForMaskedDiffusion(PrismConfig(backbone_config=model.config))
-    trainer = PrismTrainer(model, arguments(PrismTrainingArguments, **options), **common)
-    assert trainer.train().global_step == 2

@@ -1,0 +1,31 @@
+"""LoRA on a plain masked language model, and what is said of arguments that are not read."""
+
+import copy
+
+from peft import LoraConfig, PeftModel
+
+from prism_hf import MaskedDiffusionTrainer, MaskedDiffusionTrainingArguments
+from prism_hf.training import masked_diffusion_trainer
+
+
+def test_a_plain_model_is_trained_by_lora_and_loaded_by_peft(backbone, sequences, arguments, tmp_path):
+    backbone.save_pretrained(tmp_path / "model")
+    args = arguments(MaskedDiffusionTrainingArguments)
+    lora = LoraConfig(target_modules=["query"])
+    trainer = MaskedDiffusionTrainer(str(tmp_path / "model"), args, train_dataset=sequences(8), peft_config=lora)
+    trained = {name for name, parameter in trainer.model.named_parameters() if parameter.requires_grad}
+    assert trained and all("lora_" in name for name in trained)
+    trainer.train()
+    trainer.save_model()
+    loaded = PeftModel.from_pretrained(copy.deepcopy(backbone), args.output_dir).eval()
+    ids = sequences(2)[[0, 1]]["input_ids"]
+    assert loaded(ids).logits.allclose(trainer.model.eval()(ids).logits, atol=1e-6)
+    assert not loaded(ids).logits.equal(backbone.eval()(ids).logits)
+
+
+def test_what_is_for_models_by_name_is_told_to_be_unread(backbone, arguments, monkeypatch):
+    warnings = []
+    monkeypatch.setattr(masked_diffusion_trainer.logger, "warning", warnings.append)
+    args = arguments(MaskedDiffusionTrainingArguments, model_init_kwargs={"dtype": "auto"})
+    MaskedDiffusionTrainer(backbone, args, quantization_config={"load_in_4bit": True})
+    assert "model_init_kwargs and quantization_config are not read" in warnings[0]

@@ -131,7 +131,7 @@ def encode_texts(
 ) -> list[list[int]]:
     """Token ids of texts, which a template has `rendered` with its own special tokens or not; see `encode_prompts`."""
     encoded = tokenizer(texts, add_special_tokens=not rendered).input_ids
-    closing = _num_closing_tokens(tokenizer, texts[0]) if appends and not rendered else 0
+    closing = num_closing_tokens(tokenizer, texts[0]) if appends and not rendered else 0
     return [ids[: len(ids) - closing] for ids in encoded]
 
 
@@ -171,7 +171,7 @@ def render_answer(prompt: str, answer: str, tokenizer: PreTrainedTokenizerBase) 
     return prompt, conversation[len(prompt) :]
 
 
-def _num_closing_tokens(tokenizer: PreTrainedTokenizerBase, text: str = "") -> int:
+def num_closing_tokens(tokenizer: PreTrainedTokenizerBase, text: str = "") -> int:
     """How many tokens the tokenizer puts after a text, seen on the mask, `text` or a letter, whichever it knows."""
     for probe in (tokenizer.mask_token, text, "a"):
         if not probe:

@@ -1,5 +1,5 @@
-"""Models with weights; importing this registers them with transformers' Auto classes."""
+"""Models with weights; importing this registers them with transformers' Auto classes, and their pipeline."""
 
-from . import llada, mdlm, prism
+from . import llada, mdlm, pipeline, prism
 
-__all__ = ["llada", "mdlm", "prism"]
+__all__ = ["llada", "mdlm", "pipeline", "prism"]

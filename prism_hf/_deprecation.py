@@ -20,6 +20,7 @@ _BETWEEN = {
     "torch",
     "transformers",
     "peft",
+    "trl",
     "accelerate",
     "contextlib",
     "dataclasses",

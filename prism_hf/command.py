@@ -5,8 +5,10 @@ them there). What accelerate launches is the page itself, as `accelerate launch 
 same. An argument that a recipe and accelerate both have is the recipe's; a test lists them.
 """
 
+import argparse
 import itertools
 import os
+import re
 import runpy
 import subprocess
 import sys
@@ -15,7 +17,6 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ._compat import actions_of
 from .fields import did_you_mean
 
 _PACKAGE = Path(__file__).parent
@@ -40,8 +41,7 @@ COMMANDS = {
     "evaluate code": Command("evaluate_code.py", "pass@k of completions that a file holds.", launched=False),
     "compare": Command("compare.py", "Remasking strategies at equal forward passes: sudoku, text or code."),
 }
-# What both have is the recipe's. A script, of accelerate's options, is here given by the command.
-_NOT_ACCELERATES = ("debug", "gradient_accumulation_steps", "help", "module", "no_python")
+_BELONGS = re.compile(r"# prism-hf ([a-z -]+) --config \w+\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -53,13 +53,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         name, rest = command_of(arguments)
         rest = with_paths(rest, "--config", RECIPES / "configs")
+        is_launched = COMMANDS[name].launched and not {"-h", "--help"} & set(rest)
+        if is_launched:
+            rest = [*launch_arguments_of(rest), *rest]  # of an argument given twice, the last counts
         rest = with_paths(rest, "--accelerate_config", RECIPES / "accelerate")
     except ValueError as error:
         print(f"prism-hf: {error}", file=sys.stderr)
         return 2
     os.environ["PRISM_HF_COMMAND"] = f"prism-hf {name}"  # what a recipe calls itself in its help and complaints
-    run = launch if COMMANDS[name].launched and not {"-h", "--help"} & set(rest) else run_here
-    return run(COMMANDS[name], rest)
+    return (launch if is_launched else run_here)(COMMANDS[name], rest)
 
 
 def usage() -> str:
@@ -72,8 +74,26 @@ def usage() -> str:
 `prism-hf COMMAND --help` lists the arguments of a recipe. Those of `accelerate launch`, such as --num_processes 8, go
 to it, but `chat` and `evaluate code` are one process. --accelerate_config is its --config_file, by path or name:
 {_listed(names_in(RECIPES / "accelerate"))}
---config is a YAML file of arguments, by path or name:
-{_listed(names_in(RECIPES / "configs"))}"""
+--config is a YAML file of arguments of both, by path or name. Those that ship, with the command that each is for:
+{_configs_of_commands()}"""
+
+
+def _configs_of_commands() -> str:
+    configs = {name: command_of_config(name) for name in names_in(RECIPES / "configs")}
+    shown = {command: [name for name, whose in configs.items() if whose == command] for command in COMMANDS}
+    return "\n".join(
+        textwrap.fill(", ".join(names), 118, initial_indent=f"  {command:20}", subsequent_indent=" " * 22)
+        for command, names in shown.items()
+        if names
+    )
+
+
+def command_of_config(name: str) -> str:
+    """The command that a config which ships is for, which its first line shows."""
+    with open(RECIPES / "configs" / f"{name}.yaml", encoding="utf-8") as file:
+        line = file.readline()
+    found = _BELONGS.fullmatch(line)
+    return found[1] if found else ""
 
 
 def _listed(names: Collection[str]) -> str:
@@ -135,21 +155,39 @@ def launch(command: Command, arguments: list[str]) -> int:
     """Run a recipe as `accelerate launch` does, and return its exit status."""
     from accelerate.commands.launch import launch_command, launch_command_parser
 
-    parser = launch_command_parser()
-    flags = {
-        option: action.nargs != 0
-        for action in actions_of(parser)
-        if action.dest not in _NOT_ACCELERATES
-        for option in action.option_strings
-        if option.startswith("--")
-    }
-    accelerates, recipes = split_arguments(arguments, flags | {"--accelerate_config": True})
+    from .jobs.launching import launch_flags
+
+    flags = {f"--{name}": has_value for name, has_value in launch_flags().items()}
+    accelerates, recipes = split_arguments(arguments, flags)
     accelerates = [text.replace("--accelerate_config", "--config_file", 1) for text in accelerates]
     try:
-        launch_command(parser.parse_args([*accelerates, str(RECIPES / command.recipe), *recipes]))
+        launch_command(launch_command_parser().parse_args([*accelerates, str(RECIPES / command.recipe), *recipes]))
     except subprocess.CalledProcessError as error:  # the recipe has said what was wrong
         return error.returncode if error.returncode > 0 else 128 - error.returncode
     return 0
+
+
+def launch_arguments_of(arguments: list[str]) -> list[str]:
+    """What the file of `--config` holds for `accelerate launch`, as its arguments.
+
+    Raises:
+        ValueError: for a file that is no YAML.
+    """
+    from .jobs.launching import launch_flags
+    from .jobs.yaml_files import read_yaml
+
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config")
+    config = parser.parse_known_args(arguments)[0].config
+    held = {} if config is None else read_yaml(config)
+    given: list[str] = []
+    for name, has_value in launch_flags().items():
+        value = held.get(name)
+        if has_value and value is not None:
+            given += [f"--{name}", str(value).lower() if isinstance(value, bool) else str(value)]
+        elif value:
+            given.append(f"--{name}")
+    return given
 
 
 def split_arguments(arguments: list[str], flags: dict[str, bool]) -> tuple[list[str], list[str]]:

@@ -10,12 +10,14 @@ from dataclasses import dataclass, field
 
 import torch
 from accelerate import PartialState
-from transformers import AutoTokenizer, TextStreamer
+from transformers import TextStreamer
 
 from prism_hf import RemaskGenerationConfig, load_model, remask_generate
 from prism_hf.data import decode_completions, encode_prompts
+from prism_hf.data.tokenizers import read_tokenizer
 from prism_hf.fields import DTYPES, Seed, check_fields
 from prism_hf.generation import TerminalDraftStreamer, fitted_to_tokenizer, prepare_generation_config
+from prism_hf.models.attention import available_attention
 from prism_hf.training import parse_arguments
 
 
@@ -39,10 +41,11 @@ def main() -> None:
     (args,) = parse_arguments((ChatArguments,))
     RemaskGenerationConfig(**args.generation)  # a misspelt field is to fail before the model is loaded
     device = PartialState(cpu=args.use_cpu).device
-    tokenizer = AutoTokenizer.from_pretrained(args.model_name_or_path)
+    tokenizer = read_tokenizer(args.model_name_or_path)
     if tokenizer.chat_template is None:
         raise ValueError(f"The tokenizer of {args.model_name_or_path} has no chat template: set its chat_template.")
-    model = load_model(args.model_name_or_path, dtype=args.dtype, attn_implementation=args.attn_implementation)
+    attention = available_attention(args.attn_implementation, args.use_cpu)
+    model = load_model(args.model_name_or_path, dtype=args.dtype, attn_implementation=attention)
     model.to(device)
     settings = fitted_to_tokenizer(model, tokenizer, args.generation)
     config, _ = prepare_generation_config(model, None, **settings)

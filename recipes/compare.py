@@ -20,6 +20,7 @@ from prism_hf.generation import Order
 from prism_hf.hub.portable import portable
 from prism_hf.jobs.launching import end_with_launcher
 from prism_hf.jobs.output_lock import output_lock
+from prism_hf.models.attention import available_attention
 from prism_hf.resources import resource_path
 from prism_hf.training import parse_arguments
 
@@ -62,8 +63,10 @@ def main() -> None:
 
 
 def compare_strategies(args: ComparisonArguments, path: Path, state: PartialState) -> None:
+    attention = available_attention(args.attn_implementation, args.use_cpu)
+
     def load(name: str):
-        network = load_model(name, attn_implementation=args.attn_implementation).to(state.device)
+        network = load_model(name, attn_implementation=attention).to(state.device)
         if args.torch_compile:
             network.compile()
         return network

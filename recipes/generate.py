@@ -13,16 +13,17 @@ from pathlib import Path
 
 import torch
 from accelerate import PartialState
-from transformers import AutoTokenizer
 
 from prism_hf import RemaskGenerationConfig, generate_to_jsonl, load_model
 from prism_hf.data import read_prompts
+from prism_hf.data.tokenizers import read_tokenizer
 from prism_hf.evaluation import weights_digest
 from prism_hf.fields import DTYPES, Positive, Seed, check_fields
 from prism_hf.hub.portable import portable
 from prism_hf.jobs.launching import end_with_launcher
 from prism_hf.jobs.output_lock import output_lock
 from prism_hf.jobs.share import by_main_process
+from prism_hf.models.attention import available_attention
 from prism_hf.training import parse_arguments
 
 
@@ -58,8 +59,9 @@ def generate(args: GenerateArguments, state: PartialState) -> None:
     if args.prompts_file is not None and Path(args.prompts_file).resolve() == Path(args.output_file).resolve():
         raise ValueError(f"output_file and prompts_file are both {args.output_file}: name another output.")
     prompts = by_main_process(lambda: read_prompts(args.prompts_file))  # a pipe can be read once only
-    tokenizer = AutoTokenizer.from_pretrained(args.model_name_or_path)
-    model = load_model(args.model_name_or_path, dtype=args.dtype, attn_implementation=args.attn_implementation)
+    tokenizer = read_tokenizer(args.model_name_or_path)
+    attention = available_attention(args.attn_implementation, args.use_cpu)
+    model = load_model(args.model_name_or_path, dtype=args.dtype, attn_implementation=attention)
     generate_to_jsonl(
         model.to(state.device),
         tokenizer,

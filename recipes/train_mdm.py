@@ -9,38 +9,39 @@ checkpoint; a finished run changes nothing then.
 from dataclasses import dataclass, field
 
 from transformers import AutoModelForMaskedLM
+from trl import get_peft_config
 
+import prism_hf.models  # noqa: F401  (registers LLaDA and MDLM)
 from prism_hf import MaskedDiffusionTrainer, MaskedDiffusionTrainingArguments
 from prism_hf.data import DataArguments, load_training_data
 from prism_hf.evaluation import sudoku_prediction_metrics
-from prism_hf.fields import check_fields
 from prism_hf.models.auto import new_config
+from prism_hf.training.model_arguments import ModelArguments, building_arguments, loading_arguments
 from prism_hf.training.running import run_training
 
 
 @dataclass
-class ModelArguments:
-    model_name_or_path: str | None = field(default=None, metadata={"help": "Start from these weights, if given."})
+class MdmArguments(ModelArguments):
     model_type: str = field(
-        default="mdlm", metadata={"help": "mdlm, llada, bert, or any type AutoModelForMaskedLM knows."}
+        default="mdlm",
+        metadata={"help": "Of a new model, without model_name_or_path: mdlm, llada, bert, or any type of masked LM."},
     )
     model_config: dict | None = field(default=None, metadata={"help": "Fields of the config of a new model."})
-    attn_implementation: str | None = field(default=None, metadata={"help": "eager, sdpa, flash_attention_2, ..."})
-
-    __post_init__ = check_fields
 
 
 def build(
-    model_args: ModelArguments, data_args: DataArguments, training_args: MaskedDiffusionTrainingArguments
+    model_args: MdmArguments, data_args: DataArguments, training_args: MaskedDiffusionTrainingArguments
 ) -> MaskedDiffusionTrainer:
-    name_or_path, attention = model_args.model_name_or_path, {"attn_implementation": model_args.attn_implementation}
+    name_or_path, evaluates = model_args.model_name_or_path, training_args.eval_strategy != "no"
     with training_args.main_process_first(desc="loading the data"):
-        train_dataset, eval_dataset, tokenizer = load_training_data(data_args, training_args.seed, name_or_path)
+        train_dataset, eval_dataset, tokenizer = load_training_data(
+            data_args, training_args.seed, name_or_path, evaluates
+        )
     if name_or_path is not None:
-        model = AutoModelForMaskedLM.from_pretrained(name_or_path, **attention)
+        model = AutoModelForMaskedLM.from_pretrained(name_or_path, **loading_arguments(model_args, training_args))
     else:
         config = new_config(model_args.model_type, tokenizer, model_args.model_config or {})
-        model = AutoModelForMaskedLM.from_config(config, **attention)
+        model = AutoModelForMaskedLM.from_config(config, **building_arguments(model_args, training_args))
 
     solves = data_args.dataset == "sudoku" and training_args.predict_with_generate
     return MaskedDiffusionTrainer(
@@ -49,9 +50,10 @@ def build(
         train_dataset=train_dataset,
         eval_dataset=eval_dataset,
         processing_class=tokenizer,
+        peft_config=get_peft_config(model_args),
         compute_metrics=sudoku_prediction_metrics if solves else None,
     )
 
 
 if __name__ == "__main__":
-    run_training(build, (ModelArguments, DataArguments, MaskedDiffusionTrainingArguments))
+    run_training(build, (MdmArguments, DataArguments, MaskedDiffusionTrainingArguments))

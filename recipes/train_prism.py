@@ -9,48 +9,44 @@ checkpoint; a finished run changes nothing then.
 
 from dataclasses import dataclass, field
 
+from trl import get_peft_config
+
 from prism_hf import PrismForMaskedDiffusion, PrismTrainer, PrismTrainingArguments, RemaskGenerationConfig
 from prism_hf.data import DataArguments, load_training_data
 from prism_hf.evaluation import sudoku_prediction_metrics
-from prism_hf.fields import DTYPES, Count, check_fields
+from prism_hf.fields import Count
 from prism_hf.models.prism import QUALITY_HEADS
 from prism_hf.resources import resource_path
-from prism_hf.training.running import lora_config, quantization_config, run_training
+from prism_hf.training.model_arguments import ModelArguments, loading_arguments
+from prism_hf.training.running import run_training
 
 
 @dataclass
-class ModelArguments:
-    model_name_or_path: str | None = field(
-        default=None, metadata={"help": "Any masked diffusion model; the Sudoku model that ships if not given."}
-    )
+class PrismArguments(ModelArguments):
+    """Without model_name_or_path, the Sudoku model that ships."""
+
     head_type: str = field(
         default="mlp", metadata={"help": "Quality head; dit: MDLM only.", "choices": tuple(QUALITY_HEADS)}
     )
     head_num_blocks: Count = field(default=0, metadata={"help": "Extra blocks of a dit head."})
-    dtype: str = field(default="float32", metadata={"help": "Of the backbone's weights.", "choices": DTYPES})
-    attn_implementation: str | None = field(default=None, metadata={"help": "eager, sdpa, flash_attention_2, ..."})
-    peft: dict | None = field(default=None, metadata={"help": "Fields of a LoraConfig; all weights if not given."})
-    quantization: dict | None = field(default=None, metadata={"help": "Fields of a BitsAndBytesConfig."})
     generation: dict | None = field(
         default=None, metadata={"help": "Fields of the RemaskGenerationConfig saved with the model."}
     )
 
-    __post_init__ = check_fields
 
-
-def build(model_args: ModelArguments, data_args: DataArguments, training_args: PrismTrainingArguments) -> PrismTrainer:
-    peft_config, quantization = lora_config(model_args.peft), quantization_config(model_args.quantization)
+def build(model_args: PrismArguments, data_args: DataArguments, training_args: PrismTrainingArguments) -> PrismTrainer:
     generation_config = RemaskGenerationConfig(**(model_args.generation or {}))
     name_or_path = model_args.model_name_or_path or resource_path("sudoku_mdm")
+    evaluates = training_args.eval_strategy != "no"
     with training_args.main_process_first(desc="loading the data"):
-        train_dataset, eval_dataset, tokenizer = load_training_data(data_args, training_args.seed, name_or_path)
+        train_dataset, eval_dataset, tokenizer = load_training_data(
+            data_args, training_args.seed, name_or_path, evaluates
+        )
     model = PrismForMaskedDiffusion.from_pretrained(
         name_or_path,
         head_type=model_args.head_type,
         head_num_blocks=model_args.head_num_blocks,
-        dtype=model_args.dtype,
-        attn_implementation=model_args.attn_implementation,
-        quantization_config=quantization,
+        **loading_arguments(model_args, training_args),
     )
     model.generation_config = generation_config
 
@@ -61,10 +57,10 @@ def build(model_args: ModelArguments, data_args: DataArguments, training_args: P
         train_dataset=train_dataset,
         eval_dataset=eval_dataset,
         processing_class=tokenizer,
-        peft_config=peft_config,
+        peft_config=get_peft_config(model_args),
         compute_metrics=sudoku_prediction_metrics if solves else None,
     )
 
 
 if __name__ == "__main__":
-    run_training(build, (ModelArguments, DataArguments, PrismTrainingArguments))
+    run_training(build, (PrismArguments, DataArguments, PrismTrainingArguments))

@@ -8,48 +8,52 @@ checkpoint; a finished run changes nothing then.
 
 from dataclasses import dataclass, field
 
+from transformers import AutoModelForMaskedLM
+from trl import get_peft_config
+
 from prism_hf import PrismConfig, PrismForMaskedDiffusion, TokenCriticTrainer, TokenCriticTrainingArguments, load_model
 from prism_hf.data import DataArguments, load_training_data
-from prism_hf.fields import check_fields
+from prism_hf.models.attention import available_attention
 from prism_hf.models.auto import new_config
 from prism_hf.models.prism import QUALITY_HEADS
 from prism_hf.resources import resource_path
+from prism_hf.training.model_arguments import ModelArguments, building_arguments, loading_arguments
 from prism_hf.training.running import run_training
 
 
 @dataclass
-class ModelArguments:
+class CriticArguments(ModelArguments):
     denoiser_name_or_path: str | None = field(
         default=None, metadata={"help": "Whose drafts are judged; the Sudoku PRISM model that ships if not given."}
     )
-    model_name_or_path: str | None = field(
-        default=None, metadata={"help": "Start the critic from these weights, if given."}
+    model_type: str = field(
+        default="mdlm", metadata={"help": "Of a new critic, without model_name_or_path: mdlm, llada, bert, ..."}
     )
-    model_type: str = field(default="mdlm", metadata={"help": "Of a new critic: mdlm, llada, bert, ..."})
     model_config: dict | None = field(default=None, metadata={"help": "Fields of the config of a new critic."})
     head_type: str = field(
         default="linear", metadata={"help": "Output of a new critic; dit: MDLM only.", "choices": tuple(QUALITY_HEADS)}
     )
-    attn_implementation: str | None = field(default=None, metadata={"help": "eager, sdpa, flash_attention_2, ..."})
-
-    __post_init__ = check_fields
 
 
 def build(
-    model_args: ModelArguments, data_args: DataArguments, training_args: TokenCriticTrainingArguments
+    model_args: CriticArguments, data_args: DataArguments, training_args: TokenCriticTrainingArguments
 ) -> TokenCriticTrainer:
-    attention = {"attn_implementation": model_args.attn_implementation}
     denoiser_name = model_args.denoiser_name_or_path or resource_path("sudoku_prism")
+    evaluates = training_args.eval_strategy != "no"
     with training_args.main_process_first(desc="loading the data"):
-        train_dataset, eval_dataset, tokenizer = load_training_data(data_args, training_args.seed, denoiser_name)
-    denoiser = load_model(denoiser_name, **attention)
+        train_dataset, eval_dataset, tokenizer = load_training_data(
+            data_args, training_args.seed, denoiser_name, evaluates
+        )
+    attention = available_attention(model_args.attn_implementation, training_args.use_cpu)
+    denoiser = load_model(denoiser_name, dtype=model_args.dtype, attn_implementation=attention)
     if model_args.model_name_or_path is not None:
-        critic = PrismForMaskedDiffusion.from_pretrained(model_args.model_name_or_path, **attention)
+        critic = PrismForMaskedDiffusion.from_pretrained(
+            model_args.model_name_or_path, **loading_arguments(model_args, training_args)
+        )
     else:
         backbone_config = new_config(model_args.model_type, tokenizer, model_args.model_config or {})
-        critic = PrismForMaskedDiffusion(PrismConfig(backbone_config=backbone_config, head_type=model_args.head_type))
-        if model_args.attn_implementation is not None:
-            critic.set_attn_implementation(model_args.attn_implementation)
+        config = PrismConfig(backbone_config=backbone_config, head_type=model_args.head_type)
+        critic = AutoModelForMaskedLM.from_config(config, **building_arguments(model_args, training_args))
 
     return TokenCriticTrainer(
         critic,
@@ -58,8 +62,9 @@ def build(
         train_dataset=train_dataset,
         eval_dataset=eval_dataset,
         processing_class=tokenizer,
+        peft_config=get_peft_config(model_args),
     )
 
 
 if __name__ == "__main__":
-    run_training(build, (ModelArguments, DataArguments, TokenCriticTrainingArguments))
+    run_training(build, (CriticArguments, DataArguments, TokenCriticTrainingArguments))

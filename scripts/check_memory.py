@@ -14,23 +14,24 @@ import tempfile
 from pathlib import Path
 
 import torch
-from estimate_memory import ARGUMENTS, ATTENTION, estimate, load_config
-from peft import LoraConfig
+from estimate_memory import ARGUMENTS, ATTENTION, estimate, load_config, model_arguments_of
 from transformers import AutoModelForMaskedLM, PreTrainedConfig
+from trl import get_peft_config
 
 from prism_hf import LladaConfig, PrismConfig, PrismForMaskedDiffusion, PrismTrainer, PrismTrainingArguments
 
 TOLERANCE = 0.15
-LORA = {"r": 64, "lora_alpha": 64, "target_modules": ATTENTION}  # no dropout: a CPU keeps another mask than a GPU
+# No dropout: a CPU keeps another mask than a GPU.
+LORA = {"use_peft": True, "lora_r": 64, "lora_alpha": 64, "lora_dropout": 0.0, "lora_target_modules": ATTENTION}
 # LLaDA's shapes in small, with what is trained and how: (d_model, layers, vocabulary, batch, length), settings.
 CHECKPOINTING = {"activation_checkpointing": True}
 CHECKS = {
     "all weights, float32": ((384, 6, 8192, 8, 128), {}),
     "all weights, float32, checkpointing": ((384, 6, 8192, 8, 128), CHECKPOINTING),
-    "LoRA, float32": ((384, 6, 8192, 8, 128), {"peft": LORA}),
-    "LoRA, float32, checkpointing": ((384, 6, 16384, 16, 128), {"peft": LORA} | CHECKPOINTING),
-    "LoRA, bfloat16": ((384, 6, 8192, 8, 128), {"peft": LORA, "bf16": True}),
-    "LoRA, bfloat16, checkpointing": ((384, 6, 16384, 16, 128), {"peft": LORA, "bf16": True} | CHECKPOINTING),
+    "LoRA, float32": ((384, 6, 8192, 8, 128), LORA),
+    "LoRA, float32, checkpointing": ((384, 6, 16384, 16, 128), LORA | CHECKPOINTING),
+    "LoRA, bfloat16": ((384, 6, 8192, 8, 128), LORA | {"bf16": True}),
+    "LoRA, bfloat16, checkpointing": ((384, 6, 16384, 16, 128), LORA | {"bf16": True} | CHECKPOINTING),
 }
 
 
@@ -80,7 +81,7 @@ def train(settings: dict, folder: str, config: PreTrainedConfig) -> None:
     PrismTrainer(
         PrismForMaskedDiffusion(PrismConfig(backbone_config=copy.deepcopy(config)), backbone),
         args,
-        peft_config=LoraConfig(**settings["peft"]) if "peft" in settings else None,
+        peft_config=get_peft_config(model_arguments_of(settings)),
         train_dataset=[{"input_ids": row} for row in rows],
     ).train()
 

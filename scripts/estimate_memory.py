@@ -24,24 +24,27 @@ import tempfile
 import weakref
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
-from peft import LoraConfig, PeftConfig, PeftModel
+from peft import PeftConfig, PeftModel
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedConfig
+from trl import get_peft_config, get_quantization_config
 
 from prism_hf import PrismConfig, PrismForMaskedDiffusion, PrismTrainer, PrismTrainingArguments
 from prism_hf._compat import unwrapped
 from prism_hf.fields import Allowed, Positive, check_arguments
+from prism_hf.jobs.yaml_files import read_yaml
+from prism_hf.models.attention import available_attention
 from prism_hf.models.llada import LladaConfig
 from prism_hf.training.adapters import QUALITY_HEAD, adapt
-from prism_hf.training.config_file import read_yaml
+from prism_hf.training.model_arguments import ModelArguments
 from prism_hf.training.muon import hidden_matrices
 from prism_hf.training.quality_trainer import freeze_backbone
 
@@ -58,7 +61,6 @@ CARDS = (24, 80)  # GiB
 # What a card must have to spare: the CUDA context with the libraries' workspaces, and a share lost to fragmentation.
 CONTEXT, FRAGMENTATION = 1.0 * GIB, 0.05
 LLADA_8B = ("GSAI-ML/LLaDA-8B-Base", "GSAI-ML/LLaDA-8B-Instruct")
-NF4 = {"load_in_4bit": True, "bnb_4bit_use_double_quant": True, "bnb_4bit_compute_dtype": "bfloat16"}
 ATTENTION = ["q_proj", "k_proj", "v_proj"]
 # The fields of PrismTrainingArguments that memory depends on.
 ARGUMENTS = (
@@ -465,27 +467,33 @@ def settings_of(args: argparse.Namespace) -> dict:
     if args.precision is not None:
         settings |= {"dtype": {"bf16": "bfloat16", "fp32": "float32"}[args.precision], "bf16": args.precision == "bf16"}
     if args.lora_r is not None:
-        peft = {"target_modules": ATTENTION} | (settings.get("peft") or {}) | {"r": args.lora_r}
-        settings["peft"] = peft if args.lora_r > 0 else None
+        lora = {"lora_target_modules": ATTENTION, "lora_dropout": 0.0, "lora_r": args.lora_r}
+        settings = lora | settings | {"use_peft": args.lora_r > 0, "lora_r": args.lora_r or 1}
     if args.load_in_4bit is not None:
-        settings["quantization"] = (settings.get("quantization") or NF4) if args.load_in_4bit else None
+        settings = {"use_bnb_nested_quant": True} | settings | {"load_in_4bit": args.load_in_4bit}
     return settings
+
+
+def model_arguments_of(settings: dict) -> ModelArguments:
+    known = [each.name for each in fields(ModelArguments)]
+    return ModelArguments(**{name: settings[name] for name in known if name in settings})
 
 
 def estimate(settings: dict, batch_size: int, strategy: str = "ddp", num_gpus: int = 1) -> MemoryEstimate:
     arguments = {name: settings[name] for name in ARGUMENTS if name in settings}
     arguments |= {"per_device_train_batch_size": batch_size, "use_cpu": True, "report_to": "none"}
-    peft = settings.get("peft")
+    model_args = model_arguments_of(settings)
+    quantization = get_quantization_config(model_args)
     head = {name: settings[name] for name in ("head_type", "head_num_blocks") if name in settings}
     with tempfile.TemporaryDirectory() as folder:
         return estimate_memory(
             load_config(settings.get("model_name_or_path")),
             PrismTrainingArguments(folder, **arguments),
-            settings.get("length", 1024),
+            settings.get("length", settings.get("pad_to_multiple_of", 1024)),
             dtype=settings.get("dtype", "float32"),
-            attn_implementation=settings.get("attn_implementation"),
-            peft_config=None if peft is None else LoraConfig(**peft),
-            quantization=settings.get("quantization"),
+            attn_implementation=available_attention(settings.get("attn_implementation"), use_cpu=True),
+            peft_config=get_peft_config(model_args),
+            quantization=None if quantization is None else quantization.to_dict(),
             strategy=strategy,
             num_gpus=num_gpus,
             **head,

@@ -68,8 +68,14 @@ SETTINGS = [
     {"order": "margin", "steps": 6},
     {"order": "random", "do_sample": True, "steps": 8, "remask_strategy": "prism", "num_remask": 2},
 ]
-LORA = {"r": 4, "target_modules": ["q_proj", "v_proj"], "lora_dropout": 0.1}
-CODE = {"dataset": "source_files", "dataset_path": str(SOURCES), "length": 32, "held_out": 0.0}
+LORA = {
+    "use_peft": True,
+    "lora_r": 4,
+    "lora_alpha": 8,
+    "lora_target_modules": ["q_proj", "v_proj"],
+    "lora_dropout": 0.1,
+}
+CODE = {"dataset": "source_files", "dataset_name": str(SOURCES), "length": 32, "held_out": 0.0}
 # By what is written: the recipe and its arguments. TEXT_MODEL and PROMPTS stand for what `prepare` makes.
 RUNS: dict[str, tuple[str, dict[str, Any]]] = {
     "train_mdm, EMA": (
@@ -94,7 +100,7 @@ RUNS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "train_prism, LoRA, nothing held out": (
         "train_prism.py",
-        TRAINING | CODE | {"model_name_or_path": "TEXT_MODEL", "peft": LORA, "ema_decay": 0.9, "eval_strategy": "no"},
+        TRAINING | CODE | LORA | {"model_name_or_path": "TEXT_MODEL", "ema_decay": 0.9, "eval_strategy": "no"},
     ),
     "train_token_critic": ("train_token_critic.py", BERT | TRAINING | SUDOKU | {"gradient_accumulation_steps": 2}),
     "evaluate_sudoku": (

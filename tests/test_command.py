@@ -13,6 +13,7 @@ from accelerate.commands import launch as accelerate_launch
 
 from prism_hf import command
 from prism_hf._compat import actions_of
+from prism_hf.jobs.launching import NOT_ACCELERATES
 
 ROOT = Path(__file__).parents[1]
 TINY = """
@@ -62,7 +63,7 @@ def test_a_commands_help_is_that_of_its_recipe_whose_arguments_win(name, capsys)
     recipes = set(re.findall(r"^  (?:-\w+, )?--(\w+)", printed, re.MULTILINE)) - {"help"}
     accelerates = {action.dest for action in actions_of(accelerate_launch.launch_command_parser())}
     assert recipes
-    assert recipes & accelerates <= set(command._NOT_ACCELERATES)
+    assert recipes & accelerates <= set(NOT_ACCELERATES)
 
 
 def test_flags_of_accelerate_go_there_and_the_rest_to_the_recipe(launched):

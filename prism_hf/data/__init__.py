@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING
 from prism_hf._lazy import lazy_names
 
 if TYPE_CHECKING:
-    from .code.canvases import encode_code, load_code_datasets
+    from .code.answers import code_answers, load_code_datasets
     from .code.loading import load_code, split_code
     from .code.texts import code_prompt, code_target, first_function_name
+    from .loading import load_rows
     from .prompts import decode_completions, encode_prompts, read_prompts, tokens_without_text
     from .source_files import SourceFiles, python_files, train_byte_level_bpe
     from .sudoku.csv_files import read_sudoku_csv, write_sudoku_csv
@@ -29,11 +30,11 @@ __all__ = [
     "SudokuGrids",
     "SudokuTokenizer",
     "cell_positions",
+    "code_answers",
     "code_prompt",
     "code_target",
     "count_solutions",
     "decode_completions",
-    "encode_code",
     "encode_prompts",
     "first_function_name",
     "generate_puzzles",
@@ -42,6 +43,7 @@ __all__ = [
     "is_valid_grid",
     "load_code",
     "load_code_datasets",
+    "load_rows",
     "load_training_data",
     "python_files",
     "read_prompts",

@@ -153,24 +153,6 @@ def _check_prompts(
             raise ValueError(f"{name} is no text but {prompt!r}: {remedy}.")
 
 
-def render_answer(prompt: str, answer: str, tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
-    """A user's turn and what follows it, the assistant's turn, in the tokenizer's chat template.
-
-    Raises:
-        ValueError: if the template gives a conversation that does not begin with its prompt.
-    """
-    messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
-    prompt = _rendered(prompt, tokenizer)
-    conversation = cast(str, tokenizer.apply_chat_template(messages, tokenize=False))
-    if not conversation.startswith(prompt):
-        raise ValueError(
-            f"The chat template of {tokenizer.name_or_path!r} gives a conversation that does not begin with its "
-            f"prompt: {conversation!r} and {prompt!r}. Leave apply_chat_template off, or correct "
-            "tokenizer.chat_template."
-        )
-    return prompt, conversation[len(prompt) :]
-
-
 def num_closing_tokens(tokenizer: PreTrainedTokenizerBase, text: str = "") -> int:
     """How many tokens the tokenizer puts after a text, seen on the mask, `text` or a letter, whichever it knows."""
     for probe in (tokenizer.mask_token, text, "a"):

@@ -1,8 +1,23 @@
-"""What a tokenizer must have: refused, with the remedy, where it lacks that."""
+"""What a tokenizer must have: refused, with the remedy, where it is missing or lacks that."""
 
 import re
 
-from transformers import PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+
+def read_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model.
+
+    Raises:
+        ValueError: for a model that has none, such as one of Sudoku.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(name_or_path)
+    except ValueError as error:  # that sentencepiece is missing, where nothing is there to read with it
+        raise ValueError(
+            f"{name_or_path} has no tokenizer of text, which is read and written here: name a model of text, or save "
+            "its tokenizer beside it."
+        ) from error
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase, apply_chat_template: bool = False) -> None:

@@ -1,48 +1,55 @@
-"""What a recipe trains on, by name: Sudoku, Python source files, or instructions with their code."""
+"""What a recipe trains on: rows of any dataset, by TRL's names, or a preparation of ours, by its name."""
 
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 from torch.utils.data import Dataset, IterableDataset
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
+from transformers.utils import logging
+from trl import DatasetMixtureConfig, ScriptArguments, get_dataset
+from trl.scripts.utils import DatasetConfig
 
-from prism_hf.fields import Count, Positive, Share, check_fields
+from prism_hf._deprecation import warn_renamed
+from prism_hf.fields import Allowed, Count, Positive, Share, build_config, check_fields
 
 from .source_files import SourceFiles, python_files, train_byte_level_bpe
 from .sudoku.datasets import NUM_PUZZLES, SolvedGrids, SudokuGrids
 from .sudoku.grids import Layout
 from .sudoku.puzzles import Blanks
 from .sudoku.tokenizer import SudokuTokenizer
+from .tokenizers import read_tokenizer
+
+logger = logging.get_logger(__name__)
 
 Loaded: TypeAlias = tuple[Dataset | IterableDataset, Dataset | IterableDataset | None, PreTrainedTokenizerBase]
-DATASETS = ("sudoku", "source_files", "code")
+DATASETS = ("rows", "sudoku", "source_files", "code")
+UNREAD = Annotated[bool, Allowed(choices=(False,), remedy="No model here has bias buffers: leave it out.")]
 
 
 @dataclass
-class DataArguments:
-    """Which data, as fields of a recipe.
+class DataArguments(ScriptArguments, DatasetMixtureConfig):
+    """Which data, as fields of a recipe: [`~trl.ScriptArguments`], [`~trl.DatasetMixtureConfig`] and those below.
 
     Example:
         ```python
-        data_args = DataArguments(dataset="source_files", dataset_path="src", length=256)
+        data_args = DataArguments(dataset_name="trl-lib/Capybara")
+        data_args = DataArguments(dataset="source_files", dataset_name="src", length=256)
         ```
     """
 
-    dataset: str = field(
-        default="sudoku",
+    dataset: str | None = field(
+        default=None,
         metadata={
-            "help": "`sudoku`: random grids, or those of dataset_path. `source_files`: Python files of dataset_path or "
-            "the standard library's. `code`: instructions and code of dataset_path.",
-            "choices": list(DATASETS),
+            "help": "`rows`: those of dataset_name or datasets as they are, the default where one is given. `sudoku`: "
+            "random grids, or those of the CSV file dataset_name. `source_files`: Python files of the folder "
+            "dataset_name, or the standard library's. `code`: instructions and code, of dataset_name or datasets.",
+            "choices": DATASETS,
         },
     )
     dataset_path: str | None = field(
-        default=None,
-        metadata={"help": "CSV of solved grids; folder of .py files; JSONL, Parquet, folder or Hub name for `code`."},
+        default=None, metadata={"help": "Old name of dataset_name; dataset_name then is dataset_config."}
     )
-    dataset_name: str | None = field(default=None, metadata={"help": "Configuration of a Hub dataset."})
-    streaming: bool = field(default=False, metadata={"help": "Read `code` as a stream."})
-    held_out: Share = field(default=0.05, metadata={"help": "Share of files or instructions to evaluate on."})
+    held_out: Share = field(default=0.05, metadata={"help": "`source_files`, `code`: share to evaluate on."})
     tokenizer_name_or_path: str | None = field(
         default=None,
         metadata={"help": "Tokenizer of text; the model's, or for `source_files` a new one, if not given."},
@@ -50,13 +57,14 @@ class DataArguments:
     mask_token: str | None = field(
         default=None, metadata={"help": "The mask token, for a tokenizer that does not name its own."}
     )
-    length: Positive = field(default=1024, metadata={"help": "Tokens of a canvas of text."})
+    length: Positive | None = field(
+        default=None, metadata={"help": "`source_files`: tokens of a canvas; 1024 if not given."}
+    )
     vocab_size: Positive = field(default=4096, metadata={"help": "Of a new tokenizer."})
-    max_target_length: Positive = field(default=512, metadata={"help": "`code`: tokens learned after the prompt."})
     apply_chat_template: bool = field(default=False, metadata={"help": "`code`: as turns of a chat."})
     layout: Layout = field(default=89, metadata={"help": "`sudoku`: 89 tokens with ends of rows, or the 81 cells."})
     num_train_samples: Positive = field(
-        default=48_000, metadata={"help": "`sudoku`: random grids, without dataset_path."}
+        default=48_000, metadata={"help": "`sudoku`: random grids, without dataset_name."}
     )
     num_eval_samples: Count = field(default=1_000, metadata={"help": "`sudoku`: random grids held out, or 0."})
     num_eval_puzzles: Count = field(
@@ -71,40 +79,79 @@ class DataArguments:
     )
 
     def __post_init__(self) -> None:
+        if self.dataset_path is not None:
+            warn_renamed("dataset_path of a recipe", "dataset_name (and dataset_name dataset_config)")
+            self.dataset = self.dataset or "sudoku"
+            self.dataset_config, self.dataset_name, self.dataset_path = self.dataset_name, self.dataset_path, None
+        if self.streaming and not self.datasets:
+            warn_renamed("streaming of dataset_name", "dataset_streaming")
+            self.streaming, self.dataset_streaming = False, True
+        self.datasets = [
+            build_config(DatasetConfig, each, "datasets") if isinstance(each, dict) else each for each in self.datasets
+        ]
         if self.eval_blanks is None:
             self.eval_blanks = 51 if self.blanks is None and self.num_eval_puzzles else self.blanks
-        check_fields(self)
+        super().__post_init__()
+        check_fields(self, {"ignore_bias_buffers": UNREAD})
+        if self.dataset is None:
+            self.dataset = "rows" if self.dataset_name or self.datasets else "sudoku"
+        self._check_sense()
+
+    def _check_sense(self) -> None:
+        """Raise ValueError for fields that do not go with the dataset."""
+        if self.num_eval_puzzles and self.dataset != "sudoku":
+            raise ValueError(f"num_eval_puzzles={self.num_eval_puzzles} is for dataset='sudoku': leave it out.")
+        if self.length is not None and self.dataset in ("rows", "code"):
+            raise ValueError(
+                f"length={self.length} is for dataset='source_files'. Of {self.dataset}, arguments of the trainer say "
+                f"how long a row is: max_length={self.length} cuts it, and pad_to_multiple_of={self.length} with "
+                "learn_padding=True fills it up."
+            )
+        if self.dataset in ("rows", "code") and not (self.dataset_name or self.datasets):
+            raise ValueError(
+                f"dataset={self.dataset!r} needs dataset_name, a JSONL or Parquet file, a folder, or a name on the "
+                "Hub, or datasets, a mixture of such."
+            )
+        if self.datasets and self.dataset in ("sudoku", "source_files"):
+            raise ValueError(f"datasets are read for dataset='rows' or 'code', not {self.dataset!r}: leave one out.")
 
 
-def load_training_data(args: DataArguments, seed: int, model_name_or_path: str | None = None) -> Loaded:
+def load_training_data(
+    args: DataArguments, seed: int, model_name_or_path: str | None = None, evaluates: bool = True
+) -> Loaded:
     """Training data, held-out data and their tokenizer.
 
     Args:
         args (`DataArguments`): Which data.
         seed (`int`): Of random grids and of the split.
         model_name_or_path (`str`, *optional*): Whose tokenizer reads text, where `args` names none.
+        evaluates (`bool`, *optional*, defaults to `True`): Whether the test split of `rows` is read too.
 
     Raises:
         ValueError: if the data cannot be had as asked for.
 
     Example:
         ```python
-        train, held_out, tokenizer = load_training_data(DataArguments(dataset="source_files", length=128), seed=0)
+        data_args = DataArguments(dataset="source_files", length=128)
+        train, held_out, tokenizer = load_training_data(data_args, seed=0)
         ```
     """
     if args.dataset == "sudoku":
         return _load_sudoku(args, seed)
-    if args.num_eval_puzzles:
-        raise ValueError(f"num_eval_puzzles={args.num_eval_puzzles} is for dataset='sudoku': leave it out.")
     source = args.tokenizer_name_or_path or model_name_or_path
-    return (_load_source_files if args.dataset == "source_files" else _load_code)(args, seed, source)
+    if args.dataset == "source_files":
+        return _load_source_files(args, seed, source)
+    if source is None:
+        raise ValueError(f"dataset={args.dataset!r} needs tokenizer_name_or_path, or a model that has a tokenizer.")
+    tokenizer = _read_tokenizer(args, source)
+    return (*(_load_code(args, seed, tokenizer) if args.dataset == "code" else _load_rows(args, evaluates)), tokenizer)
 
 
 def _load_sudoku(args: DataArguments, seed: int) -> Loaded:
     train: Dataset = (
         SudokuGrids(args.num_train_samples, seed + 1, args.layout, args.blanks)
-        if args.dataset_path is None
-        else SolvedGrids(args.dataset_path)
+        if args.dataset_name is None
+        else SolvedGrids(args.dataset_name)
     )
     held_out, number = None, args.num_eval_samples
     if number:
@@ -113,36 +160,58 @@ def _load_sudoku(args: DataArguments, seed: int) -> Loaded:
 
 
 def _load_source_files(args: DataArguments, seed: int, source: str | None) -> Loaded:
-    train_files, eval_files = python_files(args.dataset_path, args.held_out, seed)
+    length = args.length or 1024
+    train_files, eval_files = python_files(args.dataset_name, args.held_out, seed)
     tokenizer = train_byte_level_bpe(train_files, args.vocab_size) if source is None else _read_tokenizer(args, source)
-    held_out = SourceFiles(eval_files, tokenizer, args.length) if eval_files else None
-    return SourceFiles(train_files, tokenizer, args.length), held_out, tokenizer
+    held_out = SourceFiles(eval_files, tokenizer, length) if eval_files else None
+    return SourceFiles(train_files, tokenizer, length), held_out, tokenizer
 
 
-def _load_code(args: DataArguments, seed: int, source: str | None) -> Loaded:
-    if args.dataset_path is None:
-        raise ValueError("dataset='code' needs dataset_path: a JSONL or Parquet file, a folder, or a name on the Hub.")
-    if source is None:
-        raise ValueError("dataset='code' needs tokenizer_name_or_path, or a model that has a tokenizer.")
-    from .code.canvases import load_code_datasets  # which loads `datasets`; the rest does without
+def _load_code(args: DataArguments, seed: int, tokenizer: PreTrainedTokenizerBase) -> tuple[Any, Any]:
+    from .code.answers import split_answers  # which loads `datasets`; the rest does without
 
-    tokenizer = _read_tokenizer(args, source)
-    train, held_out = load_code_datasets(
-        args.dataset_path,
-        tokenizer,
-        name=args.dataset_name,
-        streaming=args.streaming,
-        held_out=args.held_out,
-        seed=seed,
-        canvas_length=args.length,
-        max_target_length=args.max_target_length,
-        apply_chat_template=args.apply_chat_template,
-    )
-    return train, held_out, tokenizer
+    (rows,) = _splits(args, args.dataset_train_split)
+    name = args.dataset_name or "datasets"
+    return split_answers(rows, tokenizer, args.held_out, seed, args.apply_chat_template, name)
+
+
+def _load_rows(args: DataArguments, evaluates: bool) -> tuple[Any, Any]:
+    train, *held_out = _splits(args, args.dataset_train_split, *([args.dataset_test_split] if evaluates else []))
+    return train, held_out[0] if held_out else None
+
+
+def _splits(args: DataArguments, *names: str) -> list[Any]:
+    """The splits of the mixture, or of the one dataset, as TRL's scripts read them."""
+    if not args.datasets:
+        return [_one_split(args, name) for name in names]
+    if args.dataset_name:
+        logger.warning(f"Both datasets and dataset_name are given: dataset_name={args.dataset_name!r} is not read.")
+    mixture = get_dataset(args)
+    missing = set(names) - set(mixture)
+    if missing:
+        raise ValueError(
+            f"The mixture of datasets has no split {missing.pop()!r}, only {', '.join(mixture)}: set "
+            "test_split_size=0.05, or eval_strategy='no'."
+        )
+    return [mixture[name] for name in names]
+
+
+def _one_split(args: DataArguments, name: str) -> Any:
+    from .loading import load_rows
+
+    try:
+        return load_rows(str(args.dataset_name), args.dataset_config, name, args.dataset_streaming)
+    except ValueError as error:
+        if name == args.dataset_train_split:
+            raise
+        raise ValueError(
+            f"{error} To evaluate on a part of another split, write dataset_train_split='train[5%:]' and "
+            "dataset_test_split='train[:5%]'; to do without, eval_strategy='no'."
+        ) from error
 
 
 def _read_tokenizer(args: DataArguments, source: str) -> PreTrainedTokenizerBase:
-    tokenizer = AutoTokenizer.from_pretrained(source)
+    tokenizer = read_tokenizer(source)
     if args.mask_token is not None:
         if tokenizer.convert_tokens_to_ids(args.mask_token) in (None, tokenizer.unk_token_id):
             raise ValueError(f"mask_token={args.mask_token!r} is not in the vocabulary of {source}.")

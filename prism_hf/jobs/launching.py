@@ -9,12 +9,35 @@ import os
 import signal
 import sys
 from datetime import timedelta
+from functools import cache
 
 import torch.distributed as dist
+
+from prism_hf._compat import actions_of
 
 PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
 # What is set in the processes that a launcher starts: torchrun, and accelerate where it starts one alone.
 LAUNCHED = ("TORCHELASTIC_RUN_ID", "ACCELERATE_USE_CPU")
+# Arguments of `accelerate launch` which recipes have too, and are the recipe's, and those that say what is launched.
+NOT_ACCELERATES = ("debug", "gradient_accumulation_steps", "help", "module", "no_python", "training_script")
+
+
+@cache
+def launch_flags() -> dict[str, bool]:
+    """The arguments of `accelerate launch` by name, each with whether a value follows.
+
+    Its own file of arguments is `accelerate_config`, as for `trl`.
+    """
+    from accelerate.commands.launch import launch_command_parser
+
+    flags = {
+        option.removeprefix("--"): action.nargs != 0
+        for action in actions_of(launch_command_parser())
+        if action.dest not in NOT_ACCELERATES
+        for option in action.option_strings
+        if option.startswith("--")
+    }
+    return flags | {"accelerate_config": True}
 
 
 def end_with_launcher(limit: timedelta = timedelta(minutes=1)) -> None:

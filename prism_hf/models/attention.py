@@ -10,11 +10,55 @@ from torch import nn
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.llama.modeling_llama import eager_attention_forward
+from transformers.utils import logging
+from transformers.utils.import_utils import (
+    is_flash_attn_2_available,
+    is_flash_attn_3_available,
+    is_flash_attn_4_available,
+)
 
 from prism_hf._compat import attention_of
 from prism_hf.generation.denoising.caching import CanvasCache
 
+logger = logging.get_logger(__name__)
+
 PositionEmbeddings = tuple[torch.Tensor, torch.Tensor]
+
+# Attentions that need a GPU and a package: whether that is there, and how it is installed.
+FLASH = {
+    "flash_attention_2": (is_flash_attn_2_available, "pip install 'prism_hf[flash]'"),
+    "flash_attention_3": (is_flash_attn_3_available, "pip install flash-attn-3"),
+    "flash_attention_4": (is_flash_attn_4_available, "pip install flash-attn-4"),
+}
+
+
+def available_attention(asked: str | None, use_cpu: bool = False) -> str | None:
+    """The attention that a recipe asks for, or SDPA, with a warning, where that cannot be had on this machine.
+
+    Recipes are written for more than one machine. `from_pretrained` refuses what it cannot give, as in transformers.
+
+    Args:
+        asked (`str`, *optional*): As `attn_implementation` of `from_pretrained`.
+        use_cpu (`bool`, *optional*, defaults to `False`): Whether the model runs on the CPU though there is a GPU.
+
+    Example:
+        ```python
+        model = load_model(name, attn_implementation=available_attention("flash_attention_2"))
+        ```
+    """
+    if asked not in FLASH:
+        return asked
+    is_installed, remedy = FLASH[asked]
+    if use_cpu:
+        reason = "the model runs on the CPU"
+    elif not torch.accelerator.is_available():
+        reason = "there is no GPU"
+    elif not is_installed(kernels_fallback_ok=True):
+        reason = f"its kernels are not installed ({remedy})"
+    else:
+        return asked
+    logger.warning(f"attn_implementation={asked!r} is not to be had, as {reason}: 'sdpa' is taken instead.")
+    return "sdpa"
 
 
 def inverse_frequencies(head_dim: int, theta: float, device: torch.device | None = None) -> torch.Tensor:

@@ -189,12 +189,23 @@ class MaskedDiffusionTrainingArguments(TrainingArguments):
     pad_token: Annotated[str, _only(None, "Set tokenizer.pad_token, and pass the tokenizer as processing_class.")] = (
         field(default=None, metadata={"help": NOT_TAKEN})
     )
+    tokenize_prompt_alone: bool = field(
+        default=False,
+        metadata={
+            "help": "Tokenize a prompt that is text by itself, as a generation does, and its completion after it; by "
+            "default they are one text, as for SFTTrainer, in which their last and first tokens may be one."
+        },
+    )
     learn_padding: bool = field(
         default=False,
         metadata={
             "help": "Fill shorter rows of a batch up with the eos, which is attended and learned, as LLaDA was "
             "fine-tuned: a model then ends its answer anywhere in a longer canvas."
         },
+    )
+    max_target_length: Positive | None = field(
+        default=None,
+        metadata={"help": "Learn the first so many tokens of those that a row has to learn; the rest is only seen."},
     )
 
     def to_json_string(self) -> str:

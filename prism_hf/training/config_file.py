@@ -1,55 +1,43 @@
-"""Arguments of a recipe: a YAML file, and the command line over it."""
+"""Arguments of a recipe, by TRL's parser: a YAML file, and the command line over it.
+
+What `TrlParser` makes of a file is kept: it may hold `env`, and flags of `accelerate launch`, which `prism-hf` gives to
+accelerate. What it lacks is added: `extends`, numbers such as 1e-4, and what is wrong with a file, told with the
+nearest right name before anything is loaded.
+"""
 
 import argparse
 import contextlib
 import functools
 import os
-import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast, get_args, get_origin
 
 import yaml
-from transformers import HfArgumentParser, TrainingArguments
+from transformers import TrainingArguments
+from transformers.utils import logging
+from trl import DatasetMixtureConfig, TrlParser
 
 from prism_hf._compat import actions_of
-from prism_hf.data.files import existing_file
 from prism_hf.fields import check_value, did_you_mean, fits, kinds_of, parts_of
+from prism_hf.jobs.launching import launch_flags
+from prism_hf.jobs.yaml_files import Loader, complaint, files_of
 
 from .arguments import INHERITED
 
+logger = logging.get_logger(__name__)
 
-class Loader(yaml.SafeLoader):
-    """YAML in which 1e-4 is a number, a date is text, and a mapping has each key once.
-
-    The first two differ from YAML 1.1, for which 1e-4 lacks a point and is text.
-    """
-
-    yaml_implicit_resolvers = {
-        first: [pair for pair in resolvers if pair[0] != "tag:yaml.org,2002:timestamp"]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
-    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        node, seen = super().compose_mapping_node(anchor), set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.value in seen:
-                raise yaml.MarkedYAMLError(None, None, f"the key {key.value!r} stands there twice", key.start_mark)
-            seen.add(key.value if isinstance(key, yaml.ScalarNode) else id(key))
-        return node
-
-
-Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
+# What may be given for fields of transformers and TRL, where their annotations do not say it.
+GIVEN = {TrainingArguments: INHERITED, DatasetMixtureConfig: {"datasets": list[dict]}}
 
 
 def parse_arguments(dataclass_types: Sequence[type], arguments: list[str] | None = None) -> tuple[Any, ...]:
     """One instance of each dataclass, from `--config file.yaml` and from `--name value`, which wins.
 
     The file may hold what differs from another one beside it: `extends: other.yaml`. What is text in it is read as on
-    the command line. `null` stands, in both, where None is allowed only.
+    the command line, so that one word stands for a list of it. `null` stands, in both, where None is allowed only.
+    `env` is a mapping of environment variables to set, and flags of `accelerate launch` are for `prism-hf`.
 
     Args:
         dataclass_types (`Sequence[type]`): The dataclasses, whose fields are the arguments.
@@ -68,10 +56,8 @@ def parse_arguments(dataclass_types: Sequence[type], arguments: list[str] | None
     file_parser.add_argument("--config", help="YAML file with any of the arguments below")
     given, rest = file_parser.parse_known_args(sys.argv[1:] if arguments is None else arguments)
     prog = os.environ.get("PRISM_HF_COMMAND")  # set by that command; otherwise the recipe goes by its file's name
-    parser = HfArgumentParser(cast(Any, dataclass_types), prog=prog, parents=[file_parser], allow_abbrev=False)
-    kinds: dict[str, Any] = {}
-    for cls in dataclass_types:
-        kinds |= kinds_of(cls) | (INHERITED if issubclass(cls, TrainingArguments) else {})
+    parser = TrlParser(cast(Any, dataclass_types), prog=prog, parents=[file_parser], allow_abbrev=False)
+    kinds = {name: kind for cls in dataclass_types for name, kind in _kinds_given(cls).items()}
     # The first of each name: of a switch, a second one may turn it off.
     actions = {action.dest: action for action in reversed(actions_of(parser)) if action.dest in kinds}
     for name, action in actions.items():
@@ -80,10 +66,7 @@ def parse_arguments(dataclass_types: Sequence[type], arguments: list[str] | None
         if fits(None, kinds[name]):
             action.type = or_null(cast(Callable, action.type))
     if given.config is not None:
-        values = read_file(given.config, kinds, {name: cast(Callable, action.type) for name, action in actions.items()})
-        parser.set_defaults(**values)
-        for name in values:
-            actions[name].required = False
+        parser.set_defaults_with_config(**read_file(given.config, kinds, actions))
     *parsed, _, unknown = parser.parse_args_into_dataclasses(args=rest, return_remaining_strings=True)
     for text in unknown:
         near = did_you_mean(text.split("=")[0], [f"--{name}" for name in kinds])
@@ -91,60 +74,43 @@ def parse_arguments(dataclass_types: Sequence[type], arguments: list[str] | None
     return tuple(parsed)
 
 
-def read_file(path: str, kinds: dict[str, Any], readers: dict[str, Callable[[str], Any]]) -> dict[str, Any]:
-    """The arguments of a YAML file, each of its kind; text that is none is read by its reader."""
+def read_file(path: str, kinds: dict[str, Any], actions: Mapping[str, argparse.Action]) -> dict[str, Any]:
+    """The arguments of a YAML file, each of its kind; text that is none is read as on the command line."""
     read = {}
     for file, values in files_of(path):
+        _set_environment(values.pop("env", None), file)
         for name, value in values.items():
             if name not in kinds:
-                raise ValueError(f"{file}: {name!r} is no argument of this recipe.{did_you_mean(name, kinds)}")
+                _check_launched(name, kinds, file)
+                continue
             if isinstance(value, str) and not fits(value, kinds[name]):
                 with contextlib.suppress(ValueError, argparse.ArgumentTypeError):  # what it must be is said below
-                    value = readers[name](value)
+                    value = cast(Callable, actions[name].type)(value)
+                    value = [value] if actions[name].nargs == "+" and value is not None else value
             read[name] = check_value(name, value, kinds[name], str(file))
     return read
 
 
-def read_yaml(path: str | Path) -> dict[str, Any]:
-    """The mapping that a YAML file holds, over that of the file beside it which it `extends`.
-
-    A key of the file replaces that of the other, be it a mapping too.
-
-    Raises:
-        ValueError: with file and line, where one of them holds no mapping, or the file extends itself.
-    """
-    return {name: value for _, values in files_of(path) for name, value in values.items()}
+def _kinds_given(cls: type) -> dict[str, Any]:
+    """What may be given for each field of a dataclass."""
+    theirs = [kinds for parent, kinds in GIVEN.items() if issubclass(cls, parent)]
+    return functools.reduce(lambda ours, kinds: ours | kinds, theirs, kinds_of(cls))
 
 
-def files_of(path: str | Path) -> list[tuple[Path, dict[str, Any]]]:
-    """A YAML file and those that it extends, the first of all first, each with what it holds itself."""
-    found: dict[Path, dict[str, Any]] = {}
-    file: Path | None = Path(path)
-    while file is not None:
-        if file in found:
-            raise ValueError(f"{path} extends itself: take `extends` out of {list(found)[-1]}.")
-        found[file] = read_mapping(file)
-        base = check_value("extends", found[file].pop("extends", None), str | None, str(file))
-        file = file.parent / base if base else None
-    return list(found.items())[::-1]
+def _set_environment(variables: Any, file: Path) -> None:
+    """Set what a file's `env` holds, as TRL's scripts do."""
+    for name, value in check_value("env", variables or {}, dict, str(file)).items():
+        os.environ[name] = str(value)
 
 
-def read_mapping(path: Path) -> dict[str, Any]:
-    """The mapping that one YAML file holds. Raises ValueError with file and line where it holds none."""
-    try:
-        values = yaml.load(existing_file(path).read_bytes(), Loader)
-    except (yaml.YAMLError, RecursionError) as error:
-        raise ValueError(f"{path}{complaint(error)}") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} must hold arguments, such as `seed: 1`, each on a line; got {values!r:.80}.")
-    return values
-
-
-def complaint(error: Exception) -> str:
-    """The line and the problem of an error of YAML."""
-    if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
-        return f" is no YAML: {error}."
-    return f", line {error.problem_mark.line + 1} is no YAML: {error.problem or error}."
+def _check_launched(name: str, kinds: Iterable[str], file: Path) -> None:
+    """Raise ValueError for a name that is none of accelerate's either; without `prism-hf`, say that none reads it."""
+    if name not in launch_flags():
+        raise ValueError(f"{file}: {name!r} is no argument of this recipe.{did_you_mean(name, kinds)}")
+    if "PRISM_HF_COMMAND" not in os.environ:
+        logger.warning(
+            f"{file}: {name} is read by `prism-hf` alone; give it to `accelerate launch` on the command line."
+        )
 
 
 def _holds_mappings(kind: Any) -> bool:

@@ -168,6 +168,7 @@ class MaskedDiffusionTrainer(BaseTrainer):
             self.row_reader,
             max_length=self.args.max_length,
             pad_to_multiple_of=self.args.pad_to_multiple_of or 1,
+            max_target_length=self.args.max_target_length,
         )
         if self.args.learn_padding:
             collator.learned_padding = token_id(processing_class, "eos")

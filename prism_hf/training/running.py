@@ -6,18 +6,15 @@ evaluated. Where it tells of as many steps as are asked for, a recipe that is st
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
 
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
-from peft import LoraConfig
-from transformers import BitsAndBytesConfig, TrainerState, set_seed
+from transformers import TrainerState, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import logging
 
 from prism_hf._deprecation import warn_renamed
 from prism_hf.data import DataArguments
-from prism_hf.fields import DTYPES, Allowed, Positive, Share, build_config
 from prism_hf.jobs.launching import end_with_launcher
 from prism_hf.jobs.output_lock import output_lock
 
@@ -26,27 +23,6 @@ from .config_file import parse_arguments
 from .masked_diffusion_trainer import MaskedDiffusionTrainer
 
 logger = logging.get_logger(__name__)
-
-
-# What the annotations of PEFT and bitsandbytes do not say.
-_LORA = {"r": Positive, "lora_alpha": Annotated[float, Allowed(above=0)], "lora_dropout": Share}
-_QUANTIZATION = {
-    "load_in_4bit": bool,
-    "load_in_8bit": bool,
-    "bnb_4bit_use_double_quant": bool,
-    "bnb_4bit_quant_type": Annotated[str, Allowed(choices=("fp4", "nf4"))],
-    "bnb_4bit_compute_dtype": Annotated[str, Allowed(choices=DTYPES)],
-}
-
-
-def lora_config(settings: dict[str, Any] | None) -> LoraConfig | None:
-    """The `peft` of a recipe. Raises ValueError for a field that `LoraConfig` lacks or a value that does not fit."""
-    return None if settings is None else build_config(LoraConfig, settings, "peft", _LORA)
-
-
-def quantization_config(settings: dict[str, Any] | None) -> BitsAndBytesConfig | None:
-    """The `quantization` of a recipe. Raises ValueError as `lora_config`, for fields of `BitsAndBytesConfig`."""
-    return None if settings is None else build_config(BitsAndBytesConfig, settings, "quantization", _QUANTIZATION)
 
 
 def run_training(build: Callable[..., MaskedDiffusionTrainer], argument_types: tuple[type, ...]) -> None:

@@ -19,8 +19,8 @@ BLOCKS = {
 }
 # These complete, or train, what other rooms have, or read all of Python's own library.
 ELSEWHERE = (
-    *("decode_completions", "encode_prompts", "load_code_datasets", "load_training_data", "read_prompts"),
-    "python_files",
+    *("code_answers", "decode_completions", "encode_prompts", "load_code_datasets", "load_rows", "load_training_data"),
+    *("python_files", "read_prompts"),
 )
 
 

@@ -8,7 +8,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from prism_hf.data import SudokuTokenizer, decode_completions, encode_prompts, read_prompts, tokens_without_text
-from prism_hf.data.code.canvases import encode_batch
+from prism_hf.training.data_preparation.raw_rows import RowTokenizer
 
 WORDS = ["[MASK]", "[PAD]", "[CLS]", "[SEP]", "[UNK]", "<s>", "</s>", "<|user|>", "<|assistant|>", "a", "b", "c", "d"]
 ID = {word: index for index, word in enumerate(WORDS)}
@@ -103,12 +103,9 @@ def test_a_template_brings_its_own_special_tokens(kind):
 
 
 def test_what_a_model_trains_on_begins_as_what_it_completes():
-    tokenizer = build("roberta")
-    batch = {"instruction": ["a b"], "code": ["c"], "entry_point": ["d"]}
-    canvas = encode_batch(batch, tokenizer, 200, 100, False)
-    length = canvas["prompt_length"][0]
-    row = canvas["input_ids"][0]
-    assert row[0] == ID["<s>"] and ID["</s>"] not in row[: length + canvas["target_length"][0]]
+    read = RowTokenizer(build("roberta"), prompt_alone=True)({"prompt": "a b", "completion": "c"})
+    assert read["input_ids"] == encode_prompts(["a b"], build("roberta"))[0] + ids("c", "</s>")
+    assert read["completion_mask"] == [0, 0, 0, 1, 1]
 
 
 @pytest.mark.parametrize("words", [["[UNK]", "x"], ["[UNK]", "a"]])

@@ -19,14 +19,9 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 import prism_hf
 from prism_hf import LladaForMaskedDiffusion, PrismForMaskedDiffusion, remask_generate
-from prism_hf.data import DataArguments
+from prism_hf.command import COMMANDS, command_of_config
 from prism_hf.evaluation import isolation_problem
-from prism_hf.training import (
-    MaskedDiffusionTrainingArguments,
-    PrismTrainingArguments,
-    TokenCriticTrainingArguments,
-    parse_arguments,
-)
+from prism_hf.training import MaskedDiffusionTrainingArguments, parse_arguments
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 TINY = {
@@ -66,7 +61,7 @@ LLADA = {
     "model_type": "llada",
     "model_config": {"d_model": 32, "n_layers": 2, "n_heads": 2, "mlp_hidden_size": 64, "max_sequence_length": 64},
     "dataset": "source_files",
-    "dataset_path": str(Path(prism_hf.__file__).parent / "diffusion"),
+    "dataset_name": str(Path(prism_hf.__file__).parent / "diffusion"),
     "held_out": 0.2,
     "length": 64,
     "vocab_size": 300,
@@ -82,7 +77,21 @@ LLADA = {
 LLADA_PRISM = {name: value for name, value in LLADA.items() if name not in ("model_type", "model_config")} | {
     "num_draft_tokens": 4,
     "unmasking_weight": 1.0,
-    "peft": {"r": 4, "lora_alpha": 8, "lora_dropout": 0.0, "target_modules": ["q_proj", "k_proj", "v_proj"]},
+    "use_peft": True,
+    "lora_r": 4,
+    "lora_alpha": 8,
+    "lora_dropout": 0.0,
+    "lora_target_modules": ["q_proj", "k_proj", "v_proj"],
+}
+
+
+ARGUMENTS = {
+    "train-mdm": ("MdmArguments", "DataArguments", "MaskedDiffusionTrainingArguments"),
+    "train-prism": ("PrismArguments", "DataArguments", "PrismTrainingArguments"),
+    "train-token-critic": ("CriticArguments", "DataArguments", "TokenCriticTrainingArguments"),
+    "evaluate sudoku": ("EvaluationArguments",),
+    "evaluate code": ("CodeArguments",),
+    "compare": ("ComparisonArguments",),
 }
 
 
@@ -323,7 +332,7 @@ def test_lora_under_ddp_and_fsdp2_is_that_of_one_process(tmp_path, launch):
 def test_all_weights_under_fsdp2(tmp_path, launch):
     """The LM head takes part in the first of a step's forwards only, and outside of the model's own."""
     launch("train_mdm.py", LLADA, tmp_path / "mdm", per_device_train_batch_size=8)
-    config = LLADA_PRISM | {"model_name_or_path": str(tmp_path / "mdm"), "peft": None}
+    config = LLADA_PRISM | {"model_name_or_path": str(tmp_path / "mdm"), "use_peft": False}
     launch("train_prism.py", config, tmp_path / "one", per_device_train_batch_size=8)
     on_cpu = str(Path(__file__).parents[1] / "training" / "fsdp2_on_cpu.py")
     launch(
@@ -401,30 +410,11 @@ def test_deepspeed_configs_hold_what_accelerate_reads(path):
 
 @pytest.mark.parametrize("path", sorted((RECIPES / "configs").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_config_names_arguments_that_exist(path, tmp_path):
-    sys.path.insert(0, str(RECIPES))
-    try:
-        import compare
-        import evaluate_code
-        import evaluate_sudoku
-        import train_mdm
-        import train_prism
-        import train_token_critic
-    finally:
-        sys.path.remove(str(RECIPES))
-    if "evaluation" in path.stem:
-        types = (evaluate_sudoku.EvaluationArguments,)
-    elif "scores" in path.stem:
-        types = (evaluate_code.CodeArguments,)
-    elif "token_critic" in path.stem:
-        types = (train_token_critic.ModelArguments, DataArguments, TokenCriticTrainingArguments)
-    elif "compare" in path.stem:
-        types = (compare.ComparisonArguments,)
-    elif "prism" in path.stem or ("llada" in path.stem and "mdm" not in path.stem):
-        types = (train_prism.ModelArguments, DataArguments, PrismTrainingArguments)
-    else:
-        types = (train_mdm.ModelArguments, DataArguments, MaskedDiffusionTrainingArguments)
+    command = command_of_config(path.stem)
+    recipe = runpy.run_path(str(RECIPES / COMMANDS[command].recipe))
+    types = tuple(recipe[name] for name in ARGUMENTS[command])
     overrides = ["--output_dir", str(tmp_path)]
-    if not any(word in path.stem for word in ("evaluation", "compare", "scores")):
+    if command.startswith("train"):
         overrides += ["--bf16", "false", "--use_cpu", "true"]
     *_, arguments = parse_arguments(types, ["--config", str(path), *overrides])
     assert arguments.output_dir == str(tmp_path)

@@ -1,9 +1,11 @@
 """Arguments from YAML and from the command line: read as meant, or refused with file, line, name and remedy."""
 
+import os
 import re
 from dataclasses import dataclass, field
 
 import pytest
+from trl.scripts.utils import DatasetConfig
 
 from prism_hf import PrismTrainingArguments
 from prism_hf.data import DataArguments
@@ -41,6 +43,7 @@ warm: no
 head_learning_rate: null
 run_name: 2024-01-01
 lr_scheduler_kwargs: {num_cycles: 5}
+orders: random
 peft: {r: 4, lora_dropout: 1e-1}
 settings: [&first {steps: 4, order: margin}, {<<: *first, steps: 8}]
 """
@@ -49,7 +52,7 @@ settings: [&first {steps: 4, order: margin}, {<<: *first, steps: 8}]
     assert args.head_learning_rate is None and args.run_name == "2024-01-01" and args.seed == 7
     assert args.lr_scheduler_kwargs == {"num_cycles": 5} and nested.warm is False and nested.budgets == [5, 6]
     assert nested.peft == {"r": 4, "lora_dropout": 0.1} and nested.settings[1] == {"steps": 8, "order": "margin"}
-    assert data.held_out == 0.1
+    assert data.held_out == 0.1 and nested.orders == ["random"]
     (nested, *_), (with_bom, *_) = parse(tmp_path, None, "--peft", "{r: 4}"), parse(tmp_path, b"\xef\xbb\xbfwarm: no")
     assert nested.peft == {"r": 4} and with_bom.warm is False
     nested, _, args = parse(
@@ -93,7 +96,7 @@ settings: [&first {steps: 4, order: margin}, {<<: *first, steps: 8}]
         ("learning_rate: -1e-4", "learning_rate=-0.0001"),
         ("bf16: maybe", "bf16='maybe' .* True or False"),
         ("bf16: 2", "bf16=2"),
-        ("dataset_path: 5", "dataset_path=5 .* must be text or None. Write it as text, in quotes."),
+        ("dataset_name: 5", "dataset_name=5 .* must be text or None. Write it as text, in quotes."),
         ("run_name: no", "run_name=False"),
         ("layout: 80", "layout=80 .* one of 89, 81"),
         ("dataset: sudko", "Did you mean 'sudoku'"),
@@ -102,7 +105,7 @@ settings: [&first {steps: 4, order: margin}, {<<: *first, steps: 8}]
         ("peft: r=4", "peft='r=4' .* a mapping or None"),
         ("settings: {steps: 4}", "settings={'steps': 4} .* a list, each a mapping"),
         ("settings: [4]", "settings=\\[4\\]"),
-        ("orders: random", "orders='random' .* a list, each text"),
+        ("orders: {a: 1}", "orders={'a': 1} .* a list, each text"),
         ("budgets: [5, -1]", "budgets=\\[5, -1\\] .* a list, each an integer of at least 0"),
         ("draft_selection: semi", "draft_selection='semi'"),
     ],
@@ -165,3 +168,33 @@ def test_wrong_values_of_a_command_line(tmp_path, rest, message, capsys):
     with pytest.raises(SystemExit):
         parse(tmp_path, None, *rest)
     assert re.search(message, capsys.readouterr().err)
+
+
+def test_a_file_sets_the_environment_as_trls_do(tmp_path, monkeypatch):
+    monkeypatch.setenv("A_VARIABLE", "before")
+    _, _, args = parse(tmp_path, "env: {A_VARIABLE: 3}\nseed: 1")
+    assert os.environ["A_VARIABLE"] == "3" and args.seed == 1
+    with pytest.raises(ValueError, match=r"env='A=3' of .*config.yaml must be a mapping"):
+        parse(tmp_path, "env: A=3")
+
+
+def test_what_a_file_holds_for_accelerate_is_not_the_recipes(tmp_path, caplog, monkeypatch):
+    text = "num_processes: 2\nmixed_precision: bf16\naccelerate_config: fsdp2\nseed: 1"
+    *_, args = parse(tmp_path, text)
+    assert args.seed == 1 and sum("is read by `prism-hf` alone" in message for message in caplog.messages) == 3
+    caplog.clear()
+    monkeypatch.setenv("PRISM_HF_COMMAND", "prism-hf train-prism")
+    parse(tmp_path, text)
+    assert not caplog.messages
+    with pytest.raises(ValueError, match="'num_procesess' is no argument"):
+        parse(tmp_path, "num_procesess: 2")
+
+
+def test_a_mixture_is_one_of_trls(tmp_path):
+    _, data, _ = parse(tmp_path, "datasets: [{path: a, split: 'train[:9]'}, {path: b, columns: [text]}]")
+    assert data.datasets == [DatasetConfig("a", split="train[:9]"), DatasetConfig("b", columns=["text"])]
+    assert data.dataset == "rows"
+    _, data, _ = parse(tmp_path, None, "--datasets", "{path: a}", "{path: b}")
+    assert [each.path for each in data.datasets] == ["a", "b"]
+    with pytest.raises(ValueError, match="Unknown field of datasets 'pth'.* Did you mean 'path'?"):
+        parse(tmp_path, "datasets: [{pth: a}]")

@@ -1,21 +1,14 @@
 """Rows of instructions and code, from the Hub or from files."""
 
-import re
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
-import pyarrow
-from datasets import Dataset, IterableDataset, load_dataset
-from datasets.exceptions import DatasetGenerationError
+from datasets import Dataset
 
-from prism_hf.data.files import check_utf8
+from prism_hf.data.loading import Rows, load_rows
 from prism_hf.data.splits import is_held_out, is_trained_on
-from prism_hf.fields import Seed, Share, check_arguments, did_you_mean
-
-Rows: TypeAlias = Dataset | IterableDataset
-
-BUILDERS = {".json": "json", ".jsonl": "json", ".parquet": "parquet"}
+from prism_hf.fields import Seed, Share, check_arguments
 
 
 def load_code(
@@ -42,30 +35,13 @@ def load_code(
         rows = load_code("functions.jsonl", rename_columns={"prompt": "instruction", "completion": "code"})
         ```
     """
-    local = Path(path).expanduser()
-    try:
-        if local.is_file():
-            if local.suffix not in BUILDERS:
-                raise ValueError(f"{path} is no {', '.join(BUILDERS)} file; convert it, or give its folder.")
-            if BUILDERS[local.suffix] == "json":
-                check_utf8(local)
-            rows = load_dataset(BUILDERS[local.suffix], data_files=str(local), split=split, streaming=streaming)
-        else:
-            _check_hub_name(path, local)
-            rows = load_dataset(str(local), name, split=split, streaming=streaming)
-        columns = columns_of(rows, path)
-    except StopIteration as error:
-        raise ValueError(f"{path}: there are no rows; give more data.") from error
-    except (DatasetGenerationError, pyarrow.ArrowInvalid) as error:
-        raise ValueError(f"{path} cannot be read: {error.__cause__ or error}") from error
-    except OSError as error:
-        raise ValueError(f"{path} is neither a file or folder with data nor to be had from the Hub: {error}") from error
+    rows = load_rows(path, name, split, streaming)
+    columns = columns_of(rows, path)
     for old, new in (rename_columns or {}).items():
         check_column(path, old, columns)
         rows = rows.rename_column(old, new)
         columns[columns.index(old)] = new
-    for column in ("instruction", "code"):
-        check_column(path, column, columns)
+    columns = check_code_columns(rows, path)
     return rows.select_columns([column for column in ("instruction", "code", "entry_point") if column in columns])
 
 
@@ -98,12 +74,12 @@ def columns_of(rows: Rows, label: str | Path) -> list[str]:
     return columns
 
 
-def _check_hub_name(path: str | Path, local: Path) -> None:
-    """A path that is not there, and cannot be meant as a name on the Hub, is a mistake to report at once."""
-    if local.exists() or (local.suffix not in BUILDERS and re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", str(path))):
-        return
-    siblings = local.parent.iterdir() if local.parent.is_dir() else []
-    raise ValueError(f"There is no file or folder {path}.{did_you_mean(local, siblings)}")
+def check_code_columns(rows: Rows, label: str | Path) -> list[str]:
+    """The names of the columns. Raises ValueError where one is missing."""
+    columns = columns_of(rows, label)
+    for column in ("instruction", "code"):
+        check_column(label, column, columns)
+    return columns
 
 
 def check_column(path: str | Path, column: str, columns: list[str]) -> None:

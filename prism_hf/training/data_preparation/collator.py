@@ -30,6 +30,7 @@ class MaskedDiffusionCollator:
         max_length (`int`, *optional*): Rows are cut after so many tokens. One that has nothing left to learn counts
             nowhere.
         pad_to_multiple_of (`int`, *optional*, defaults to 1): The length of a batch is a multiple of it.
+        max_target_length (`int`, *optional*): Of the tokens that a row has to learn, so many are learned, the first.
 
     Raises:
         ValueError: for a row that contradicts itself or from which nothing can be learned.
@@ -46,6 +47,7 @@ class MaskedDiffusionCollator:
     learned_padding: int | None = None
     max_length: int | None = None
     pad_to_multiple_of: int = 1
+    max_target_length: int | None = None
 
     def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Tensor]:
         rows = [read_row(row, place(number, len(examples), row)) for number, row in enumerate(examples)]
@@ -69,7 +71,10 @@ class MaskedDiffusionCollator:
         padding = dict.fromkeys(present, 0) | {"input_ids": self.pad_token_id or 0, "labels": IGNORED}
         complete = [self.completed(row, present) for row in rows]
         batch = {name: _padded([row[name] for row in complete], length, padding[name]) for name in sorted(present)}
-        return self.reader(batch, torch.tensor([LEARNED.keys().isdisjoint(row) for row in rows]), cut)
+        batch = self.reader(batch, torch.tensor([LEARNED.keys().isdisjoint(row) for row in rows]), cut)
+        if self.max_target_length is not None:
+            batch["maskable"] &= batch["maskable"].cumsum(dim=1) <= self.max_target_length
+        return batch
 
     def check(self, dataset: Any, name: str) -> None:
         """Raise ValueError if the first row of a dataset, or else its columns, cannot be collated.

@@ -142,6 +142,7 @@ class DatasetPreparation:
             args.completion_only_loss is not False,
             args.assistant_only_loss,
             max_length,
+            args.tokenize_prompt_alone,
         )
 
 

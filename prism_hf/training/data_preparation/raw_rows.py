@@ -23,6 +23,8 @@ from trl.chat_template_utils import (
 )
 from trl.data_utils import common_prefix_length, is_conversational, maybe_convert_to_chatml
 
+from prism_hf.data.prompts import encode_texts
+
 from .rows import described
 
 logger = logging.get_logger(__name__)
@@ -39,6 +41,8 @@ class RowTokenizer:
         completion_only (`bool`, *optional*, defaults to `True`): Learn the completion and not the prompt.
         assistant_only (`bool`, *optional*, defaults to `False`): Learn what the assistant says.
         max_length (`int`, *optional*): Rows are cut after so many tokens.
+        prompt_alone (`bool`, *optional*, defaults to `False`): Tokenize a prompt that is text by itself, as a
+            generation does, and the completion after it.
     """
 
     tokenizer: Any
@@ -47,6 +51,7 @@ class RowTokenizer:
     completion_only: bool = True
     assistant_only: bool = False
     max_length: int | None = None
+    prompt_alone: bool = False
 
     def __post_init__(self) -> None:
         self.chat_template, self.has_tags = None, False
@@ -102,6 +107,10 @@ class RowTokenizer:
 
     def of_answered_text(self, row: Mapping[str, Any]) -> dict[str, list[int]]:
         prompt, completion = _text(row, "prompt"), self.with_eos(_text(row, "completion"))
+        if self.prompt_alone:
+            (alone,) = encode_texts([prompt], self.tokenizer)
+            answer = self.tokenizer(text=completion, add_special_tokens=False)["input_ids"]
+            return self.completed(alone, {"input_ids": alone + answer})
         return self.completed(self.encoded(prompt), {"input_ids": self.encoded(prompt + completion)})
 
     def completed(self, prompt: list[int], read: dict[str, list[int]]) -> dict[str, list[int]]:

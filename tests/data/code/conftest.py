@@ -1,6 +1,7 @@
 """Rows of instructions and code, and a tokenizer for them."""
 
 import ast
+import copy
 import json
 
 import datasets
@@ -25,9 +26,15 @@ def cache(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory):
+def trained_tokenizer():
     """A small byte-level BPE with LLaDA's special tokens, learned on the file that defines ``ast``."""
     return train_byte_level_bpe([ast.__file__], vocab_size=400)
+
+
+@pytest.fixture
+def tokenizer(trained_tokenizer):
+    """The same, to add tokens to."""
+    return copy.deepcopy(trained_tokenizer)
 
 
 @pytest.fixture(scope="session")

@@ -68,7 +68,8 @@ class Trajectory:
 
         The colour of a token says where its quality stands among those that the step's forward read: the fifth with the
         lowest is orange, whatever the values. So a remasked token shows why it went, with its quality above it. What
-        the step unmasks has none yet. Empty lines that follow one another are drawn as one.
+        the step unmasks has none yet. Empty lines that follow one another are drawn as one, and so is a run of one
+        special token, such as the eos after a text, with its length.
 
         Args:
             path (`str | Path`): The page.

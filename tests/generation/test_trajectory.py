@@ -514,6 +514,34 @@ def test_runs_of_newlines_take_one_empty_line(open_page):
     assert page.evaluate(READ_CANVAS) == "a\n\nb↵\n↵↵↵\nc↵\nd↵\n↵\ne"
 
 
+def test_a_run_of_one_special_token_is_drawn_once(open_page):
+    """As long as nothing is to be told of a token in it: here one of the tail is corrected in the last step."""
+    tokenizer = byte_level_bpe()
+    text, eos = tokenizer("ab")["input_ids"], tokenizer.eos_token_id
+    ids = torch.tensor([*[eos] * 5, *text, *[eos] * 20, MASK])
+    canvas = ids.repeat(4, 1, 1)
+    canvas[0, 0, 20:], canvas[2:, 0, -1] = MASK, eos
+    canvas[1, 0, 22], canvas[2, 0, 22] = text[0], MASK
+    filled, remasked = torch.zeros_like(canvas).bool(), torch.zeros_like(canvas).bool()
+    filled[0, 0, 5:20] = filled[1, 0, 20:-1] = filled[2, 0, -1] = filled[3, 0, 22] = remasked[2, 0, 22] = True
+    page = open_page(Trajectory(canvas, filled, remasked), tokenizer, width=390)
+    name, first = tokenizer.decode([eos]), 5 + len(text)
+    shown = {
+        1: [(0, f"{name} × 5"), (first, f"{name} × {20 - first}")],
+        2: [(0, f"{name} × 5"), (first, f"{name} × {20 - first}"), (20, name), (21, name), (23, f"{name} × 4")],
+    }
+    for step, expected in shown.items():
+        page.locator("#step").fill(str(step))
+        drawn = page.locator("#canvas .special").evaluate_all(
+            "nodes => nodes.map(node => [Number(node.dataset.position), node.textContent])"
+        )
+        assert [tuple(each) for each in drawn] == expected
+    assert page.locator("#canvas .filled").count() == 4
+    page.keyboard.press("n")
+    assert page.locator("#canvas .corrected").get_attribute("data-position") == "22"
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
 def test_slider_and_legend_stay_in_sight_on_a_phone(open_page):
     trajectory = solved("prism")
     page = open_page(trajectory, SudokuTokenizer(), width=390, line_length=1)  # a long page

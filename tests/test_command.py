@@ -14,6 +14,7 @@ from accelerate.commands import launch as accelerate_launch
 from prism_hf import command
 from prism_hf._compat import actions_of
 from prism_hf.jobs.launching import NOT_ACCELERATES
+from prism_hf.resources import resource_path
 
 ROOT = Path(__file__).parents[1]
 TINY = """
@@ -51,6 +52,50 @@ def test_help_lists_commands_and_configs(capsys):
     for name in (*command.COMMANDS, "llada_8b_opc_1gpu", "fsdp2"):
         assert re.search(rf"\b{name}\b", printed)
     assert max(map(len, printed.splitlines())) <= 120
+    shown = re.sub(r",\n +", ", ", printed)
+    assert re.search(r"^  train-prism +.*llada_8b_sft, llada_tiny_cpu, sudoku_prism_laptop", shown, re.MULTILINE)
+    assert re.search(r"^  compare +code_compare, .*text_compare$", shown, re.MULTILINE)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes" / "configs").glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_config_begins_with_what_runs_it(path):
+    whose = command.command_of_config(path.stem)
+    assert whose in command.COMMANDS
+    assert path.read_text().startswith(f"# prism-hf {whose} --config {path.stem}\n")
+
+
+def test_a_config_may_hold_flags_of_accelerate_which_the_command_line_overrules(launched, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("base.yaml").write_text("multi_gpu: true\nnum_processes: 2\naccelerate_config: zero2\nseed: 1\n")
+    Path("mine.yaml").write_text("extends: base.yaml\nmain_process_port: 29501\nmixed_precision: bf16\n")
+    assert command.main(["train-mdm", "--config", "mine.yaml", "--num_processes", "4", "--max_steps", "1"]) == 0
+    (args,) = launched
+    assert (args.num_processes, args.multi_gpu, args.main_process_port, args.mixed_precision) == (
+        4,
+        True,
+        29501,
+        "bf16",
+    )
+    assert args.config_file == str(ROOT / "recipes" / "accelerate" / "zero2.yaml")
+    assert args.training_script_args == ["--config", "mine.yaml", "--max_steps", "1"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("seed: [", "mine.yaml, line 1 is no YAML"), ("accelerate_config: zero4", "Did you mean 'zero")],
+)
+def test_a_config_that_cannot_be_launched_is_told_in_a_sentence(text, said, launched, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").write_text(text)
+    assert command.main(["train-mdm", "--config", "mine.yaml"]) == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith("prism-hf: ") and said in printed and not launched
+
+
+def test_what_cannot_chat_says_so():
+    message = r"sudoku_prism has no tokenizer of text, which is read and written here: name a model of text"
+    with pytest.raises(ValueError, match=message):
+        command.main(["chat", "--model_name_or_path", resource_path("sudoku_prism"), "--use_cpu"])
 
 
 @pytest.mark.parametrize("name", command.COMMANDS)

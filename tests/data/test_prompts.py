@@ -105,7 +105,7 @@ def test_a_template_brings_its_own_special_tokens(kind):
 def test_what_a_model_trains_on_begins_as_what_it_completes():
     read = RowTokenizer(build("roberta"), prompt_alone=True)({"prompt": "a b", "completion": "c"})
     assert read["input_ids"] == encode_prompts(["a b"], build("roberta"))[0] + ids("c", "</s>")
-    assert read["completion_mask"] == [0, 0, 0, 1, 1]
+    assert read["maskable"] == [0, 0, 0, 1, 1]
 
 
 @pytest.mark.parametrize("words", [["[UNK]", "x"], ["[UNK]", "a"]])

@@ -18,8 +18,9 @@ from safetensors.torch import load_file
 from transformers import GPT2Config, GPT2LMHeadModel
 
 import prism_hf
-from prism_hf import LladaForMaskedDiffusion, PrismForMaskedDiffusion, remask_generate
+from prism_hf import LladaForMaskedDiffusion, PrismForMaskedDiffusion, load_model, remask_generate
 from prism_hf.command import COMMANDS, command_of_config
+from prism_hf.data import DataArguments, load_training_data
 from prism_hf.evaluation import isolation_problem
 from prism_hf.training import MaskedDiffusionTrainingArguments, parse_arguments
 
@@ -345,6 +346,79 @@ def test_all_weights_under_fsdp2(tmp_path, launch):
         per_device_train_batch_size=4,
     )
     assert_same_curves(tmp_path / "one", tmp_path / "fsdp2", ["loss", "grad_norm", "unmasking_loss", "quality_loss"])
+
+
+CONVERSATIONS = [
+    {
+        "messages": [
+            {"role": "user", "content": f"x = {n}"},
+            {"role": "assistant", "content": "return " + n * "x"},
+        ]
+    }
+    for n in range(12)
+]
+SFT = {
+    "extends": str(RECIPES / "configs" / "llada_8b_sft.yaml"),
+    "lora_r": 4,
+    "max_length": 96,
+    "max_steps": 2,
+    "save_steps": 2,
+    "bf16": False,
+    "dtype": "float32",
+    "use_cpu": True,
+    "disable_tqdm": True,
+    "num_draft_tokens": 2,
+    "gradient_accumulation_steps": 1,
+}
+
+
+def test_conversations_fine_tune_llada_by_its_config(save_chat_model, tmp_path, launch, caplog):
+    tokenizer = save_chat_model(tmp_path / "model")
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps(row) + "\n" for row in CONVERSATIONS))
+    names = {"model_name_or_path": str(tmp_path / "model"), "dataset_name": str(rows)}
+    launch("train_prism.py", SFT | names, tmp_path / "out")
+    assert "'flash_attention_2' is not to be had, as the model runs on the CPU" in caplog.text
+    adapter = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    assert (adapter["r"], adapter["lora_alpha"], adapter["task_type"]) == (4, 64, None)
+    model = load_model(tmp_path / "out")
+    assert model.generation_config.remask_strategy == "prism" and model.generation_config.block_length == 64
+    prompt = tokenizer.apply_chat_template(
+        CONVERSATIONS[3]["messages"][:1], add_generation_prompt=True, return_dict=True, return_tensors="pt"
+    )
+    assert model.generate(prompt.input_ids, max_new_tokens=8, block_length=4).shape[1] == prompt.input_ids.shape[1] + 8
+
+
+def test_a_mixture_is_trained_and_its_split_evaluated(save_chat_model, tmp_path, launch):
+    save_chat_model(tmp_path / "model")
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps(row) + "\n" for row in CONVERSATIONS))
+    mixture = {
+        "model_name_or_path": str(tmp_path / "model"),
+        "dataset_name": None,
+        "datasets": [{"path": "json", "data_files": str(rows)}, {"path": "json", "data_files": str(rows)}],
+        "test_split_size": 0.25,
+        "eval_strategy": "steps",
+        "eval_steps": 2,
+    }
+    launch("train_prism.py", SFT | mixture, tmp_path / "out")
+    evaluated = json.loads((tmp_path / "out" / "all_results.json").read_text())
+    assert evaluated["eval_loss"] > 0
+
+
+def test_a_file_has_one_split_and_parts_of_it(save_chat_model, tmp_path, launch):
+    save_chat_model(tmp_path / "model")
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps(row) + "\n" for row in CONVERSATIONS))
+    one = {"model_name_or_path": str(tmp_path / "model"), "dataset_name": str(rows), "eval_strategy": "epoch"}
+    with pytest.raises(ValueError, match=r"Unknown split \"test\".* write dataset_train_split='train\[5%:\]'"):
+        launch("train_prism.py", SFT | one, tmp_path / "out")
+    parts = {"dataset_train_split": "train[50%:]", "dataset_test_split": "train[:50%]"}
+    args = DataArguments(dataset_name=str(rows), mask_token="<|mdm_mask|>", **parts)
+    train, held_out, _ = load_training_data(args, 0, str(tmp_path / "model"))
+    assert [*held_out, *train] == CONVERSATIONS and len(train) == 6
+    train, held_out, _ = load_training_data(args, 0, str(tmp_path / "model"), evaluates=False)
+    assert held_out is None
 
 
 def test_two_processes_generate_the_lines_of_one(save_chat_model, tmp_path, launch):

@@ -18,7 +18,7 @@ takes models of classes that are not ours, which carry no adapter of their own.
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -95,6 +95,9 @@ class BackboneAdapter:
             (convolutions, segment means), so that generation reads rows of different lengths apart.
         row_fields (`tuple[str, ...]`, *optional*, defaults to `("vocab_size",)`): Fields of the config that count the
             rows of the embedding.
+        first_position (`int` or `Callable`, *optional*): By which `position_ids` begin, or a function that tells it of
+            the config. With it, several documents may be packed into a row: `forward` takes `position_ids` (B, L) and
+            a mask (B, 1, L, L) of what each token sees, and nothing else lets documents see each other.
 
     Example:
         ```python
@@ -111,6 +114,12 @@ class BackboneAdapter:
     decoder: Callable[[PreTrainedModel], nn.Module] = output_embeddings
     reads_padding: bool = False
     row_fields: tuple[str, ...] = ("vocab_size",)
+    first_position: int | Callable[[PreTrainedConfig], int] | None = None
+
+
+def after_padding(config: PreTrainedConfig) -> int:
+    """RoBERTa's first position, as those of padding come before."""
+    return config.pad_token_id + 1
 
 
 class SplitDecoder(nn.Module):
@@ -173,14 +182,19 @@ def mdlm_states(model: Any, hidden_states: torch.Tensor, body_output: Any) -> to
     return model.backbone.output_layer.normalise(hidden_states[None], body_output.conditioning[:1])[0]
 
 
-BERT = BackboneAdapter(through("cls.predictions.transform"))
-ROBERTA = BackboneAdapter(through("lm_head.dense", nn.functional.gelu, "lm_head.layer_norm"))
+BERT = BackboneAdapter(through("cls.predictions.transform"), first_position=0)
+ROBERTA = BackboneAdapter(
+    through("lm_head.dense", nn.functional.gelu, "lm_head.layer_norm"), first_position=after_padding
+)
+ROTARY_ROBERTA = replace(ROBERTA, first_position=0)
 DEBERTA = BackboneAdapter(deberta_states, decoder=deberta_decoder)
 MIXING_BERT = BackboneAdapter(through("cls.predictions.transform"), reads_padding=True)
 REMBERT_STEPS = through("cls.predictions.dense", "cls.predictions.activation", "cls.predictions.LayerNorm")
 
 BACKBONE_ADAPTERS = {
-    "albert": BackboneAdapter(through("predictions.dense", "predictions.activation", "predictions.LayerNorm")),
+    "albert": BackboneAdapter(
+        through("predictions.dense", "predictions.activation", "predictions.LayerNorm"), first_position=0
+    ),
     "bert": BERT,
     "big_bird": MIXING_BERT,
     "camembert": ROBERTA,
@@ -188,32 +202,32 @@ BACKBONE_ADAPTERS = {
     "data2vec-text": ROBERTA,
     "deberta": DEBERTA,
     "deberta-v2": DEBERTA,
-    "distilbert": BackboneAdapter(through("vocab_transform", "activation", "vocab_layer_norm")),
-    "electra": BackboneAdapter(through("generator_predictions")),
+    "distilbert": BackboneAdapter(through("vocab_transform", "activation", "vocab_layer_norm"), first_position=0),
+    "electra": BackboneAdapter(through("generator_predictions"), first_position=0),
     "ernie": BERT,
     "esm": BackboneAdapter(ROBERTA.prediction_states, decoder=esm_decoder),
-    "esmc": ROBERTA,
-    "eurobert": BackboneAdapter(),
+    "esmc": ROTARY_ROBERTA,
+    "eurobert": BackboneAdapter(first_position=0),
     "fnet": MIXING_BERT,
     "funnel": BackboneAdapter(reads_padding=True),
-    "gte": ROBERTA,
+    "gte": ROTARY_ROBERTA,
     "ibert": ROBERTA,
-    "jina_embeddings_v3": ROBERTA,
-    "llada": BackboneAdapter(row_fields=("vocab_size", "embedding_size")),
-    "longformer": ROBERTA,
+    "jina_embeddings_v3": ROTARY_ROBERTA,
+    "llada": BackboneAdapter(row_fields=("vocab_size", "embedding_size"), first_position=0),
+    "longformer": replace(ROBERTA, first_position=None),
     "luke": ROBERTA,
-    "mdlm": BackboneAdapter(mdlm_states),
+    "mdlm": BackboneAdapter(mdlm_states, first_position=0),
     "megatron-bert": BERT,
     "mobilebert": BackboneAdapter(BERT.prediction_states, decoder=mobilebert_decoder, reads_padding=True),
-    "modernbert": BackboneAdapter(through("head")),
-    "mpnet": ROBERTA,
+    "modernbert": BackboneAdapter(through("head"), first_position=0),
+    "mpnet": replace(ROBERTA, first_position=2),
     "nomic_bert": BERT,
     "nystromformer": MIXING_BERT,
-    "rembert": BackboneAdapter(REMBERT_STEPS),
+    "rembert": BackboneAdapter(REMBERT_STEPS, first_position=0),
     "roberta": ROBERTA,
     "roberta-prelayernorm": ROBERTA,
     "roc_bert": BERT,
-    "roformer": BERT,
+    "roformer": replace(BERT, first_position=None),
     "squeezebert": BERT,
     "ultrabert": BackboneAdapter(through("head.linear1", "head.act_fn", "head.linear2", "head.act_fn")),
     "xlm-roberta": ROBERTA,

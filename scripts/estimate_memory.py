@@ -43,10 +43,10 @@ from prism_hf.fields import Allowed, Positive, check_arguments
 from prism_hf.jobs.yaml_files import read_yaml
 from prism_hf.models.attention import available_attention
 from prism_hf.models.llada import LladaConfig
-from prism_hf.training.adapters import QUALITY_HEAD, adapt
+from prism_hf.training.adapters import adapt
 from prism_hf.training.model_arguments import ModelArguments
 from prism_hf.training.muon import hidden_matrices
-from prism_hf.training.quality_trainer import freeze_backbone
+from prism_hf.training.quality_trainer import QUALITY_HEAD, freeze_backbone
 
 STRATEGIES = ("ddp", "fsdp2", "zero-2", "zero-3")
 # DeepSpeed's defaults, in elements: reduce_bucket_size and stage3_max_live_parameters.

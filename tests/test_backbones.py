@@ -35,6 +35,7 @@ from prism_hf import (
 from prism_hf.backbones import REFUSED, adapter_of
 from prism_hf.models.prism import BACKBONE_ADAPTERS, BackboneAdapter, PrismConfig, PrismForMaskedDiffusion, through
 from prism_hf.training.masking import NOISED
+from prism_hf.training.packing import PackedRows, packed_index
 
 VOCAB, MASK, PAD = 40, 4, 0
 TINY = {
@@ -181,6 +182,31 @@ def test_logits_are_those_of_transformers(model):
         at = torch.tensor([[0, 5, 3], [8, 8, 1]])
         placed = model(IDS, attention_mask, logits_to_keep=at).logits
         torch.testing.assert_close(placed, expected[torch.tensor([[0], [1]]), at], atol=1e-6, rtol=0)
+
+
+@every_family
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@torch.no_grad()
+def test_packed_documents_are_read_as_alone_or_refused(name, attention):
+    model = copy.deepcopy(built(name)).double()
+    if attention == "eager" or model.backbone._supports_sdpa:
+        model.set_attn_implementation(attention)
+    sizes = [[7, 3], [4]]
+    index = packed_index(sizes, 7)
+    ids = torch.randint(5, VOCAB, (3, 7), generator=torch.Generator().manual_seed(3))
+    ids[:, 1] = MASK
+    rows = PackedRows(index, (3, 7))
+    if BACKBONE_ADAPTERS[model.backbone.config.model_type].first_position is None:
+        with pytest.raises(ValueError, match="Documents of a packed row would see each other.*leave out packing"):
+            rows.inputs(ids, model)
+        return
+    found = model(**rows.inputs(ids, model))
+    for document, size in enumerate(size for row in sizes for size in row):
+        alone = model(ids[document : document + 1, :size])
+        where = index.div(7, rounding_mode="floor") == document
+        torch.testing.assert_close(found.logits[where], alone.logits[0], atol=1e-6, rtol=1e-6)
+        quality = rows.by_row(found.quality_logits)[document, :size]
+        torch.testing.assert_close(quality, alone.quality_logits[0], atol=1e-6, rtol=1e-6)
 
 
 @every_family

@@ -6,13 +6,7 @@ from typing import Any
 from peft import PeftConfig, PeftModel
 
 from .arguments import MaskedDiffusionTrainingArguments
-
-QUALITY_HEAD = "quality_head"  # as a `PrismForMaskedDiffusion` calls it
-
-
-def has_quality_head(model: Any) -> bool:
-    """Whether a part of the model is called as a quality head is."""
-    return any(QUALITY_HEAD in name for name, _ in model.named_parameters())
+from .quality_trainer import QUALITY_HEAD, has_quality_head
 
 
 def adapt(model: Any, peft_config: PeftConfig, args: MaskedDiffusionTrainingArguments) -> PeftModel:

@@ -173,6 +173,21 @@ class MaskedDiffusionTrainingArguments(TrainingArguments):
     assistant_only_loss: bool = field(
         default=False, metadata={"help": "Learn of raw rows with messages what the assistant says alone."}
     )
+    packing: bool = field(
+        default=False,
+        metadata={"help": "Put several rows into one of up to `max_length` tokens; they do not see each other."},
+    )
+    packing_strategy: str = field(
+        default="bfd",
+        metadata={
+            "help": "`bfd` cuts rows that are longer, `bfd_split` goes on with them in other rows, `wrapped` cuts all "
+            "rows in a row into pieces, within which documents see each other.",
+            "choices": ["bfd", "bfd_split", "wrapped"],
+        },
+    )
+    eval_packing: bool | None = field(
+        default=None, metadata={"help": "Pack evaluation datasets; as `packing` if not given."}
+    )
     # What `trl.SFTConfig` names, and has no meaning here.
     padding_free: Annotated[
         bool, _only(False, "packing=True leaves the padding out, with any attention implementation.")
@@ -223,6 +238,23 @@ class MaskedDiffusionTrainingArguments(TrainingArguments):
             self.max_grad_norm = 0.0  # what Trainer takes for no clipping
         if self.min_timestep >= self.max_timestep:
             raise ValueError(f"min_timestep={self.min_timestep} must be below max_timestep={self.max_timestep}.")
+        if self.packs(True) or self.packs(False):
+            self.check_packing()
+
+    def packs(self, is_training: bool) -> bool:
+        """Whether rows are packed, of training or of evaluation."""
+        return self.packing if is_training or self.eval_packing is None else self.eval_packing
+
+    def check_packing(self) -> None:
+        """Raise ValueError for arguments that contradict packing; let each process read its own part of a stream."""
+        if self.max_length is None:
+            raise ValueError("packing=True needs max_length, the tokens of a packed row.")
+        if self.learn_padding:
+            raise ValueError("learn_padding=True fills rows up, which packing=True leaves none of: choose one.")
+        loading: Any = self.accelerator_config
+        if loading.dispatch_batches:
+            raise ValueError("dispatch_batches=True parts batches between processes, which packed ones do not allow.")
+        loading.dispatch_batches = False
 
 
 @dataclass

@@ -20,7 +20,7 @@ from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, IterableDataset, Sampler, SequentialSampler
+from torch.utils.data import DataLoader, Sampler, SequentialSampler
 from transformers import AutoModelForMaskedLM, PreTrainedModel, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput, has_length
 from transformers.utils import logging
@@ -30,17 +30,17 @@ from prism_hf.diffusion.drafting import exclude_token
 from prism_hf.diffusion.losses import unmasking_loss
 from prism_hf.hub import papers
 
-from .adapters import adapt
 from .arguments import MaskedDiffusionTrainingArguments, arguments_of
 from .base_trainer import BaseTrainer
 from .data_preparation.collator import MaskedDiffusionCollator, checked_collator
-from .data_preparation.datasets import first_rows, named_datasets
+from .data_preparation.datasets import first_rows, named_datasets, num_documents
 from .data_preparation.loader_rows import num_new_rows, tell_fillers
 from .data_preparation.preparation import DatasetPreparation
-from .data_preparation.rows import COLUMNS, IGNORED, row_reader_of, token_id
+from .data_preparation.rows import COLUMNS, IGNORED, LENGTHS, row_reader_of, token_id
 from .ema import EMACallback
 from .finiteness import check_finite_step
 from .masking import NOISED, Noised, Place, as_one_batch, mask_batch, number_rows
+from .packing import PACKED, described_packing
 from .randomness import EVALUATION, TRAIN
 from .running_means import RunningMeans
 
@@ -199,7 +199,11 @@ class MaskedDiffusionTrainer(BaseTrainer):
             )
         elif unread := " and ".join(name for name, value in settings.items() if value):
             logger.warning(f"{unread} are not read, as the model is given and not its name.")
-        return model if self.peft_config is None else adapt(model, self.peft_config, self.args)
+        if self.peft_config is None:
+            return model
+        from .adapters import adapt
+
+        return adapt(model, self.peft_config, self.args)
 
     def loaded(self, name: str | os.PathLike, **kwargs: Any) -> Any:
         """The model that was given by name."""
@@ -223,6 +227,8 @@ class MaskedDiffusionTrainer(BaseTrainer):
         self.keeps_logits = takes_positions(inner) and not self.shifted_logits
         if isinstance(inner, PreTrainedModel):
             inner.add_model_tags(list(self._tag_names))
+        if self.args.packing or self.args.eval_packing:
+            described_packing(self.model)
         if self.args.eos_token is not None:
             end_with(inner, token_id(self.processing_class, "eos"))
         inner.training_record = record_training(self)
@@ -240,7 +246,7 @@ class MaskedDiffusionTrainer(BaseTrainer):
         if self._signature_columns is None:
             super()._set_signature_columns_if_needed()
             known: Any = self._signature_columns
-            known += [name for name in COLUMNS if name not in known]
+            known += [name for name in (*COLUMNS, LENGTHS) if name not in known]
 
     def _get_dataloader(self, dataset: Any, *args: Any, is_training: bool = False, **kwargs: Any) -> DataLoader:
         """As the parent's; `dataloader_drop_last` holds for training, as an evaluation is of all its rows."""
@@ -353,8 +359,8 @@ class MaskedDiffusionTrainer(BaseTrainer):
         Draws depend on the state of training only.
         """
         noised = self.noised(inputs, model.training)
-        kwargs = {"logits_to_keep": noised.masked} if self.keeps_logits else {}
-        outputs = model(input_ids=noised.z, attention_mask=noised.attention_mask, **kwargs)
+        kwargs = {"logits_to_keep": noised.rows.places(noised.masked)} if self.keeps_logits else {}
+        outputs = model(**noised.rows.inputs(noised.z, self.model), **kwargs)
         logits = exclude_token(self.masked_logits(outputs, noised).float(), self.mask_token_id)
         loss = unmasking_loss(logits, noised.targets, noised.weights, noised.denominators["unmasking_loss"])
         self.add_losses(model.training, noised, {"unmasking_loss": loss})
@@ -366,7 +372,7 @@ class MaskedDiffusionTrainer(BaseTrainer):
             return outputs.logits
         from prism_hf.generation.denoising.reading import logits_of
 
-        return logits_of(outputs.logits, noised.masked, self.shifted_logits)
+        return logits_of(outputs.logits, noised.rows.places(noised.masked), self.shifted_logits)
 
     def total_loss(self, losses: Mapping[str, T]) -> T:
         """The loss, from its parts by name."""
@@ -409,6 +415,11 @@ class MaskedDiffusionTrainer(BaseTrainer):
         if loader is not None and loader.end_of_dataloader:
             # What Accelerate's gather_for_metrics keeps; it does not know it of a stream that each process reads.
             loader.remainder = self.num_evaluated - before
+        if PACKED in inputs and not prediction_loss_only and self.args.world_size > 1:
+            raise ValueError(
+                "Predictions of packed rows cannot be gathered from several processes, which have different numbers of "
+                "documents: set eval_packing=False."
+            )
         with torch.no_grad(), self.compute_loss_context_manager():
             if self.is_generating:
                 return None, *self.generations(inputs, before, first_row)
@@ -494,7 +505,7 @@ class MaskedDiffusionTrainer(BaseTrainer):
     ) -> EvalLoopOutput:
         """As the parent's; with `predict_with_generate`, in two passes: for the loss, and to generate."""
         dataset = dataloader.dataset
-        self.num_evaluated, self.num_to_evaluate = 0, None if isinstance(dataset, IterableDataset) else len(dataset)
+        self.num_evaluated, self.num_to_evaluate = 0, num_documents(dataset)
         self.forget_metrics(training=False)
         if prediction_loss_only is None:
             prediction_loss_only = self.args.prediction_loss_only

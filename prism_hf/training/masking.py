@@ -22,6 +22,7 @@ from prism_hf.diffusion.noising import mask_tokens
 from prism_hf.diffusion.schedules import SCHEDULES, antithetic_timesteps
 
 from .arguments import MaskedDiffusionTrainingArguments
+from .packing import PackedRows, Rows, rows_of
 from .randomness import row_uniforms, step_uniform
 
 # The key under which a batch holds its `Noised`, once the whole accumulation window is known.
@@ -35,7 +36,7 @@ class Noised:
     Args:
         z (`torch.Tensor`): (B, L), the masked sequences.
         masked (`torch.Tensor`): (B, L) bool, nowhere in a row that the loader doubled.
-        attention_mask (`torch.Tensor`, *optional*): (B, L).
+        rows (`Rows` or `PackedRows`): How they lie in what the model reads.
         targets (`torch.Tensor`): (N,), the clean tokens at masked positions.
         weights (`torch.Tensor`, *optional*): (N,), those of the unmasking loss.
         uniform (`torch.Tensor`): (B, draws, L) float64, the draws left for the drafts.
@@ -46,7 +47,7 @@ class Noised:
 
     z: torch.Tensor
     masked: torch.Tensor
-    attention_mask: torch.Tensor | None
+    rows: Rows | PackedRows
     targets: torch.Tensor
     weights: torch.Tensor | None
     uniform: torch.Tensor
@@ -99,7 +100,7 @@ def mask_batch(
         num_draws (`int`): Uniform draws that drafts need for a position.
         loss_counts (`Callable`): Given `masked` and `maskable` (B, L) and `num_new`, the number of terms of each loss.
     """
-    input_ids, attention_mask = batch["input_ids"], batch.get("attention_mask")
+    input_ids = batch["input_ids"]
     maskable = maskable_tokens(batch, num_new)
     rows = range(place.first_row, place.first_row + len(input_ids))
     seed = args.seed if args.data_seed is None else args.data_seed
@@ -115,7 +116,7 @@ def mask_batch(
         weights = (-alpha_derivative(t) / (1 - alpha(t))).float()[:, None].expand_as(masked)[masked]
     counts = loss_counts(masked, maskable, num_new)
     denominators = {name: count.clamp(min=1).float() for name, count in counts.items()}
-    return Noised(z, masked, attention_mask, input_ids[masked], weights, uniform[:, 1:], counts, denominators)
+    return Noised(z, masked, rows_of(batch), input_ids[masked], weights, uniform[:, 1:], counts, denominators)
 
 
 def maskable_tokens(batch: Mapping[str, torch.Tensor], num_new: int) -> torch.Tensor:

@@ -117,11 +117,9 @@ class PrismTrainer(QualityTrainer):
         """
         noised = self.noised(inputs, model.training)
         unmasking, y, filled = self.unmask_and_draft(model, noised)
-        attention_mask, num_drafts = noised.attention_mask, self.args.num_drafts
-        if attention_mask is not None:
-            attention_mask = attention_mask.repeat(num_drafts, 1)
-        outputs = model(input_ids=y, attention_mask=attention_mask, return_logits=False)
-        outputs = JudgedDrafts(outputs.quality_logits, filled, y == inputs["input_ids"].repeat(num_drafts, 1))
+        outputs = model(**noised.rows.inputs(y, self.model), return_logits=False)
+        correct = y == inputs["input_ids"].repeat(self.args.num_drafts, 1)
+        outputs = JudgedDrafts(noised.rows.by_row(outputs.quality_logits), filled, correct)
         quality_logits, correct = outputs.judgements()
         quality = quality_loss(quality_logits, correct, noised.denominators["quality_loss"])
         losses = {"unmasking_loss": unmasking, "quality_loss": quality}
@@ -141,9 +139,8 @@ class PrismTrainer(QualityTrainer):
         decoder = self.accelerator.unwrap_model(model).decoder
         with torch.set_grad_enabled(has_gradient), self.first_backward(model), self.accelerator.autocast():
             states = model(
-                input_ids=noised.z,
-                attention_mask=noised.attention_mask,
-                logits_to_keep=noised.masked,
+                **noised.rows.inputs(noised.z, self.model),
+                logits_to_keep=noised.rows.places(noised.masked),
                 return_logits=False,
                 return_quality=False,
             ).prediction_states
@@ -171,8 +168,8 @@ class PrismTrainer(QualityTrainer):
         args = self.args
 
         def reread(y: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-            mask = noised.attention_mask
-            return model(input_ids=y, attention_mask=mask, logits_to_keep=positions, return_quality=False).logits
+            at = noised.rows.places(positions)
+            return model(**noised.rows.inputs(y, self.model), logits_to_keep=at, return_quality=False).logits
 
         return draft(
             noised.z,

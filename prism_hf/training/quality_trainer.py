@@ -11,11 +11,17 @@ from torch.optim import Optimizer
 from transformers import TrainingArguments
 from transformers.utils import ModelOutput
 
-from .adapters import QUALITY_HEAD, has_quality_head
 from .arguments import QualityTrainingArguments
 from .data_preparation.rows import IGNORED
 from .masked_diffusion_trainer import MaskedDiffusionTrainer
 from .masking import Noised
+
+QUALITY_HEAD = "quality_head"  # as a `PrismForMaskedDiffusion` calls it
+
+
+def has_quality_head(model: Any) -> bool:
+    """Whether a part of the model is called as a quality head is."""
+    return any(QUALITY_HEAD in name for name, _ in model.named_parameters())
 
 
 def freeze_backbone(model: nn.Module) -> None:

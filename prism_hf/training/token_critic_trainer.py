@@ -134,8 +134,8 @@ class TokenCriticTrainer(QualityTrainer):
         """The critic's loss on the denoiser's drafts of a batch. The outputs are `JudgedDrafts`."""
         noised = self.noised(inputs, model.training)
         y = self.draft(noised)
-        outputs = model(input_ids=y, attention_mask=noised.attention_mask, return_logits=False)
-        outputs = JudgedDrafts(outputs.quality_logits, noised.masked, y == inputs["input_ids"])
+        outputs = model(**noised.rows.inputs(y, self.model), return_logits=False)
+        outputs = JudgedDrafts(noised.rows.by_row(outputs.quality_logits), noised.masked, y == inputs["input_ids"])
         quality_logits, correct = outputs.judgements()
         loss = quality_loss(quality_logits, correct, noised.denominators["critic_loss"], noised.weights)
         self.add_losses(model.training, noised, {"critic_loss": loss})
@@ -167,19 +167,14 @@ class TokenCriticTrainer(QualityTrainer):
 
         parameters = forward_parameters(self.denoiser)
         shifted = family_of(self.denoiser).shifted_logits
-        kwargs = {"logits_to_keep": noised.masked} if takes_positions(self.denoiser) and not shifted else {}
+        inputs, masked = noised.rows.inputs(noised.z, self.denoiser), noised.rows.places(noised.masked)
+        kwargs = {"logits_to_keep": masked} if takes_positions(self.denoiser) and not shifted else {}
         if "return_quality" in parameters:
             # The states before the decoder are all that is kept; the logits are built some positions at a time.
-            outputs = self.denoiser(
-                input_ids=noised.z,
-                attention_mask=noised.attention_mask,
-                return_logits=False,
-                return_quality=False,
-                **kwargs,
-            )
+            outputs = self.denoiser(**inputs, return_logits=False, return_quality=False, **kwargs)
             decoder, states = unwrapped(self.denoiser).decoder, outputs.prediction_states
             check_finite(states)
             return lambda index: decoder(states[index].to(decoder.weight.dtype))
-        logits = self.denoiser(input_ids=noised.z, attention_mask=noised.attention_mask, **kwargs).logits
+        logits = self.denoiser(**inputs, **kwargs).logits
         check_finite(logits)
-        return (logits if kwargs else logits_of(logits, noised.masked, shifted)).__getitem__
+        return (logits if kwargs else logits_of(logits, masked, shifted)).__getitem__

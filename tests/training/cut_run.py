@@ -11,6 +11,7 @@ import sys
 import torch
 from torch.utils.data import IterableDataset
 from transformers import BertConfig, BertForMaskedLM, TrainerCallback
+from transformers.trainer_utils import PredictionOutput
 
 from prism_hf.models.prism import PrismConfig, PrismForMaskedDiffusion
 from prism_hf.training import (
@@ -79,6 +80,17 @@ def rows_of(case, number, equal_lengths):
     return rows
 
 
+def packed(case, rows):
+    """The rows, up to three of them to a row."""
+    packs = []
+    while rows:
+        number = case.randint(1, 3)
+        pack, rows = rows[:number], rows[number:]
+        columns = {name: torch.cat([row[name] for row in pack]) for name in pack[0]}
+        packs.append(columns | {"seq_lengths": [len(row["input_ids"]) for row in pack]})
+    return packs
+
+
 class Stop(TrainerCallback):
     """Ends training after a step, as if it were broken off."""
 
@@ -116,7 +128,11 @@ def run(kind, number, cut, world, folder):
     batch, accumulation = case.randint(1, 5), case.randint(1, 3)
     # As a list, as a stream that one process reads for all, and as one that each process reads.
     source = ("list", "dispatched", "read by each")[number % 3]
+    is_packed = number == 4
+    source = "read by each" if is_packed else source
     rows, held_out = (rows_of(case, case.randint(1, 40), source == "dispatched") for _ in range(2))
+    if is_packed:
+        rows, held_out = packed(case, rows), packed(case, held_out)
     settings = {
         "loss_normalizer": ("sequence", "masked")[number % 2],
         "noise_schedule": case.choice(["linear", "cosine"]),
@@ -167,7 +183,8 @@ def run(kind, number, cut, world, folder):
     trained = trainer(save_steps=1000)
     trained.train(resume_from_checkpoint=f"{folder}/checkpoint-{broken_off}" if broken_off else None)
     trained.evaluate()
-    predicted = trained.predict(as_source(held_out))
+    # Packed, a process may have more documents than another, of which no predictions are gathered.
+    predicted = trained.predict(as_source(held_out)) if not is_packed else PredictionOutput(None, None, {})
     return {
         "settings": str(settings | {"source": source, "rows": len(rows), "batch": global_batch}),
         "logs": [compared(entry) for entry in trained.state.log_history],

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-CASES = 4
+CASES = 5  # in the last, rows are packed
 KINDS = ["masked_diffusion", "prism", "token_critic"]
 SCRIPT = str(Path(__file__).with_name("cut_run.py"))
 
@@ -33,6 +33,8 @@ def test_cuts_are_one_large_batch(results, kind, cut):
         for expected, logged in zip(whole["logs"], found["logs"], strict=True):
             assert logged == pytest.approx(expected, abs=1e-5, rel=1e-5, nan_ok=True), whole["settings"]
         assert found["tested"] == pytest.approx(whole["tested"], abs=1e-5, rel=1e-5, nan_ok=True), whole["settings"]
+        if whole["labels"] is None:
+            continue
         assert (found["labels"] == whole["labels"]).all()
         np.testing.assert_allclose(found["predictions"], whole["predictions"], atol=1e-4, rtol=1e-4)
 

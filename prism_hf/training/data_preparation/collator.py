@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 from transformers.utils import logging
 
+from ..packing import PACKED, packed_index
 from .datasets import check_dataset, first_row
-from .rows import IGNORED, LEARNED, RowReader, place, read_row, tell_unread
+from .rows import IGNORED, LEARNED, LENGTHS, RowReader, attended, described, place, read_row, tell_unread
 
 logger = logging.get_logger(__name__)
 
@@ -21,6 +22,9 @@ class MaskedDiffusionCollator:
     Each row is read for itself: `RowReader` says what its columns mean. Rows are lists, arrays or tensors. Shorter ones
     are padded on the right; padding is attended by nobody and never masked. A batch of one length has an
     `attention_mask` if a row has one.
+
+    Of packed rows, whose documents have `seq_lengths`, each document becomes a row of the batch, and `packed` (P, L)
+    says where it lies in the P rows that the model reads (`PackedRows`).
 
     Args:
         pad_token_id (`int`, *optional*): Fills shorter rows; without it, rows of different lengths raise ValueError.
@@ -51,23 +55,38 @@ class MaskedDiffusionCollator:
 
     def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Tensor]:
         rows = [read_row(row, place(number, len(examples), row)) for number, row in enumerate(examples)]
+        if any(row.get(LENGTHS) is not None for row in examples):
+            return self.unpacked(rows, [row.get(LENGTHS) for row in examples])
         cut = torch.tensor([self.max_length is not None and len(row["input_ids"]) > self.max_length for row in rows])
         if cut.any():
             logger.warning_once(f"Rows are cut after max_length={self.max_length} tokens.")
             rows = [{name: value[: self.max_length] for name, value in row.items()} for row in rows]
         lengths = [len(row["input_ids"]) for row in rows]
         length = -(-max(lengths) // self.pad_to_multiple_of) * self.pad_to_multiple_of
-        uneven = min(lengths) < length
         if self.learned_padding is not None:
             rows = [self.filled_up(row, length) for row in rows]
-        elif uneven and self.pad_token_id is None:
+        elif min(lengths) < length and self.pad_token_id is None:
             raise ValueError(
                 f"Examples of {min(lengths)} to {length} tokens need padding, and the pad token is unknown: pass "
                 "a processing_class with a pad_token."
             )
-        present = {name for row in rows for name in row} | (
-            {"attention_mask"} if uneven and self.learned_padding is None else set()
-        )
+        return self.stacked(rows, length, cut)
+
+    def unpacked(self, rows: list[dict[str, Tensor]], lengths: list[Any]) -> dict[str, Tensor]:
+        """The documents of packed rows, one a row, and how they are packed; `lengths` are None where a row is one."""
+        if self.learned_padding is not None:
+            raise ValueError("Packed rows are not filled up: leave out learn_padding, or packing.")
+        sizes = [document_lengths(row, given) for row, given in zip(rows, lengths, strict=True)]
+        documents = [document for row, each in zip(rows, sizes, strict=True) for document in documents_of(row, each)]
+        width = max(map(max, sizes))
+        batch = self.stacked(documents, width, torch.ones(len(documents), dtype=torch.bool))
+        index = packed_index(sizes, width, self.pad_to_multiple_of)
+        return batch | {PACKED: index.masked_fill(~attended(batch).flatten()[index], -1)}
+
+    def stacked(self, rows: list[dict[str, Tensor]], length: int, cut: Tensor) -> dict[str, Tensor]:
+        """The batch of rows, padded to a length; of those that are `cut`, (B,) bool, nothing need be learned."""
+        uneven = any(len(row["input_ids"]) < length for row in rows)
+        present = {name for row in rows for name in row} | ({"attention_mask"} if uneven else set())
         padding = dict.fromkeys(present, 0) | {"input_ids": self.pad_token_id or 0, "labels": IGNORED}
         complete = [self.completed(row, present) for row in rows]
         batch = {name: _padded([row[name] for row in complete], length, padding[name]) for name in sorted(present)}
@@ -107,6 +126,21 @@ class MaskedDiffusionCollator:
         return {name: torch.ones_like(input_ids) for name in columns} | says_nothing | row
 
 
+def document_lengths(row: dict[str, Tensor], given: Any) -> list[int]:
+    """The lengths of the documents in a row. Raises ValueError where they are not those of its tokens."""
+    size = len(row["input_ids"])
+    lengths = [size] if given is None else [int(length) for length in given]
+    if sum(lengths) != size or min(lengths) < 1:
+        raise ValueError(f"A packed row of {size} tokens has {LENGTHS} {described(lengths)}, which sum up to another.")
+    return lengths
+
+
+def documents_of(row: dict[str, Tensor], lengths: list[int]) -> list[dict[str, Tensor]]:
+    """The documents of a packed row."""
+    parts = {name: value.split(lengths) for name, value in row.items()}
+    return [dict(zip(parts, values, strict=True)) for values in zip(*parts.values(), strict=True)]
+
+
 def _padded(rows: list[Tensor], length: int, value: int) -> Tensor:
     return torch.stack([torch.nn.functional.pad(row, (0, length - len(row)), value=value) for row in rows])
 
@@ -119,7 +153,9 @@ class ReadCollator:
     reader: RowReader
 
     def __call__(self, examples: list[Any]) -> dict[str, Any]:
-        return self.reader(self.collator(examples))
+        batch = self.collator(examples)
+        is_packed = isinstance(batch, dict) and PACKED in batch
+        return self.reader(batch, cut=torch.ones(len(batch["input_ids"]), dtype=torch.bool) if is_packed else None)
 
     @property
     def tokenizer(self) -> Any:

@@ -8,6 +8,7 @@ from torch.utils.data import IterableDataset, Subset
 from transformers.trainer_utils import has_length
 
 from .loader_rows import FilledStream
+from .rows import LENGTHS
 
 # Names that tell a reader nothing: of what `datasets` read from local files or made in memory, and of Python's types.
 UNNAMED_DATASETS = (None, "csv", "json", "parquet", "text", "arrow", "generator", "list", "Dataset", "TensorDataset")
@@ -40,6 +41,14 @@ def check_dataset(dataset: Any, name: str) -> None:
             f"{name} is a {type(dataset).__name__}, which gives no row by its number: {error}. Remedy: "
             "datasets.Dataset.from_list, from_dict, from_pandas or from_generator; of a DatasetDict, one of its splits."
         ) from error
+
+
+def num_documents(dataset: Any) -> int | None:
+    """How many rows a dataset has, those packed counted one by one; None of a stream."""
+    if isinstance(dataset, IterableDataset):
+        return None
+    is_packed = isinstance(first := first_row(dataset), Mapping) and first.get(LENGTHS) is not None
+    return sum(len(row[LENGTHS]) for row in dataset) if is_packed else len(dataset)
 
 
 def first_row(dataset: Any) -> Any | None:

@@ -12,17 +12,23 @@ from typing import Any, cast
 from accelerate.data_loader import BatchSamplerShard, DataLoaderDispatcher, IterableDatasetShard, SkipBatchSampler
 from torch.utils.data import IterableDataset
 
+from ..packing import PACKED, PackedRows
+
 NUM_FILLERS = "num_fillers"
 
 
 def num_new_rows(loader: Any, batch: MutableMapping[str, Any], process_index: int) -> int:
-    """How many rows of the batch that `loader` gave last are new: the first so many. Takes `num_fillers` out of it."""
-    size = len(batch["input_ids"])
+    """How many rows of the batch that `loader` gave last are new: the first so many. Takes `num_fillers` out of it.
+
+    Of a packed batch, how many of its documents.
+    """
+    size = len(batch.get(PACKED, batch["input_ids"]))
     fillers = batch.pop(NUM_FILLERS, 0)
-    if loader is None or not loader.end_of_dataloader:
-        return size - fillers
-    last_round = num_rows_of_last_round(loader)
-    return size - fillers if last_round is None else min(max(last_round - process_index * size, 0), size)
+    last_round = num_rows_of_last_round(loader) if loader is not None and loader.end_of_dataloader else None
+    new = size - fillers if last_round is None else min(max(last_round - process_index * size, 0), size)
+    if PACKED not in batch:
+        return new
+    return PackedRows.num_documents(batch[PACKED], batch["input_ids"].shape[1], new)
 
 
 def num_rows_of_last_round(loader: Any) -> int | None:

@@ -64,17 +64,18 @@ class DatasetPreparation:
         return getattr(self.processing_class, "tokenizer", self.processing_class)
 
     def __call__(self, dataset: Any, name: str, is_training: bool = False) -> Any:
-        """The dataset, of tokens; one to be trained on is shuffled, if so asked for.
+        """The dataset, of tokens; one to be trained on is shuffled, if so asked for. Rows are packed, if so asked for.
 
         Raises:
             ValueError: for rows that cannot be read, or without a tokenizer.
         """
         if self.is_skipped or dataset is None:
             return dataset
-        row = self.raw_row(dataset)
+        row, is_packed = self.raw_row(dataset), self.args.packs(is_training)
         try:
-            dataset = dataset if row is None else self.tokenized(dataset, row, name)
-            return self.shuffled(dataset) if is_training and self.args.shuffle_dataset else dataset
+            dataset = dataset if row is None else self.tokenized(dataset, row, name, is_packed)
+            dataset = self.shuffled(dataset) if is_training and self.args.shuffle_dataset else dataset
+            return self.packed(dataset, name) if is_packed else dataset
         except ValueError as error:
             raise ValueError(f"{name} cannot be trained on. {error}") from error
 
@@ -84,11 +85,25 @@ class DatasetPreparation:
             return {key: self(dataset, f"{name}[{key!r}]") for key, dataset in datasets.items()}
         return self(datasets, name)
 
-    def tokenized(self, dataset: Any, row: Mapping[str, Any], name: str) -> Any:
+    def tokenized(self, dataset: Any, row: Mapping[str, Any], name: str, is_packed: bool) -> Any:
         from .raw_rows import tokenize_dataset
 
         with self.args.main_process_first(desc=f"tokenizing {name}"):
-            return tokenize_dataset(dataset, row, name, self.row_tokenizer(), self.args.dataset_num_proc)
+            return tokenize_dataset(dataset, row, name, self.row_tokenizer(is_packed), self.args.dataset_num_proc)
+
+    def packed(self, dataset: Any, name: str) -> Any:
+        from .packed_rows import pack_rows
+
+        with self.args.main_process_first(desc=f"packing {name}"):
+            return pack_rows(dataset, name, self.longest_row(), self.args.packing_strategy, self.args.dataset_num_proc)
+
+    def longest_row(self) -> int | None:
+        """The tokens of a row that is read, or None where nothing limits them."""
+        from prism_hf.generation.denoising.canvas import longest_canvas
+
+        num_positions = None if self.model is None else longest_canvas(unwrapped(self.model))
+        limits = [limit for limit in (self.args.max_length, num_positions) if limit is not None]
+        return min(limits, default=None)
 
     def shuffled(self, dataset: Any) -> Any:
         from datasets import Dataset, IterableDataset
@@ -119,22 +134,20 @@ class DatasetPreparation:
         names = (self.args.dataset_text_field, *RAW_COLUMNS)
         return row if self.formatting_func is not None or any(row.get(name) is not None for name in names) else None
 
-    def row_tokenizer(self) -> Any:
-        """The `RowTokenizer` that the arguments ask for."""
-        from prism_hf.generation.denoising.canvas import longest_canvas
-
+    def row_tokenizer(self, is_packed: bool) -> Any:
+        """The `RowTokenizer` that the arguments ask for, of rows that are packed or are not."""
         from .raw_rows import RowTokenizer
 
-        args, max_length = self.args, self.args.max_length
-        num_positions = None if self.model is None else longest_canvas(unwrapped(self.model))
+        args, max_length = self.args, self.longest_row()
         if args.completion_only_loss and self.formatting_func is not None:
             raise ValueError(
                 "formatting_func makes one text of a row, of which completion_only_loss=True knows no completion: "
                 "leave one of them out."
             )
-        if max_length is not None and num_positions is not None and max_length > num_positions:
-            logger.warning_once(f"Raw rows are cut after the {num_positions} tokens that the model can read.")
-            max_length = num_positions
+        if max_length is not None and max_length < (args.max_length or max_length):
+            logger.warning_once(f"Raw rows are cut after the {max_length} tokens that the model can read.")
+        if is_packed and args.packing_strategy != "bfd":
+            max_length = None  # what is over goes into other rows
         return RowTokenizer(
             self.tokenizer(),
             args.dataset_text_field,

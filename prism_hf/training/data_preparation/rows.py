@@ -26,6 +26,7 @@ LEARNED: dict[str, Callable[[Tensor], Tensor]] = {
 }
 MASKS = ("attention_mask", "maskable", "completion_mask", "assistant_masks", "special_tokens_mask")
 COLUMNS = ("input_ids", *MASKS, "labels")
+LENGTHS = "seq_lengths"  # of the documents in a packed row, as TRL calls them
 # Tokens of a tokenizer that are not learned where a row says nothing. The eos is: without it no text would end.
 UNLEARNED = ("bos", "cls", "sep", "pad", "unk")
 

@@ -4,6 +4,7 @@ import re
 from dataclasses import fields
 
 import pytest
+import torch
 from datasets import Dataset, IterableDataset
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BertConfig, BertForMaskedLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -86,6 +87,17 @@ ANSWERED = [
     {"prompt": turns("a b"), "completion": [{"role": "assistant", "content": "c d"}]},
     {"prompt": turns("a", "b", "c"), "completion": [{"role": "assistant", "content": "d"}]},
 ]
+
+
+class ListDataset(torch.utils.data.Dataset):
+    def __init__(self, rows):
+        self.rows = rows
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, index):
+        return self.rows[index]
 
 
 @pytest.fixture
@@ -195,6 +207,34 @@ def test_padding_is_learned_where_asked_for(trainer):
     ]
 
 
+@pytest.mark.parametrize("strategy", ["bfd", "bfd_split", "wrapped"])
+@pytest.mark.parametrize("rows", [4 * TEXTS, 4 * MESSAGES, 4 * ANSWERED])
+def test_rows_are_packed_as_sft_trainer_packs_them(rows, strategy, trainer, sft):
+    options = {"packing": True, "packing_strategy": strategy, "max_length": 12}
+    ours, theirs = trainer(rows, **options).train_dataset, sft(rows, **options).train_dataset
+    assert list(ours["input_ids"]) == list(theirs["input_ids"])
+    assert [learned(row) for row in ours] == list(theirs["labels"])
+    own = [[len(ids)] for ids in ours["input_ids"]]  # what is cut from one text is one document
+    assert list(ours["seq_lengths"]) == (own if strategy == "wrapped" else list(theirs["seq_lengths"]))
+    of_tokens = [dict(row) for row in trainer(rows, max_length=None).train_dataset]
+    again = trainer(Dataset.from_list(of_tokens), **options).train_dataset
+    assert list(again) == list(ours) == list(trainer(again, **options).train_dataset)
+    stream = IterableDataset.from_generator(lambda: iter(rows))
+    assert list(trainer(stream, **options, max_steps=1).train_dataset) == list(ours)
+
+
+def test_packed_rows_are_trained_and_evaluated_on(trainer):
+    stream = IterableDataset.from_generator(lambda: iter(20 * ANSWERED))
+    for rows in (20 * ANSWERED, stream):
+        built = trainer(rows, eval_dataset=8 * ANSWERED, packing=True, max_length=20, max_steps=3, eval_packing=False)
+        assert "seq_lengths" not in built.eval_dataset.column_names
+        assert built.train().global_step == 3
+        built.args.eval_packing = True
+        assert built.evaluate(8 * ANSWERED)["eval_loss"] > 0
+    with pytest.raises(ValueError, match="train_dataset cannot be trained on. packing=True needs a datasets.Dataset"):
+        trainer(ListDataset([{"input_ids": [8, 9]}]), packing=True)
+
+
 @pytest.mark.parametrize("kind", [list, Dataset.from_list])
 def test_rows_of_tokens_are_cut_as_sft_trainer_cuts_them(kind, trainer, sft):
     rows = [
@@ -251,8 +291,8 @@ def test_eos_and_template_are_those_of_the_arguments(trainer, tokenizer, tmp_pat
 def test_every_field_of_sft_config_is_known():
     ours = {field.name: field for field in fields(MaskedDiffusionTrainingArguments)}
     theirs = {field.name: field.default for field in fields(SFTConfig)}
-    assert theirs.keys() - ours <= {"packing", "packing_strategy", "eval_packing"}
-    refused = [name for name in theirs.keys() & ours if ours[name].metadata.get("help") == NOT_TAKEN]
+    assert not theirs.keys() - ours
+    refused = [name for name in theirs if ours[name].metadata.get("help") == NOT_TAKEN]
     MaskedDiffusionTrainingArguments(**{name: theirs[name] for name in refused}, use_cpu=True)  # as they stand there
     for name, value in NOT_HERE.items():
         with pytest.raises(

@@ -209,6 +209,16 @@ def files_in(folder):
     return {path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
 
 
+def test_a_source_distribution_holds_what_builds_and_tests_it(tmp_path):
+    egg_info = [sys.executable, "setup.py", "--quiet", "egg_info", "--egg-base", str(tmp_path)]
+    subprocess.run(egg_info, cwd=ROOT, check=True, capture_output=True)
+    held = set((tmp_path / "prism_hf.egg-info" / "SOURCES.txt").read_text().split())
+    folders = ("prism_hf", "recipes", "scripts", "tests", "docs", "examples")
+    found = {path for folder in folders for path in files_in(ROOT / folder)}
+    found |= {path for path in ROOT.iterdir() if path.suffix in (".md", ".yml", ".cff", ".cfg", ".toml")}
+    assert {path.relative_to(ROOT).as_posix() for path in found} | {"LICENSE", "MANIFEST.in", "setup.py"} <= held
+
+
 def test_a_wheel_holds_the_package_and_the_recipes(source, installed):
     held = {path.relative_to(installed / "prism_hf") for path in files_in(installed / "prism_hf")}
     of_package = {path.relative_to(source / "prism_hf") for path in files_in(source / "prism_hf")}

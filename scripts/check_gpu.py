@@ -54,6 +54,7 @@ from prism_hf.data.sudoku.grids import to_grid, to_sequence
 from prism_hf.diffusion.losses import linear_unmasking_loss
 from prism_hf.generation import STRATEGIES
 from prism_hf.resources import resource_path
+from prism_hf.training.liger import apply_liger
 
 ROOT = Path(__file__).resolve().parents[1]
 FIXTURES = ROOT / "tests" / "fixtures"
@@ -227,6 +228,27 @@ def check_golden(machine: Machine) -> Iterator[Row]:
                 found = model.to(machine.device).eval()(ids).logits.float().cpu()
                 difference = (found - logits)[finite].abs().max() / logits[finite].abs().max()
                 yield bounded(f"{family}, {attention}, {str(dtype)[6:]}", difference.item(), bound)
+
+
+def check_liger(machine: Machine) -> Iterator[Row]:
+    """Logits and gradients of LLaDA with Liger's kernels against those without, relative to the largest of each."""
+    if not machine.on_gpu or importlib.util.find_spec("liger_kernel") is None:
+        yield Row("LLaDA, Liger", "skipped: needs a GPU and the package liger_kernel")
+        return
+    folder = FIXTURES / "llada_tiny"
+    ids = load_file(folder / "expected.safetensors")["input_ids"].to(machine.device)
+    model = AutoModelForMaskedLM.from_pretrained(folder).to(machine.device)
+    found = []
+    for _ in range(2):
+        logits = model(ids).logits
+        logits.logsumexp(-1).sum().backward()
+        found.append([logits.detach(), *(each.grad for each in model.parameters() if each.grad is not None)])
+        model.zero_grad()
+        apply_liger(model, None)
+    for name, which in (("logits", slice(0, 1)), ("gradients", slice(1, None))):
+        without, within = (each[which] for each in found)
+        differences = [((a - b).abs().max() / a.abs().max()).item() for a, b in zip(without, within, strict=True)]
+        yield bounded(f"LLaDA, Liger, {name}", max(differences), PRECISIONS[torch.float32])
 
 
 # Strategies that wait for the device after each step, since what they do next depends on what they did.
@@ -600,6 +622,7 @@ def check_fsdp2(machine: Machine) -> Iterator[Row]:
 # In order of worth, with the seconds that each may take on a GPU.
 CHECKS: dict[str, tuple[Callable[[Machine], Iterator[Row]], int]] = {
     "golden": (check_golden, 60),
+    "liger": (check_liger, 30),
     "synchronisation": (check_synchronisation, 60),
     "training": (check_training, 150),
     "generation": (check_generation, 200),

@@ -91,12 +91,14 @@ def padding_mask(module: nn.Module, hidden_states: torch.Tensor, attention_mask:
 
     `hidden_states` (B, W, D) are those that attend; they may be some of the L positions.
     """
+    if attention_mask is None:  # nor a mask of W by W for flex attention, where keys of a cache are L
+        return None
     return create_bidirectional_mask(
         config=module.config,
         inputs_embeds=hidden_states,
         attention_mask=attention_mask,
         # Whether there is padding at all is asked of the device, which a generation would wait for in each step.
-        allow_is_bidirectional_skip=attention_mask is None or module.training,
+        allow_is_bidirectional_skip=module.training,
     )
 
 

@@ -145,6 +145,10 @@ class MaskedDiffusionTrainer(BaseTrainer):
     ) -> None:
         self.args = arguments_of(self.arguments_class, args)  # as `call_model_init` reads them in the parent's
         self.quantization_config, self.peft_config = quantization_config, peft_config
+        if self.args.use_liger_kernel:
+            from .liger import prepare_liger
+
+            prepare_liger(self.args)
         if model is not None:
             model = self.prepared(model)
         # A collator of the user's own alone knows its rows.
@@ -229,6 +233,10 @@ class MaskedDiffusionTrainer(BaseTrainer):
             inner.add_model_tags(list(self._tag_names))
         if self.args.packing or self.args.eval_packing:
             described_packing(self.model)
+        if self.args.use_liger_kernel:
+            from .liger import apply_liger
+
+            apply_liger(self.model, self.args.liger_kernel_config)
         if self.args.eos_token is not None:
             end_with(inner, token_id(self.processing_class, "eos"))
         inner.training_record = record_training(self)

@@ -26,6 +26,7 @@ def test_every_check_runs_and_holds_its_bounds(everything):
     assert finished.returncode == 0, finished.stdout + finished.stderr
     names = (
         "golden",
+        "liger",
         "synchronisation",
         "training",
         "generation",

@@ -125,6 +125,11 @@ class LladaPreTrainedModel(WholeCheckpointMixin, PreTrainedModel):
     _supports_states_to_keep = True
     _can_record_outputs = {"hidden_states": LladaLayer, "attentions": LladaAttention}
 
+    @classmethod
+    def _can_set_attn_implementation(cls) -> bool:
+        """Yes, by `attend`; transformers looks for it in the source of this module alone."""
+        return True
+
 
 class LladaModel(LladaPreTrainedModel):
     """The transformer, up to the last hidden state.

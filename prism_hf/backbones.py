@@ -33,6 +33,8 @@ from prism_hf._deprecation import warn_renamed
 logger = logging.get_logger(__name__)
 
 LOGIT_POSITIONS = "_supports_logit_positions"
+# What flash attention takes in place of a mask that keeps packed documents apart, as transformers calls it.
+DOCUMENT_ENDS = ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k")
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,8 @@ class BackboneAdapter:
             rows of the embedding.
         first_position (`int` or `Callable`, *optional*): By which `position_ids` begin, or a function that tells it of
             the config. With it, several documents may be packed into a row: `forward` takes `position_ids` (B, L) and
-            a mask (B, 1, L, L) of what each token sees, and nothing else lets documents see each other.
+            a mask (B, 1, L, L) of what each token sees, or hands `cu_seq_lens_q` and its like on to flash attention,
+            and nothing else lets documents see each other.
 
     Example:
         ```python

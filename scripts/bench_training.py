@@ -1,10 +1,12 @@
-"""One PRISM step: against a plain implementation, and with activation checkpointing and on two processes.
+"""PRISM steps: against a plain implementation, with activation checkpointing and on two processes, and packed.
 
     python scripts/bench_training.py [--shape mdlm llada llada_lora] [--rounds 3]
     python scripts/bench_training.py --scaling [--shape llada_lora] [--rounds 1]
+    python scripts/bench_training.py --packing [--shape llada_lora] [--rounds 3]
 
 The first compares time, peak memory, arithmetic, loss and gradients; the second the tokens per second and the memory of
-optimiser steps of `PrismTrainer`, of the same batch on one process and shared by two (gloo, DDP), a thread each.
+optimiser steps of `PrismTrainer`, of the same batch on one process and shared by two (gloo, DDP), a thread each; the
+third an epoch over documents of 1/16 of the length up to all of it, padded and packed.
 
 The plain implementation builds the logits of every position in both forwards and keeps both graphs, as one writes it
 first. Each side runs in a process of its own; the sides take turns. Memory is read in a process that gives freed
@@ -69,6 +71,7 @@ SHAPES = {
 # Processes that share the batch, and whether activations are checkpointed.
 SCALES = [(1, False), (1, True), (2, False), (2, True)]
 NUM_STEPS = 4  # of which the first is a warm-up
+NUM_DOCUMENTS = 24  # of uneven lengths
 ENVIRONMENT = {"seconds": {}, "memory": {"MALLOC_MMAP_THRESHOLD_": "65536"}}
 
 
@@ -281,10 +284,61 @@ def compare_scales(name: str, rounds: int) -> None:
     print("The loss is that of the last step.\n")
 
 
+def uneven_documents(shape: Shape) -> list[dict]:
+    """Documents whose lengths are spread evenly on a logarithmic scale, in random order."""
+    generator = torch.Generator().manual_seed(2)
+    lengths = (shape.length * 16 ** -torch.rand(NUM_DOCUMENTS, generator=generator)).int()
+    rows = random_rows(shape, NUM_DOCUMENTS)
+    return [{"input_ids": row[:length].tolist()} for row, length in zip(rows, lengths, strict=True)]
+
+
+def measure_packing(shape: Shape, side: str) -> None:
+    """Train in this process for an epoch over documents that are padded or packed; a tiny run comes before."""
+    for each in (SHAPES["tiny"], shape):
+        times, documents = StepTimes(), uneven_documents(each)
+        with tempfile.TemporaryDirectory() as folder:
+            trainer = build_trainer(
+                each,
+                folder,
+                documents,
+                packing=side == "packed",
+                max_length=each.length,
+                num_train_epochs=1,
+                save_strategy="no",
+                disable_tqdm=True,
+            )
+            trainer.data_collator.pad_token_id = 0
+            trainer.add_callback(times)
+            trainer.train()
+    tokens = sum(len(row["input_ids"]) for row in documents)
+    print(json.dumps({"seconds": times.seconds, "tokens": tokens, "rows": len(trainer.train_dataset)}))
+
+
+def compare_packing(name: str, rounds: int) -> None:
+    """Let padded and packed rows take turns at a shape, and print the table."""
+    shape = SHAPES[name]
+    describe(name, torch.get_num_threads())
+    results = {"padded": [], "packed": []}
+    for side in tqdm(rounds * list(results), unit="run"):
+        command = [sys.executable, __file__, "--packing", "--shape", name, "--packing_side", side]
+        results[side].append(run(command, {}))
+    print("| | rows of an epoch | steps | seconds of an epoch | tokens a second, padding not counted |")
+    print("|---|---|---|---|---|")
+    speeds = {}
+    for side, runs in results.items():
+        seconds = statistics.median(sum(run["seconds"]) for run in runs)
+        speeds[side] = runs[0]["tokens"] / seconds
+        print(f"| {side} | {runs[0]['rows']} | {len(runs[0]['seconds'])} | {seconds:.2f} | {speeds[side]:.0f} |")
+    print(f"| packed / padded | | | | {speeds['packed'] / speeds['padded']:.2f} |\n")
+    print(f"{NUM_DOCUMENTS} documents of {shape.length // 16} to {shape.length} tokens, {shape.batch} rows a batch.\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shape", nargs="+", choices=list(SHAPES))
     parser.add_argument("--scaling", action="store_true", help="checkpointing and processes, not a plain step")
+    parser.add_argument("--packing", action="store_true", help="rows of different lengths, padded and packed")
+    parser.add_argument("--packing_side", choices=["padded", "packed"], help=argparse.SUPPRESS)
     parser.add_argument("--rounds", type=int, help="how often the sides take turns (3; 1 with --scaling)")
     parser.add_argument("--side", choices=["ours", "plain"], help=argparse.SUPPRESS)
     parser.add_argument("--what", choices=["seconds", "memory"], help=argparse.SUPPRESS)
@@ -294,6 +348,11 @@ def main() -> None:
     args = parser.parse_args()
     if args.side:
         measure(SHAPES[args.shape[0]], args.side, args.what, args.output)
+    elif args.packing_side:
+        measure_packing(SHAPES[args.shape[0]], args.packing_side)
+    elif args.packing:
+        for name in args.shape or ["mdlm", "llada_lora"]:
+            compare_packing(name, args.rounds or 3)
     elif args.processes:
         measure_scale(SHAPES[args.shape[0]], args.processes, args.checkpointing)
     elif args.scaling:

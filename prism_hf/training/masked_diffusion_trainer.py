@@ -233,6 +233,8 @@ class MaskedDiffusionTrainer(BaseTrainer):
             inner.add_model_tags(list(self._tag_names))
         if self.args.packing or self.args.eval_packing:
             described_packing(self.model)
+            if self.args.n_gpu > 1:
+                raise ValueError("Packed rows are not shared by nn.DataParallel: start one process for each GPU.")
         if self.args.use_liger_kernel:
             from .liger import apply_liger
 

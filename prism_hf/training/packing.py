@@ -18,7 +18,7 @@ from transformers.masking_utils import (
 )
 
 from prism_hf._compat import attention_of, config_of, setting, unwrapped
-from prism_hf.backbones import adapter_of
+from prism_hf.backbones import DOCUMENT_ENDS, adapter_of
 
 PACKED = "packed"  # the key of a batch under which it says how its rows are packed
 
@@ -68,13 +68,18 @@ class PackedRows:
         config, first = described_packing(model)
         number = len(ids) // self.size[0]
         tokens = ids.view(number, -1)[:, self.index.clamp(min=0)].flatten(0, 1)
-        documents = (self.index.div(self.size[1], rounding_mode="floor") + 1).repeat(number, 1)  # 0 is padding
         positions = first + torch.where(self.index < 0, 0, self.index % self.size[1])
-        return {
-            "input_ids": tokens,
-            "attention_mask": document_mask(config, documents, unwrapped(model).dtype),
-            "position_ids": positions.repeat(number, 1),
-        }
+        placed = {"input_ids": tokens, "position_ids": positions.repeat(number, 1)}
+        documents = self.documents(number)
+        if "flash" in (attention_of(config) or ""):
+            return placed | {"attention_mask": None} | document_ends(documents)
+        return placed | {"attention_mask": document_mask(config, documents, unwrapped(model).dtype)}
+
+    def documents(self, number: int) -> Tensor:
+        """The document of each token, counted from 1 over `number` canvases; 0 at padding. (number * P, L)."""
+        of_first = self.index.div(self.size[1], rounding_mode="floor") + 1
+        canvases = torch.arange(number, device=self.index.device)[:, None, None] * self.size[0]
+        return torch.where(self.index < 0, 0, of_first + canvases).flatten(0, 1)
 
     def places(self, where: Tensor) -> Tensor:
         return where.flatten()[self.index.clamp(min=0)] & (self.index >= 0)
@@ -119,7 +124,7 @@ def described_packing(model: Any) -> tuple[PreTrainedConfig, int]:
     """The config of a model's backbone, and where positions begin in a document.
 
     Raises:
-        ValueError: where the family, or its attention, cannot be told to keep packed documents apart.
+        ValueError: where the family cannot be told to keep packed documents apart.
     """
     config = config_of(unwrapped(model))
     config = setting(config, "backbone_config", config)
@@ -130,14 +135,16 @@ def described_packing(model: Any) -> tuple[PreTrainedConfig, int]:
             "packing. If its forward takes position_ids and a mask (B, 1, L, L) and nothing else mixes tokens, say so: "
             f"BACKBONE_ADAPTERS[{config.model_type!r}] = BackboneAdapter(first_position=0)."
         )
-    attention = attention_of(config) or "eager"
-    if "flash" in attention:
-        raise ValueError(
-            f"attn_implementation={attention!r} takes no mask that keeps packed documents apart: choose 'sdpa', or "
-            "leave out packing."
-        )
     first = adapter.first_position
     return config, first if isinstance(first, int) else first(config)
+
+
+def document_ends(documents: Tensor) -> dict[str, Any]:
+    """Where documents (B, L) end among all tokens, as flash attention takes it."""
+    sizes = documents.flatten().unique_consecutive(return_counts=True)[1]
+    ends = torch.nn.functional.pad(sizes.cumsum(0), (1, 0)).to(torch.int32)
+    longest = int(sizes.max())
+    return dict(zip(DOCUMENT_ENDS, (ends, ends, longest, longest), strict=True))
 
 
 def document_mask(config: PreTrainedConfig, documents: Tensor, dtype: torch.dtype) -> Any:

@@ -94,7 +94,6 @@ def test_sdpa_computes_what_eager_does(feature, name):
 OURS = (
     "a cache, and rows of different lengths",
     "strategies with shadow tokens (`wino`)",
-    "packed rows (`packing=True`)",
 )
 REFUSED = [(feature, name) for feature in OURS for name in HEADS[3:] if TABLE[feature][name] == "no"]
 

@@ -13,6 +13,7 @@ from transformers import (
     RoFormerConfig,
     RoFormerForMaskedLM,
 )
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from prism_hf import (
     LladaConfig,
@@ -28,6 +29,7 @@ from prism_hf import (
     TokenCriticTrainer,
     TokenCriticTrainingArguments,
 )
+from prism_hf._compat import use_attention
 from prism_hf.training.data_preparation.collator import MaskedDiffusionCollator
 from prism_hf.training.packing import PackedRows, packed_index
 
@@ -93,15 +95,35 @@ def prism(name):
     return with_noise(PrismForMaskedDiffusion(PrismConfig(backbone_config=backbone.config, **head), backbone))
 
 
+def attention_by_ends(module, query, key, value, attention_mask, scaling, cu_seq_lens_q=None, **kwargs):
+    """What flash attention computes of documents that end at `cu_seq_lens_q` among all B * L tokens."""
+    assert attention_mask is None
+    batch, _, length, _ = query.shape
+    query, key, value = (states.transpose(1, 2).flatten(0, 1).transpose(0, 1) for states in (query, key, value))
+    number = torch.arange(batch * length)
+    document = number // length if cu_seq_lens_q is None else torch.bucketize(number, cu_seq_lens_q, right=True)
+    sees = document[:, None] == document
+    if kwargs.get("sliding_window"):
+        sees &= (number[:, None] - number).abs() < kwargs["sliding_window"]
+    scores = (query @ key.mT * scaling).masked_fill(~sees, -torch.inf)
+    return (scores.softmax(-1) @ value).transpose(0, 1).unflatten(0, (batch, length)), None
+
+
+ALL_ATTENTION_FUNCTIONS.register("flash of ours", attention_by_ends)
+
+
 @pytest.mark.parametrize(
     "name, attention",
-    [*product(MODELS, ["sdpa", "eager"]), ("llada", "flex_attention")],
+    [*product(MODELS, ["sdpa", "eager", "flash of ours"]), ("llada", "flex_attention")],
 )
 @torch.no_grad()
 def test_a_packed_document_is_read_as_alone(name, attention):
     model = prism(name).eval()
     model = model if attention == "flex_attention" else model.double()
-    model.set_attn_implementation(attention)
+    if attention == "flash of ours":
+        use_attention(model.backbone.config, attention)
+    else:
+        model.set_attn_implementation(attention)
     size = (len(DOCUMENTS), 9)
     ids = pad_sequence([each["input_ids"] for each in DOCUMENTS], batch_first=True)
     ids = torch.cat([ids, ids.flip(1).where(ids > 0, 0)])  # two canvases of each document, as two drafts are
@@ -184,10 +206,6 @@ def test_a_model_that_would_mix_documents_is_refused_before_training(which, argu
     config = RoFormerConfig(**SIZES, embedding_size=16)
     with pytest.raises(ValueError, match="would see each other in a model of the family 'roformer'"):
         MaskedDiffusionTrainer(RoFormerForMaskedLM(config), args)
-    model = prism("llada")
-    model.config.backbone_config._attn_implementation_internal = "flash_attention_2"
-    with pytest.raises(ValueError, match="'flash_attention_2' takes no mask.*choose 'sdpa'"):
-        PrismTrainer(model, arguments(PrismTrainingArguments, **{which: True}))
 
 
 def test_rows_that_are_not_made_of_their_documents_are_named(trainer_of):

@@ -148,6 +148,7 @@ class MdlmBlock(GradientCheckpointingLayer):
         attention_mask: torch.Tensor | None = None,
         cache: CanvasCache | None = None,
         columns: torch.Tensor | None = None,
+        **kwargs: Any,
     ) -> torch.Tensor:
         """(B, L, D) -> (B, L, D), or (B, W, D) at the positions of `columns` (B, W), which still attend to all.
 
@@ -161,7 +162,7 @@ class MdlmBlock(GradientCheckpointingLayer):
         query, key, value = qkv.unflatten(-1, (3, self.config.n_heads, self.head_dim)).permute(2, 0, 3, 1, 4)
         if columns is not None:
             hidden_states, query = keep_positions(hidden_states, columns), at_columns(query, columns)
-        attended, _ = attend(self, query, key, value, position_embeddings, attention_mask, cache, columns)
+        attended, _ = attend(self, query, key, value, position_embeddings, attention_mask, cache, columns, **kwargs)
         hidden_states = hidden_states + attn_gate * self.drop(self.attn_out(attended))
 
         transformed = self.mlp(modulate(self.norm2(hidden_states), mlp_shift, mlp_scale))
@@ -205,10 +206,11 @@ def run_blocks(
     cache: CanvasCache | None,
     position_ids: torch.Tensor | None,
     states_to_keep: torch.Tensor | None = None,
+    **kwargs: Any,
 ) -> torch.Tensor:
     """(B, L, D) -> (B, L, D) through the `blocks` of a module that has a `rotary_emb` and a `config` beside them.
 
-    With `states_to_keep` (B, W), the last block gives (B, W, D) at these columns.
+    With `states_to_keep` (B, W), the last block gives (B, W, D) at these columns. `kwargs` go to the attention.
     """
     mask = padding_mask(module, hidden_states, attention_mask)
     if position_ids is None:
@@ -217,7 +219,7 @@ def run_blocks(
     last = len(module.blocks) - 1
     for number, block in enumerate(module.blocks):
         columns = states_to_keep if number == last else None
-        hidden_states = block(hidden_states, conditioning, position_embeddings, mask, cache, columns)
+        hidden_states = block(hidden_states, conditioning, position_embeddings, mask, cache, columns, **kwargs)
     return hidden_states
 
 
@@ -320,7 +322,7 @@ class MdlmModel(MdlmPreTrainedModel):
         conditioning = self.condition(input_ids, sigma)
         hidden_states = self.vocab_embed(input_ids)
         hidden_states = run_blocks(
-            self, hidden_states, conditioning, attention_mask, cache, position_ids, states_to_keep
+            self, hidden_states, conditioning, attention_mask, cache, position_ids, states_to_keep, **kwargs
         )
         return MdlmModelOutput(last_hidden_state=hidden_states, conditioning=conditioning)
 

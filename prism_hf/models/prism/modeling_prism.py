@@ -11,7 +11,7 @@ from transformers.utils import ModelOutput, logging
 
 from prism_hf._compat import attention_of, keep_weights, mask_token_of, take_over_loading, use_attention
 from prism_hf._deprecation import renamed_arguments
-from prism_hf.backbones import adapter_of, find_adapter, takes_cache
+from prism_hf.backbones import DOCUMENT_ENDS, adapter_of, find_adapter, takes_cache
 from prism_hf.generation import RemaskGenerationMixin
 from prism_hf.generation.denoising.caching import CanvasCache
 from prism_hf.hub import HEAD_SETTINGS, HubMixin
@@ -315,6 +315,7 @@ class PrismForMaskedDiffusion(RemaskGenerationMixin, HubMixin, WholeCheckpointMi
             logits = self.decoder(states).unflatten(0, shape) if return_logits else None
             states = states.unflatten(0, shape)
         if return_quality:
+            placed |= {name: kwargs[name] for name in DOCUMENT_ENDS if name in kwargs}
             quality_logits = self.quality_head(hidden_states, outputs.get("conditioning"), attention_mask, **placed)
         return PrismOutput(
             logits=logits,

@@ -1,8 +1,8 @@
 """The heads that say how likely each token is to be right, by the name that `PrismConfig.head_type` gives them.
 
 A head maps `hidden_states` (B, L, D) of the backbone to quality logits (B, L). It is also given the backbone's
-`conditioning` where that has one, and what the backbone was given: `attention_mask`, and `cache` and `position_ids` if
-any.
+`conditioning` where that has one, and what the backbone was given: `attention_mask`, and `cache`, `position_ids` and
+the ends of packed documents (`cu_seq_lens_q` and its like, for flash attention) if any.
 """
 
 from __future__ import annotations
@@ -72,13 +72,14 @@ class MdlmQualityHead(nn.Module):
         attention_mask: torch.Tensor | None = None,
         cache: CanvasCache | None = None,
         position_ids: torch.Tensor | None = None,
+        **kwargs: Any,
     ) -> torch.Tensor:
         """(B, L, D) and (B, cond_dim) -> (B, L). The backbone's `cache` keeps the head's blocks too."""
         # The backbone may be in half precision, while a head on top of it stays in float32.
         dtype = self.output_layer.linear.weight.dtype
         hidden_states, conditioning = hidden_states.to(dtype), conditioning.to(dtype)
         if self.blocks:
-            hidden_states = run_blocks(self, hidden_states, conditioning, attention_mask, cache, position_ids)
+            hidden_states = run_blocks(self, hidden_states, conditioning, attention_mask, cache, position_ids, **kwargs)
         return self.output_layer(hidden_states, conditioning).squeeze(-1)
 
 

@@ -5,7 +5,6 @@ import re
 import socket
 import sys
 from itertools import combinations
-from pathlib import Path
 
 import evaluate
 import numpy as np
@@ -20,8 +19,6 @@ from prism_hf.evaluation import isolation_problem, load_metric, mauve, metric_pa
 from prism_hf.evaluation.metrics.loading import LOADABLE
 
 NAMES = ("generative_perplexity", "mauve", "pass_at_k", "quality_calibration", "sudoku_success", "unigram_entropy")
-DOCS = Path(__file__).parents[3] / "docs" / "evaluation.md"
-BLOCKS = [block for block in re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.S) if "load_metric" in block]
 WORDS = [f"x{number} = {number * 7 % 13}" for number in range(30)]
 OTHERS = [f"while True: pass  # {'z' * (number % 9)}!" for number in range(30)]
 ONE, TWO, ENDLESS = "def f():\n    return 1", "def f():\n    return 2", "while True: pass"
@@ -182,12 +179,3 @@ def test_pass_at_k_refuses_what_it_cannot_score():
     ):
         with pytest.raises(ValueError, match=message):
             metric.compute(predictions=programs, references=["", ""], **settings)
-
-
-def test_the_section_of_the_recipes_page_runs_as_written(capsys):
-    (block,) = BLOCKS
-    if problem := isolation_problem():
-        pytest.skip(problem)
-    exec(block, {})
-    promised = re.findall(r"print\(.*\)  # (.*)", block)
-    assert promised and capsys.readouterr().out.splitlines() == promised

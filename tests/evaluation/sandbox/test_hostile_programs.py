@@ -29,7 +29,7 @@ def interpreter(user, environment):
         return [sys.executable]
     for command in OTHERS:
         # That it starts tells nothing: setpriv itself still has root's rights.
-        check = "import subprocess, sys, tqdm\nassert sys.version_info >= (3, 10)\n"
+        check = "import subprocess, sys, tqdm\nassert sys.version_info >= (3, 11)\n"
         check += "subprocess.run([sys.executable, '-c', ''], check=True)"
         probe = subprocess.run([*command, "-c", check], env=environment, capture_output=True)
         if probe.returncode == 0:

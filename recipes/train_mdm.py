@@ -35,7 +35,12 @@ def build(
     name_or_path, evaluates = model_args.model_name_or_path, training_args.eval_strategy != "no"
     with training_args.main_process_first(desc="loading the data"):
         train_dataset, eval_dataset, tokenizer = load_training_data(
-            data_args, training_args.seed, name_or_path, evaluates
+            data_args,
+            training_args.seed,
+            name_or_path,
+            evaluates,
+            training_args.dataset_text_field,
+            training_args.dataset_num_proc,
         )
     if name_or_path is not None:
         model = AutoModelForMaskedLM.from_pretrained(name_or_path, **loading_arguments(model_args, training_args))

@@ -40,7 +40,12 @@ def build(model_args: PrismArguments, data_args: DataArguments, training_args: P
     evaluates = training_args.eval_strategy != "no"
     with training_args.main_process_first(desc="loading the data"):
         train_dataset, eval_dataset, tokenizer = load_training_data(
-            data_args, training_args.seed, name_or_path, evaluates
+            data_args,
+            training_args.seed,
+            name_or_path,
+            evaluates,
+            training_args.dataset_text_field,
+            training_args.dataset_num_proc,
         )
     model = PrismForMaskedDiffusion.from_pretrained(
         name_or_path,

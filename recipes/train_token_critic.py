@@ -42,7 +42,12 @@ def build(
     evaluates = training_args.eval_strategy != "no"
     with training_args.main_process_first(desc="loading the data"):
         train_dataset, eval_dataset, tokenizer = load_training_data(
-            data_args, training_args.seed, denoiser_name, evaluates
+            data_args,
+            training_args.seed,
+            denoiser_name,
+            evaluates,
+            training_args.dataset_text_field,
+            training_args.dataset_num_proc,
         )
     attention = available_attention(model_args.attn_implementation, training_args.use_cpu)
     denoiser = load_model(denoiser_name, dtype=model_args.dtype, attn_implementation=attention)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from prism_hf._lazy import lazy_names
 
 if TYPE_CHECKING:
+    from .byte_level_bpe import learn_byte_level_bpe
     from .code.answers import code_answers, load_code_datasets
     from .code.loading import load_code, split_code
     from .code.texts import code_prompt, code_target, first_function_name
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from .sudoku.solving import count_solutions
     from .sudoku.symmetries import generate_solved_grids
     from .sudoku.tokenizer import SudokuTokenizer
+    from .text.encoding import encode_text, load_text_datasets
+    from .text.loading import load_text, split_text
     from .training_data import DataArguments, load_training_data
 else:
     __getattr__, __dir__ = lazy_names(__name__)
@@ -36,19 +39,24 @@ __all__ = [
     "count_solutions",
     "decode_completions",
     "encode_prompts",
+    "encode_text",
     "first_function_name",
     "generate_puzzles",
     "generate_solved_grids",
     "is_solved",
     "is_valid_grid",
+    "learn_byte_level_bpe",
     "load_code",
     "load_code_datasets",
     "load_rows",
+    "load_text",
+    "load_text_datasets",
     "load_training_data",
     "python_files",
     "read_prompts",
     "read_sudoku_csv",
     "split_code",
+    "split_text",
     "to_grid",
     "to_sequence",
     "tokens_without_text",

@@ -5,9 +5,11 @@ import json
 import zlib
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from prism_hf.fields import check_value
+
+DocumentUnit = Literal["paragraph", "line", "document"]  # of a plain text file
 
 
 def existing_file(path: str | Path) -> Path:

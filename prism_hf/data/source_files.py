@@ -6,16 +6,15 @@ No download is needed: every Python installation has such a corpus, of about 4M 
 import sysconfig
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.utils import logging
 
-from prism_hf.fields import Allowed, Positive, Seed, Share, check_arguments, check_value
+from prism_hf.fields import Positive, Seed, Share, check_arguments, check_value
 
+from .byte_level_bpe import VocabularySize, learn_byte_level_bpe
 from .splits import is_held_out
 from .tokenizers import check_tokenizer
 
@@ -23,25 +22,6 @@ logger = logging.get_logger(__name__)
 
 # Installed packages, and tests, some of which are no valid text on purpose.
 LEFT_OUT = {"site-packages", "dist-packages", "test", "tests"}
-# LLaDA's.
-SPECIAL_TOKENS = (
-    "<|startoftext|>",
-    "<|endoftext|>",
-    "<|start_header_id|>",
-    "<|end_header_id|>",
-    "<|eot_id|>",
-    "<|mdm_mask|>",
-)
-VocabularySize = Annotated[
-    int, Allowed(min=256 + len(SPECIAL_TOKENS), remedy="It counts the bytes and the special tokens.")
-]
-CHAT_TEMPLATE = (
-    "{{ bos_token }}"
-    "{% for message in messages %}"
-    "{{ '<|start_header_id|>' ~ message.role ~ '<|end_header_id|>\n\n' ~ message.content | trim ~ '<|eot_id|>' }}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
-)
 
 
 def python_files(
@@ -112,26 +92,7 @@ def train_byte_level_bpe(files: Sequence[str | Path], vocab_size: VocabularySize
         ```
     """
     check_arguments(train_byte_level_bpe, locals())
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=list(SPECIAL_TOKENS),
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    bpe.train_from_iterator(read_sources(files), trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=bpe,
-        chat_template=CHAT_TEMPLATE,
-        model_input_names=["input_ids", "attention_mask"],
-        bos_token="<|startoftext|>",
-        eos_token="<|endoftext|>",
-        pad_token="<|endoftext|>",
-        mask_token="<|mdm_mask|>",
-        extra_special_tokens=["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"],
-    )
+    return learn_byte_level_bpe(read_sources(files), vocab_size)
 
 
 class SourceFiles(torch.utils.data.Dataset):

@@ -1,6 +1,8 @@
 """What a recipe trains on: rows of any dataset, by TRL's names, or a preparation of ours, by its name."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Annotated, Any, TypeAlias
 
 from torch.utils.data import Dataset, IterableDataset
@@ -10,8 +12,10 @@ from trl import DatasetMixtureConfig, ScriptArguments, get_dataset
 from trl.scripts.utils import DatasetConfig
 
 from prism_hf._deprecation import warn_renamed
-from prism_hf.fields import Allowed, Count, Positive, Share, build_config, check_fields
+from prism_hf.fields import Allowed, Count, NotNegative, Positive, build_config, check_fields
 
+from .byte_level_bpe import learn_byte_level_bpe
+from .files import DocumentUnit
 from .source_files import SourceFiles, python_files, train_byte_level_bpe
 from .sudoku.datasets import NUM_PUZZLES, SolvedGrids, SudokuGrids
 from .sudoku.grids import Layout
@@ -22,7 +26,7 @@ from .tokenizers import read_tokenizer
 logger = logging.get_logger(__name__)
 
 Loaded: TypeAlias = tuple[Dataset | IterableDataset, Dataset | IterableDataset | None, PreTrainedTokenizerBase]
-DATASETS = ("rows", "sudoku", "source_files", "code")
+DATASETS = ("rows", "sudoku", "source_files", "code", "text")
 UNREAD = Annotated[bool, Allowed(choices=(False,), remedy="No model here has bias buffers: leave it out.")]
 
 
@@ -42,23 +46,45 @@ class DataArguments(ScriptArguments, DatasetMixtureConfig):
         metadata={
             "help": "`rows`: those of dataset_name or datasets as they are, the default where one is given. `sudoku`: "
             "random grids, or those of the CSV file dataset_name. `source_files`: Python files of the folder "
-            "dataset_name, or the standard library's. `code`: instructions and code, of dataset_name or datasets.",
+            "dataset_name, or the standard library's. `code`: instructions and code, of dataset_name or datasets. "
+            "`text`: documents of dataset_name, as blocks of one length.",
             "choices": DATASETS,
         },
     )
     dataset_path: str | None = field(
         default=None, metadata={"help": "Old name of dataset_name; dataset_name then is dataset_config."}
     )
-    held_out: Share = field(default=0.05, metadata={"help": "`source_files`, `code`: share to evaluate on."})
+    held_out: NotNegative = field(
+        default=0.05,
+        metadata={
+            "help": "`source_files`, `code`, `text`: share to evaluate on. `text`: a whole number is so many of the "
+            "last documents, 0 the documents of dataset_test_split."
+        },
+    )
     tokenizer_name_or_path: str | None = field(
         default=None,
-        metadata={"help": "Tokenizer of text; the model's, or for `source_files` a new one, if not given."},
+        metadata={
+            "help": "Tokenizer of text; if not given the model's, or for `source_files` and `text` without a model a "
+            "new one."
+        },
     )
     mask_token: str | None = field(
         default=None, metadata={"help": "The mask token, for a tokenizer that does not name its own."}
     )
     length: Positive | None = field(
-        default=None, metadata={"help": "`source_files`: tokens of a canvas; 1024 if not given."}
+        default=None, metadata={"help": "`source_files`, `text`: tokens of a row; 1024 if not given."}
+    )
+    wrap: bool = field(
+        default=True,
+        metadata={"help": "`text`: cut rows from all documents, one after another; if not, a row has one document."},
+    )
+    sample_by: DocumentUnit = field(default="paragraph", metadata={"help": "`text`: a document of a plain text file."})
+    detokenizer: str | None = field(
+        default=None,
+        metadata={
+            "help": "`text`: undo the tokenization that a corpus comes in: wikitext, ptb, lm1b, lambada or "
+            "scientific_papers."
+        },
     )
     vocab_size: Positive = field(default=4096, metadata={"help": "Of a new tokenizer."})
     apply_chat_template: bool = field(default=False, metadata={"help": "`code`: as turns of a chat."})
@@ -103,21 +129,30 @@ class DataArguments(ScriptArguments, DatasetMixtureConfig):
             raise ValueError(f"num_eval_puzzles={self.num_eval_puzzles} is for dataset='sudoku': leave it out.")
         if self.length is not None and self.dataset in ("rows", "code"):
             raise ValueError(
-                f"length={self.length} is for dataset='source_files'. Of {self.dataset}, arguments of the trainer say "
-                f"how long a row is: max_length={self.length} cuts it, and pad_to_multiple_of={self.length} with "
-                "learn_padding=True fills it up."
+                f"length={self.length} is for dataset='source_files' or 'text'. Of {self.dataset}, arguments of the "
+                f"trainer say how long a row is: max_length={self.length} cuts it, and "
+                f"pad_to_multiple_of={self.length} with learn_padding=True fills it up."
+            )
+        if self.dataset == "text" and not self.dataset_name:
+            raise ValueError(
+                "dataset='text' needs dataset_name: a text, JSONL or Parquet file, a folder, or a name on the Hub."
             )
         if self.dataset in ("rows", "code") and not (self.dataset_name or self.datasets):
             raise ValueError(
                 f"dataset={self.dataset!r} needs dataset_name, a JSONL or Parquet file, a folder, or a name on the "
                 "Hub, or datasets, a mixture of such."
             )
-        if self.datasets and self.dataset in ("sudoku", "source_files"):
+        if self.datasets and self.dataset in ("sudoku", "source_files", "text"):
             raise ValueError(f"datasets are read for dataset='rows' or 'code', not {self.dataset!r}: leave one out.")
 
 
 def load_training_data(
-    args: DataArguments, seed: int, model_name_or_path: str | None = None, evaluates: bool = True
+    args: DataArguments,
+    seed: int,
+    model_name_or_path: str | None = None,
+    evaluates: bool = True,
+    text_field: str = "text",
+    num_proc: int | None = None,
 ) -> Loaded:
     """Training data, held-out data and their tokenizer.
 
@@ -125,7 +160,9 @@ def load_training_data(
         args (`DataArguments`): Which data.
         seed (`int`): Of random grids and of the split.
         model_name_or_path (`str`, *optional*): Whose tokenizer reads text, where `args` names none.
-        evaluates (`bool`, *optional*, defaults to `True`): Whether the test split of `rows` is read too.
+        evaluates (`bool`, *optional*, defaults to `True`): Whether the test split of `rows` or `text` is read too.
+        text_field (`str`, *optional*, defaults to `"text"`): The column of `text`.
+        num_proc (`int`, *optional*): Processes that tokenize `text`.
 
     Raises:
         ValueError: if the data cannot be had as asked for.
@@ -141,6 +178,8 @@ def load_training_data(
     source = args.tokenizer_name_or_path or model_name_or_path
     if args.dataset == "source_files":
         return _load_source_files(args, seed, source)
+    if args.dataset == "text":
+        return _load_text(args, seed, source, evaluates, text_field, num_proc)
     if source is None:
         raise ValueError(f"dataset={args.dataset!r} needs tokenizer_name_or_path, or a model that has a tokenizer.")
     tokenizer = _read_tokenizer(args, source)
@@ -167,6 +206,37 @@ def _load_source_files(args: DataArguments, seed: int, source: str | None) -> Lo
     return SourceFiles(train_files, tokenizer, length), held_out, tokenizer
 
 
+def _load_text(
+    args: DataArguments, seed: int, source: str | None, evaluates: bool, text_field: str, num_proc: int | None
+) -> Loaded:
+    from .text.encoding import encode_text
+    from .text.loading import load_text, split_text
+
+    read = partial(load_text, column=text_field, sample_by=args.sample_by)
+    train, held_out = split_text(_one_split(args, args.dataset_train_split, read), args.held_out, seed, num_proc)
+    if args.held_out == 0 and evaluates:
+        held_out = _one_split(args, args.dataset_test_split, read)
+    tokenizer = (
+        learn_byte_level_bpe((row["text"] for row in train), args.vocab_size)
+        if source is None
+        else _read_tokenizer(args, source)
+    )
+    encode = partial(
+        encode_text,
+        tokenizer=tokenizer,
+        length=args.length or 1024,
+        wrap=args.wrap,
+        detokenizer=args.detokenizer,
+        num_proc=num_proc,
+    )
+    name = args.dataset_name
+    return (
+        encode(train, label=f"{name}, training"),
+        None if held_out is None else encode(held_out, label=f"{name}, held out"),
+        tokenizer,
+    )
+
+
 def _load_code(args: DataArguments, seed: int, tokenizer: PreTrainedTokenizerBase) -> tuple[Any, Any]:
     from .code.answers import split_answers  # which loads `datasets`; the rest does without
 
@@ -183,7 +253,9 @@ def _load_rows(args: DataArguments, evaluates: bool) -> tuple[Any, Any]:
 def _splits(args: DataArguments, *names: str) -> list[Any]:
     """The splits of the mixture, or of the one dataset, as TRL's scripts read them."""
     if not args.datasets:
-        return [_one_split(args, name) for name in names]
+        from .loading import load_rows
+
+        return [_one_split(args, name, load_rows) for name in names]
     if args.dataset_name:
         logger.warning(f"Both datasets and dataset_name are given: dataset_name={args.dataset_name!r} is not read.")
     mixture = get_dataset(args)
@@ -196,11 +268,9 @@ def _splits(args: DataArguments, *names: str) -> list[Any]:
     return [mixture[name] for name in names]
 
 
-def _one_split(args: DataArguments, name: str) -> Any:
-    from .loading import load_rows
-
+def _one_split(args: DataArguments, name: str, read: Callable[..., Any]) -> Any:
     try:
-        return load_rows(str(args.dataset_name), args.dataset_config, name, args.dataset_streaming)
+        return read(str(args.dataset_name), args.dataset_config, name, args.dataset_streaming)
     except ValueError as error:
         if name == args.dataset_train_split:
             raise

@@ -20,7 +20,7 @@ BLOCKS = {
 # These complete, or train, what other rooms have, or read all of Python's own library.
 ELSEWHERE = (
     *("code_answers", "decode_completions", "encode_prompts", "load_code_datasets", "load_rows", "load_training_data"),
-    *("python_files", "read_prompts"),
+    *("load_text_datasets", "python_files", "read_prompts"),
 )
 
 
@@ -28,6 +28,7 @@ ELSEWHERE = (
 def test_the_example_runs(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "README.md").write_text("A tokenizer is learned on this.\n" * 9)
+    (tmp_path / "prose.jsonl").write_text(json.dumps({"text": "Ants and bees."}) + "\n")
     row = {"instruction": "Add.", "code": "def add(a, b):\n    return a + b"}
     old = {"prompt": "instruction", "completion": "code"} if name == "load_code" else {}
     row = {next((was for was, now in old.items() if now == key), key): value for key, value in row.items()}

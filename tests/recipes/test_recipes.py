@@ -15,7 +15,7 @@ import yaml
 from accelerate import DeepSpeedPlugin, DistributedType
 from accelerate.commands.config.config_args import load_config_from_file
 from safetensors.torch import load_file
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 import prism_hf
 from prism_hf import LladaForMaskedDiffusion, PrismForMaskedDiffusion, load_model, remask_generate
@@ -419,6 +419,35 @@ def test_a_file_has_one_split_and_parts_of_it(save_chat_model, tmp_path, launch)
     assert [*held_out, *train] == CONVERSATIONS and len(train) == 6
     train, held_out, _ = load_training_data(args, 0, str(tmp_path / "model"), evaluates=False)
     assert held_out is None
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_text_is_learned_with_a_tokenizer_of_its_own(tmp_path, launch, streaming):
+    folder = tmp_path / "prose"
+    folder.mkdir()
+    for split in ("train", "test"):
+        rows = [json.dumps({"words": f"{split} {n} ants and bees"}) + "\n" for n in range(40)]
+        (folder / f"{split}.jsonl").write_text("".join(rows))
+    text = {
+        "dataset": "text",
+        "dataset_name": str(folder),
+        "dataset_text_field": "words",
+        "dataset_streaming": streaming,
+        "held_out": 0,
+        "length": 16,
+        "eval_strategy": "steps",
+        "eval_steps": 4,
+    }
+    launch("train_mdm.py", LLADA | text, tmp_path / "out")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert len(tokenizer("train 1 ants and bees").input_ids) < 12  # its words were merged
+    assert json.loads((tmp_path / "out" / "all_results.json").read_text())["eval_loss"] > 0
+    args = DataArguments(
+        **{name: value for name, value in text.items() if not name.startswith(("eval", "dataset_text"))}
+    )
+    train, held_out, _ = load_training_data(args, 0, str(tmp_path / "out"), text_field="words")
+    for rows, split in ((train, "train"), (held_out, "test")):
+        assert tokenizer.decode(next(iter(rows))["input_ids"], skip_special_tokens=True).startswith(f"{split} 0 ants")
 
 
 def test_two_processes_generate_the_lines_of_one(save_chat_model, tmp_path, launch):

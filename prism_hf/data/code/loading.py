@@ -4,9 +4,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset
-
-from prism_hf.data.loading import Rows, load_rows
+from prism_hf.data.loading import Rows, columns_of, load_rows
 from prism_hf.data.splits import is_held_out, is_trained_on
 from prism_hf.fields import Seed, Share, check_arguments
 
@@ -64,14 +62,6 @@ def split_code(rows: Rows, held_out: Share = 0.05, seed: Seed = 0) -> tuple[Rows
         return rows, None
     kwargs: dict[str, Any] = {"input_columns": "instruction", "fn_kwargs": {"share": held_out, "seed": seed}}
     return rows.filter(is_trained_on, **kwargs), rows.filter(is_held_out, **kwargs)
-
-
-def columns_of(rows: Rows, label: str | Path) -> list[str]:
-    """The names of the columns; a stream may know them from its first row only."""
-    columns = rows.column_names or list(next(iter(rows), {}))
-    if not columns or (isinstance(rows, Dataset) and len(rows) == 0):
-        raise ValueError(f"{label}: there are no rows; give more data.")
-    return columns
 
 
 def check_code_columns(rows: Rows, label: str | Path) -> list[str]:

@@ -1,0 +1,1 @@
+"""Documents of text, from the Hub or from files, to rows of tokens."""

@@ -5,8 +5,10 @@ from typing import Annotated, Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
+from peft import PeftModel
 from transformers import (
     CONFIG_MAPPING,
+    AutoConfig,
     AutoModelForMaskedLM,
     PreTrainedConfig,
     PreTrainedModel,
@@ -15,14 +17,17 @@ from transformers import (
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from prism_hf.fields import DTYPES, Allowed, check_arguments, check_names, check_value
+from prism_hf.hub import base_seen_from
 
 from .checkpoint.loading import naming_damage, place_of, refuse_two_models
-from .prism.peft_model import AutoPeftModelForPrism, PeftModelForPrism
+from .prism import PrismConfig
+from .prism.adapter_checks import read_config, saves_head
+from .prism.peft_model import AutoPeftModelForPrism
 
 Dtype = Annotated[str, Allowed(choices=("auto", *DTYPES))] | torch.dtype | None
 
 
-def load_model(name_or_path: str, **kwargs: Any) -> PreTrainedModel | PeftModelForPrism:
+def load_model(name_or_path: str, **kwargs: Any) -> PreTrainedModel | PeftModel:
     """A masked diffusion model, or the adapter of one on its base model, from a folder or the Hub, ready to generate.
 
     Args:
@@ -47,9 +52,28 @@ def load_model(name_or_path: str, **kwargs: Any) -> PreTrainedModel | PeftModelF
     check_value("dtype", kwargs.get("dtype"), Dtype)
     refuse_two_models(name_or_path, kwargs)
     if find_adapter_config_file(str(name_or_path), **place_of(kwargs)) is not None:
-        return AutoPeftModelForPrism.from_pretrained(name_or_path, **kwargs).eval()
+        base = base_without_head(name_or_path, kwargs)
+        if base is None:
+            return AutoPeftModelForPrism.from_pretrained(name_or_path, **kwargs).eval()
+        with naming_damage(name_or_path, kwargs):
+            of_base = {name: value for name, value in kwargs.items() if name not in ("revision", "subfolder")}
+            model = AutoModelForMaskedLM.from_pretrained(base, **of_base)
+            return PeftModel.from_pretrained(model, str(name_or_path), **place_of(kwargs)).eval()
     with naming_damage(name_or_path, kwargs):
         return AutoModelForMaskedLM.from_pretrained(name_or_path, **kwargs).eval()
+
+
+def base_without_head(adapter: str, kwargs: dict[str, Any]) -> str | None:
+    """The base model that an adapter names, if neither of the two has a quality head; else None."""
+    peft_config = read_config(adapter, **place_of(kwargs))
+    base = base_seen_from(peft_config.base_model_name_or_path, adapter)
+    if saves_head(peft_config) or not base or "base_model_name_or_path" in kwargs:
+        return None
+    try:
+        config = AutoConfig.from_pretrained(base, trust_remote_code=kwargs.get("trust_remote_code", False))
+    except (OSError, ValueError):  # of which the loading will tell
+        return None
+    return None if isinstance(config, PrismConfig) else base
 
 
 def new_config(model_type: str, tokenizer: PreTrainedTokenizerBase, settings: dict[str, Any]) -> PreTrainedConfig:

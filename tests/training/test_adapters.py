@@ -1,14 +1,12 @@
 """LoRA on a plain masked language model, and what is said of arguments that are not read."""
 
-import copy
+from peft import LoraConfig
 
-from peft import LoraConfig, PeftModel
-
-from prism_hf import MaskedDiffusionTrainer, MaskedDiffusionTrainingArguments
+from prism_hf import MaskedDiffusionTrainer, MaskedDiffusionTrainingArguments, load_model
 from prism_hf.training import masked_diffusion_trainer
 
 
-def test_a_plain_model_is_trained_by_lora_and_loaded_by_peft(backbone, sequences, arguments, tmp_path):
+def test_a_plain_model_is_trained_by_lora_and_loaded_in_one_line(backbone, sequences, arguments, tmp_path):
     backbone.save_pretrained(tmp_path / "model")
     args = arguments(MaskedDiffusionTrainingArguments)
     lora = LoraConfig(target_modules=["query"])
@@ -17,7 +15,7 @@ def test_a_plain_model_is_trained_by_lora_and_loaded_by_peft(backbone, sequences
     assert trained and all("lora_" in name for name in trained)
     trainer.train()
     trainer.save_model()
-    loaded = PeftModel.from_pretrained(copy.deepcopy(backbone), args.output_dir).eval()
+    loaded = load_model(args.output_dir)
     ids = sequences(2)[[0, 1]]["input_ids"]
     assert loaded(ids).logits.allclose(trainer.model.eval()(ids).logits, atol=1e-6)
     assert not loaded(ids).logits.equal(backbone.eval()(ids).logits)

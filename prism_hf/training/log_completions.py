@@ -171,14 +171,13 @@ class LogCompletionsCallback(TrainerCallback):
 
 @contextmanager
 def evaluating(trainer: Any) -> Iterator[None]:
-    """Within, the model that generates is in evaluation mode."""
-    model, _ = trainer.generator
-    was_training = model.training
-    model.eval()
+    """Within, the model that is trained is in evaluation mode, be it what generates or what judges."""
+    was_training = trainer.model.training
+    trainer.model.eval()
     try:
         yield
     finally:
-        model.train(was_training)
+        trainer.model.train(was_training)
 
 
 def texts_of(

@@ -6,7 +6,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from prism_hf import generate_to_jsonl
+from prism_hf import generate_to_jsonl, remask_generate
 from prism_hf.models.prism import PrismConfig, PrismForMaskedDiffusion
 from prism_hf.training import (
     LogCompletionsCallback,
@@ -14,6 +14,8 @@ from prism_hf.training import (
     MaskedDiffusionTrainingArguments,
     PrismTrainer,
     PrismTrainingArguments,
+    TokenCriticTrainer,
+    TokenCriticTrainingArguments,
 )
 
 PROMPTS = ["def f(x):", "import | torch\nclass <A>:", "x"]
@@ -105,6 +107,20 @@ def test_conversations_and_prompts_that_are_filled_in_place_are_printed(trainer,
     printed = capsys.readouterr().out
     assert "Completions at step 0:\n  prompt: '[x]='\n" in printed
     assert f"  prompt: {filled[0]!r}\n  completion: 'def f(x):" in printed
+
+
+def test_a_critic_judges_without_dropout_between_steps_too(backbone, prism, sequences, arguments):
+    args = arguments(TokenCriticTrainingArguments, max_steps=2, learning_rate=0.0)
+    rows = sequences(4)
+    trainer = TokenCriticTrainer(prism, args, denoiser=backbone, train_dataset=rows, eval_dataset=rows)
+    callback = LogCompletionsCallback(trainer, freq=1, num_prompts=4)
+    trainer.add_callback(callback)
+    trainer.train()
+    assert prism.training and len(callback.rows) == 8
+    prompts = torch.stack([rows[i]["input_ids"].masked_fill(rows[i]["maskable"], 0) for i in range(4)])
+    strategy = {"remask_strategy": "token_critic", "critic": prism.eval(), "mask_token_id": 0}
+    expected = [" ".join(map(str, ids)) for ids in remask_generate(backbone, prompts, **strategy).tolist()]
+    assert [row["completion"] for row in callback.rows] == 2 * expected
 
 
 def test_scores_of_all_prompts_and_rows_of_some(trainer, text_tokenizer):

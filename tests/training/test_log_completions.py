@@ -111,12 +111,15 @@ def test_conversations_and_prompts_that_are_filled_in_place_are_printed(trainer,
 
 def test_a_critic_judges_without_dropout_between_steps_too(backbone, prism, sequences, arguments):
     args = arguments(TokenCriticTrainingArguments, max_steps=2, learning_rate=0.0)
-    rows = sequences(4)
+    rows, modes = sequences(4), []
+    prism.quality_head.register_forward_hook(lambda head, *_: modes.append(head.training))
     trainer = TokenCriticTrainer(prism, args, denoiser=backbone, train_dataset=rows, eval_dataset=rows)
     callback = LogCompletionsCallback(trainer, freq=1, num_prompts=4)
     trainer.add_callback(callback)
     trainer.train()
-    assert prism.training and len(callback.rows) == 8
+    # A step trains once; in each generation the critic judges all drafts but the last.
+    assert modes.count(True) == 2 and modes.count(False) >= 2 and modes[0] and prism.training
+    assert len(callback.rows) == 8
     prompts = torch.stack([rows[i]["input_ids"].masked_fill(rows[i]["maskable"], 0) for i in range(4)])
     strategy = {"remask_strategy": "token_critic", "critic": prism.eval(), "mask_token_id": 0}
     expected = [" ".join(map(str, ids)) for ids in remask_generate(backbone, prompts, **strategy).tolist()]

@@ -167,18 +167,8 @@ class MaskedDiffusionTrainer(BaseTrainer):
             )
         self.row_reader = row_reader_of(self.model, processing_class)
         self.mask_token_id = self.row_reader.mask_token_id
-        collator = MaskedDiffusionCollator(
-            token_id(processing_class, "pad"),
-            self.row_reader,
-            max_length=self.args.max_length,
-            pad_to_multiple_of=self.args.pad_to_multiple_of or 1,
-            max_target_length=self.args.max_target_length,
-        )
-        if self.args.learn_padding:
-            collator.learned_padding = token_id(processing_class, "eos")
-            if collator.learned_padding is None:
-                raise ValueError("learn_padding=True needs a processing_class with an eos_token to fill rows up with.")
-        self.data_collator = checked_collator(data_collator, collator, named_datasets(train_dataset, eval_dataset))
+        datasets = named_datasets(train_dataset, eval_dataset)
+        self.data_collator = checked_collator(data_collator, self.own_collator(), datasets)
         if self.args.ema_decay is not None:
             self.add_callback(EMACallback(self.args.ema_decay))
         self.take_model()
@@ -197,6 +187,8 @@ class MaskedDiffusionTrainer(BaseTrainer):
         """What is trained of a model that was given, or that `model_init` made, before it is placed on a device."""
         settings = {"model_init_kwargs": self.args.model_init_kwargs, "quantization_config": self.quantization_config}
         if isinstance(model, str | os.PathLike):
+            if self.quantization_config and "quantization_config" in (self.args.model_init_kwargs or ()):
+                raise ValueError("quantization_config is in model_init_kwargs too: leave it out of one of them.")
             settings |= settings.pop("model_init_kwargs") or {}
             model = self.loaded(
                 model, **{"dtype": "float32", "trust_remote_code": self.args.trust_remote_code} | settings
@@ -250,6 +242,20 @@ class MaskedDiffusionTrainer(BaseTrainer):
             self.take_model()
 
     # Rows and noise
+
+    def own_collator(self) -> MaskedDiffusionCollator:
+        """What makes batches where the user gives no collator."""
+        learned_padding = token_id(self.processing_class, "eos") if self.args.learn_padding else None
+        if self.args.learn_padding and learned_padding is None:
+            raise ValueError("learn_padding=True needs a processing_class with an eos_token to fill rows up with.")
+        return MaskedDiffusionCollator(
+            token_id(self.processing_class, "pad"),
+            self.row_reader,
+            learned_padding,
+            max_length=self.args.max_length,
+            pad_to_multiple_of=self.args.pad_to_multiple_of or 1,
+            max_target_length=self.args.max_target_length,
+        )
 
     def _set_signature_columns_if_needed(self) -> None:
         """As the parent's: `remove_unused_columns` leaves what `RowReader` reads."""

@@ -1,5 +1,6 @@
 """LoRA on a plain masked language model, and what is said of arguments that are not read."""
 
+import pytest
 from peft import LoraConfig
 
 from prism_hf import MaskedDiffusionTrainer, MaskedDiffusionTrainingArguments, load_model
@@ -26,4 +27,7 @@ def test_what_is_for_models_by_name_is_told_to_be_unread(backbone, arguments, mo
     monkeypatch.setattr(masked_diffusion_trainer.logger, "warning", warnings.append)
     args = arguments(MaskedDiffusionTrainingArguments, model_init_kwargs={"dtype": "auto"})
     MaskedDiffusionTrainer(backbone, args, quantization_config={"load_in_4bit": True})
+    args.model_init_kwargs["quantization_config"] = {}
+    with pytest.raises(ValueError, match="quantization_config is in model_init_kwargs too"):
+        MaskedDiffusionTrainer("any", args, quantization_config={"load_in_4bit": True})
     assert "model_init_kwargs and quantization_config are not read" in warnings[0]

@@ -146,7 +146,7 @@ def test_an_adapter_on_the_decoder_gets_the_gradient_of_its_logits(tmp_path, opt
     found = {name: parameter.grad.clone() for name, parameter in own.items()}
     model.zero_grad()
     noised = trainer.noised(batch, True)
-    logits = model(input_ids=noised.z, attention_mask=noised.attention_mask, logits_to_keep=noised.masked).logits
+    logits = model(**noised.rows.inputs(noised.z, model), logits_to_keep=noised.masked).logits
     logits = logits.float().index_fill(1, torch.tensor([49]), -torch.inf)
     denominator = noised.denominators["unmasking_loss"]
     (args.unmasking_weight * unmasking_loss(logits, noised.targets, noised.weights, denominator)).backward()

@@ -21,7 +21,7 @@ from prism_hf.hub.portable import portable
 from prism_hf.jobs.launching import end_with_launcher
 from prism_hf.jobs.output_lock import output_lock
 from prism_hf.models.attention import available_attention
-from prism_hf.resources import resource_path
+from prism_hf.resources import model_path
 from prism_hf.training import parse_arguments
 
 
@@ -79,7 +79,7 @@ def compare_strategies(args: ComparisonArguments, path: Path, state: PartialStat
     if args.reference not in {point.label for point in points}:
         raise ValueError(f"reference={args.reference!r} is not among the strategies compared: name one that is.")
     model_name = portable(args.model_name_or_path) or "sudoku_prism"
-    model = load(args.model_name_or_path or resource_path("sudoku_prism"))
+    model = load(model_path(args.model_name_or_path or "sudoku_prism"))
     task = load_task(**args.task, model=model)
 
     folder = path.parent

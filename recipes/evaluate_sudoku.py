@@ -30,7 +30,7 @@ from prism_hf.fields import Positive, Seed, check_fields
 from prism_hf.jobs.launching import end_with_launcher
 from prism_hf.jobs.output_lock import output_lock
 from prism_hf.models.attention import available_attention
-from prism_hf.resources import resource_path
+from prism_hf.resources import model_path, resource_path
 from prism_hf.training import parse_arguments
 
 
@@ -73,7 +73,7 @@ def evaluate_settings(args: EvaluationArguments, path: Path, state: PartialState
     # By this what an earlier version has written, and an interrupted run of it has left, is found.
     task = replace(task, made_with={"num_puzzles": len(task.examples)})
     model = AutoModelForMaskedLM.from_pretrained(
-        args.model_name_or_path or resource_path("sudoku_prism"),
+        model_path(args.model_name_or_path or "sudoku_prism"),
         attn_implementation=available_attention(args.attn_implementation, args.use_cpu),
     )
     model.to(state.device).eval()

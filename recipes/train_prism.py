@@ -16,7 +16,7 @@ from prism_hf.data import DataArguments, load_training_data
 from prism_hf.evaluation import sudoku_prediction_metrics
 from prism_hf.fields import Count
 from prism_hf.models.prism import QUALITY_HEADS
-from prism_hf.resources import resource_path
+from prism_hf.resources import model_path
 from prism_hf.training.model_arguments import ModelArguments, loading_arguments
 from prism_hf.training.running import run_training
 
@@ -36,7 +36,7 @@ class PrismArguments(ModelArguments):
 
 def build(model_args: PrismArguments, data_args: DataArguments, training_args: PrismTrainingArguments) -> PrismTrainer:
     generation_config = RemaskGenerationConfig(**(model_args.generation or {}))
-    name_or_path = model_args.model_name_or_path or resource_path("sudoku_mdm")
+    name_or_path = model_args.model_name_or_path or model_path("sudoku_mdm")
     evaluates = training_args.eval_strategy != "no"
     with training_args.main_process_first(desc="loading the data"):
         train_dataset, eval_dataset, tokenizer = load_training_data(

@@ -16,7 +16,7 @@ from prism_hf.data import DataArguments, load_training_data
 from prism_hf.models.attention import available_attention
 from prism_hf.models.auto import new_config
 from prism_hf.models.prism import QUALITY_HEADS
-from prism_hf.resources import resource_path
+from prism_hf.resources import model_path
 from prism_hf.training.model_arguments import ModelArguments, building_arguments, loading_arguments
 from prism_hf.training.running import run_training
 
@@ -38,7 +38,7 @@ class CriticArguments(ModelArguments):
 def build(
     model_args: CriticArguments, data_args: DataArguments, training_args: TokenCriticTrainingArguments
 ) -> TokenCriticTrainer:
-    denoiser_name = model_args.denoiser_name_or_path or resource_path("sudoku_prism")
+    denoiser_name = model_path(model_args.denoiser_name_or_path or "sudoku_prism")
     evaluates = training_args.eval_strategy != "no"
     with training_args.main_process_first(desc="loading the data"):
         train_dataset, eval_dataset, tokenizer = load_training_data(

@@ -9,7 +9,7 @@ from transformers import AutoModelForMaskedLM
 from prism_hf import PrismForMaskedDiffusion
 from prism_hf.data import SudokuTokenizer, count_solutions, read_sudoku_csv, to_grid, to_sequence
 from prism_hf.evaluation import is_solved
-from prism_hf.resources import resource_path
+from prism_hf.resources import model_path, resource_path
 
 
 def test_models_fit_in_twelve_megabytes_and_hold_no_pickle():
@@ -52,3 +52,11 @@ def test_shipped_tokenizer():
 def test_an_unknown_name_is_refused():
     with pytest.raises(ValueError, match=r"'sudoku_mdlm'.*sudoku_mdm"):
         resource_path("sudoku_mdlm")
+
+
+def test_a_model_that_ships_goes_by_its_name_unless_a_folder_has_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert model_path("sudoku_mdm") == resource_path("sudoku_mdm")
+    assert model_path("sudoku/puzzles.csv") == "sudoku/puzzles.csv" and model_path("a/b") == "a/b"
+    (tmp_path / "sudoku_mdm").mkdir()
+    assert model_path("sudoku_mdm") == "sudoku_mdm"

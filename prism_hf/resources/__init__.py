@@ -16,3 +16,9 @@ def resource_path(name: str) -> str:
     if name not in RESOURCES:
         raise ValueError(f"{name!r} does not ship with prism_hf; choose one of {', '.join(RESOURCES)}.")
     return str(Path(__file__).parent / name)
+
+
+def model_path(name: str) -> str:
+    """The folder of a model that ships, by its name; the name of any other model or folder as it is."""
+    is_shipped = name in RESOURCES and "/" not in name and not Path(name).exists()
+    return resource_path(name) if is_shipped else name

@@ -9,6 +9,7 @@ from trl import ModelConfig, get_quantization_config
 from prism_hf._deprecation import warn_renamed
 from prism_hf.fields import Fraction, Positive, check_fields, check_names
 from prism_hf.models.attention import available_attention
+from prism_hf.resources import model_path
 
 from .arguments import MaskedDiffusionTrainingArguments
 
@@ -47,7 +48,7 @@ GIVEN = {
 
 @dataclass
 class ModelArguments(ModelConfig):
-    """[`~trl.ModelConfig`], for models that are no causal ones.
+    """[`~trl.ModelConfig`], for models that are no causal ones; those that ship go by their name, such as `sudoku_mdm`.
 
     Example:
         ```python
@@ -71,6 +72,8 @@ class ModelArguments(ModelConfig):
             self._take_old("quantization", OLD_QUANTIZATION, OLD_QUANTIZATION_DEFAULTS)
         super().__post_init__()
         check_fields(self, GIVEN)
+        if self.model_name_or_path is not None:
+            self.model_name_or_path = model_path(self.model_name_or_path)
         if self.use_peft and not (self.lora_target_modules or self.lora_target_parameters):
             raise ValueError(
                 "use_peft=True needs lora_target_modules, names of modules such as q_proj and v_proj, or all-linear: "

@@ -160,6 +160,12 @@ class MaskedDiffusionTrainingArguments(TrainingArguments):
             "its generation config says, instead of what the loss reads."
         },
     )
+    log_completions: bool = field(
+        default=False,
+        metadata={
+            "help": "Log completions of some rows of eval_dataset at each evaluation, see LogCompletionsCallback."
+        },
+    )
     num_eval_generations: Positive | None = field(
         default=None,
         metadata={

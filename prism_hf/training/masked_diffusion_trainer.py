@@ -169,9 +169,8 @@ class MaskedDiffusionTrainer(BaseTrainer):
         self.mask_token_id = self.row_reader.mask_token_id
         datasets = named_datasets(train_dataset, eval_dataset)
         self.data_collator = checked_collator(data_collator, self.own_collator(), datasets)
-        if self.args.ema_decay is not None:
-            self.add_callback(EMACallback(self.args.ema_decay))
         self.take_model()
+        self.add_callbacks()
         # The losses and inputs of the step's batches so far.
         self.window: list[tuple[torch.Tensor, dict[str, Any]]] = []
         self.num_alone = 0  # batches of which the window was unknown, so far
@@ -180,6 +179,15 @@ class MaskedDiffusionTrainer(BaseTrainer):
         self.num_to_evaluate: int | None = None
         self.is_generating = False  # for `compute_metrics`, and not computing losses
         self.means = {True: RunningMeans(), False: RunningMeans()}  # of training, and of an evaluation
+
+    def add_callbacks(self) -> None:
+        """Add those that the arguments ask for."""
+        if self.args.ema_decay is not None:
+            self.add_callback(EMACallback(self.args.ema_decay))
+        if self.args.log_completions:
+            from .log_completions import LogCompletionsCallback
+
+            self.add_callback(LogCompletionsCallback(self))
 
     # Models
 

@@ -98,13 +98,15 @@ def test_tables_in_trackio(trainer, tmp_path, monkeypatch):
 
 def test_conversations_and_prompts_that_are_filled_in_place_are_printed(trainer, text_tokenizer, capsys, monkeypatch):
     monkeypatch.setattr(text_tokenizer, "chat_template", "{% for m in messages %}[{{ m['content'] }}]{% endfor %}=")
-    trainer = trainer()
+    trainer = trainer(log_completions=True)
     chat = [[{"role": "user", "content": "x"}]]
     filled = [f"def f(x):{2 * text_tokenizer.mask_token}"]
     for prompts, length in ((chat, 6), (filled, 0)):
         trainer.add_callback(LogCompletionsCallback(trainer, prompts, **GREEDY | {"max_new_tokens": length}))
     trainer.evaluate()
     printed = capsys.readouterr().out
+    assert printed.count("Completions at step 0:") == 3
+    assert f"  prompt: {len(text_tokenizer('x').input_ids) * text_tokenizer.mask_token!r}\n" in printed  # a row's
     assert "Completions at step 0:\n  prompt: '[x]='\n" in printed
     assert f"  prompt: {filled[0]!r}\n  completion: 'def f(x):" in printed
 

@@ -36,6 +36,7 @@ from .data_preparation.collator import MaskedDiffusionCollator, checked_collator
 from .data_preparation.datasets import first_rows, named_datasets, num_documents
 from .data_preparation.loader_rows import num_new_rows, tell_fillers
 from .data_preparation.preparation import DatasetPreparation
+from .data_preparation.resumed_stream import ResumedStream, Stateful
 from .data_preparation.rows import COLUMNS, IGNORED, LENGTHS, row_reader_of, token_id
 from .ema import EMACallback
 from .finiteness import check_finite_step
@@ -173,6 +174,8 @@ class MaskedDiffusionTrainer(BaseTrainer):
         self.add_callbacks()
         # The losses and inputs of the step's batches so far.
         self.window: list[tuple[torch.Tensor, dict[str, Any]]] = []
+        self.train_stream: ResumedStream | None = None
+        self.num_read = 0  # batches of the epoch so far
         self.num_alone = 0  # batches of which the window was unknown, so far
         # Rows of the evaluation so far, and in all, as far as that is known.
         self.num_evaluated = 0
@@ -276,6 +279,9 @@ class MaskedDiffusionTrainer(BaseTrainer):
         """As the parent's; `dataloader_drop_last` holds for training, as an evaluation is of all its rows."""
         if not is_training:  # given to `evaluate` or `predict`
             dataset = self.preparation(dataset, "the dataset")
+        elif self.args.ignore_data_skip and isinstance(dataset, Stateful) and not self.args.dataloader_num_workers:
+            world = 1 if self.accelerator.split_batches else self.args.world_size
+            dataset = self.train_stream = ResumedStream(dataset, self._train_batch_size * world)
         drop_last = self.args.dataloader_drop_last
         self.args.dataloader_drop_last = drop_last and is_training
         try:
@@ -284,6 +290,26 @@ class MaskedDiffusionTrainer(BaseTrainer):
             self.args.dataloader_drop_last = drop_last
         tell_fillers(loader)
         return loader
+
+    def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
+        """As the parent's; a stream that keeps its state is taken to where it was."""
+        self.forget_metrics(training=True)
+        checkpoint = args[3]
+        started = super()._init_training_state(*args, **kwargs)
+        if checkpoint is not None and self.train_stream is not None:
+            self.train_stream.restore(checkpoint)
+        return started
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """As the parent's, with its batches counted."""
+        self.num_read = 0
+        super()._run_epoch(*args, **kwargs)
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        """As the parent's, with where the stream is."""
+        super()._save_rng_state(output_dir)
+        if self.train_stream is not None and self.args.should_save:
+            self.train_stream.save(output_dir, self.num_read)
 
     def _get_eval_sampler(self, eval_dataset: Any) -> Sampler | None:
         """In order: the number of a row, on which its draws depend, must not depend on the batch size."""
@@ -303,6 +329,7 @@ class MaskedDiffusionTrainer(BaseTrainer):
             batches.append(self._prepare_inputs(batch))
         if not batches:
             return [], None
+        self.num_read += len(batches)
         missing = num_batches - len(batches)
         batches += missing * batches[-1:]
         noised = self.noise(batches, num_new + missing * [0], training=True)
@@ -506,10 +533,6 @@ class MaskedDiffusionTrainer(BaseTrainer):
     def forget_metrics(self, training: bool) -> None:
         """Drop what was added to the metrics since they were logged, by a run that has ended say."""
         self.means[training].clear()
-
-    def _init_training_state(self, *args: Any, **kwargs: Any) -> Any:
-        self.forget_metrics(training=True)
-        return super()._init_training_state(*args, **kwargs)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:

@@ -94,6 +94,7 @@ class TextStream(torch.utils.data.IterableDataset):
         """Let the next epoch begin there."""
         # A copy: `datasets` would begin every further epoch there too.
         self.reading = copy.deepcopy(self.documents)
+        self.reading.set_epoch(state_dict["documents"]["epoch"])  # or it would not begin there
         self.reading.load_state_dict(state_dict["documents"])
         self.left = list(state_dict["left"])
         self.goes_on = True

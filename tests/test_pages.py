@@ -47,7 +47,7 @@ from prism_hf.training import running
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/**/*.md"))]
 FENCE = RawFencedCodeBlockLexer(re.compile(r'(?P<language>\w*)(?: title="(?P<title>[^"]*)")?$\n', re.MULTILINE))
-FOREIGN = ("cd", "git", "mkdocs", "pre-commit", "source", "sbatch")  # programs that no test starts
+FOREIGN = ("cd", "git", "mkdocs", "pre-commit", "source", "sbatch", "uv")  # programs that no test starts
 ROOMS = ("data", "evaluation", "generation", "models.llada", "models.mdlm", "models.prism", "training")
 OURS = ("datasets", "peft", "prism_hf", "transformers", "trl")
 
@@ -178,7 +178,8 @@ def check_command(program: str, *arguments: str) -> None:
         extras = re.findall(r"(?:prism_hf|\.)\[([\w,]+)\]", " ".join(arguments))
         assert {name for each in extras for name in each.split(",")} <= set(setup["options.extras_require"])
     else:
-        assert program in FOREIGN or shutil.which(program) or os.access(program, os.X_OK), program
+        ours = program.startswith(".lowest/") or os.access(program, os.X_OK)
+        assert ours or program in FOREIGN or shutil.which(program), program
         assert not [word for word in arguments if word.startswith(("recipes/", "tests/")) and not Path(word).exists()]
 
 

@@ -20,8 +20,8 @@ def read_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
         ) from error
 
 
-def check_mask_token(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raise ValueError for a tokenizer without a mask token."""
+def check_tokenizer(tokenizer: PreTrainedTokenizerBase, apply_chat_template: bool = False) -> None:
+    """Raise ValueError for a tokenizer that cannot make canvases, or has no template where that is to be applied."""
     if tokenizer.mask_token_id is None:
         candidates = [token for token in tokenizer.get_vocab() if re.fullmatch(r"\W+(\w*_)?mask\W+", token, re.I)]
         token = candidates[0] if candidates else "<|mdm_mask|>"
@@ -30,11 +30,6 @@ def check_mask_token(tokenizer: PreTrainedTokenizerBase) -> None:
             f"The tokenizer {tokenizer.name_or_path!r} has no mask token: set tokenizer.mask_token = {token!r}, "
             f"{where}."
         )
-
-
-def check_tokenizer(tokenizer: PreTrainedTokenizerBase, apply_chat_template: bool = False) -> None:
-    """Raise ValueError for a tokenizer that cannot make canvases, or has no template where that is to be applied."""
-    check_mask_token(tokenizer)
     if tokenizer.eos_token_id is None:
         raise ValueError(
             f"The tokenizer {tokenizer.name_or_path!r} has no EOS token to end and pad the code with: set "

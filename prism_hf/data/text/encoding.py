@@ -8,7 +8,6 @@ from transformers import PreTrainedTokenizerBase
 
 from prism_hf.data.files import DocumentUnit
 from prism_hf.data.loading import Rows
-from prism_hf.data.tokenizers import check_mask_token
 from prism_hf.fields import Allowed, Positive, check_arguments, check_names
 
 from .blocks import TextBlocks, TextStream
@@ -71,7 +70,7 @@ def encode_text(
 
     Args:
         rows (`Dataset | IterableDataset`): With a column `text`, as `load_text` gives them.
-        tokenizer (`PreTrainedTokenizerBase`): With a mask token, and EOS or SEP.
+        tokenizer (`PreTrainedTokenizerBase`): With EOS or SEP. The mask token may be the model's alone.
         length (`int`, *optional*, defaults to 1024): Of a wrapped row; of others, the longest.
         wrap (`bool`, *optional*, defaults to `True`): Cut all documents to rows of one length, or give each a row.
         detokenizer (`str`, *optional*): Undoes the tokenization that a corpus comes in: `"wikitext"`, `"ptb"`,
@@ -80,7 +79,7 @@ def encode_text(
         label (`str`, *optional*, defaults to `"text"`): Names the rows in messages.
 
     Raises:
-        ValueError: if the tokenizer lacks a mask token or an end, no detokenizer has the name, a row is no text, or the
+        ValueError: if the tokenizer lacks an end, no detokenizer has the name, a row is no text, or the
             rows give no block.
 
     Example:
@@ -88,7 +87,6 @@ def encode_text(
         blocks = encode_text(load_text("prose.jsonl"), tokenizer, length=16)
         ```
     """
-    check_mask_token(tokenizer)
     check_arguments(encode_text, locals())
     if detokenizer is not None:
         check_names("detokenizer", [detokenizer], DETOKENIZERS)

@@ -69,7 +69,7 @@ def main() -> None:
     model.resize_token_embeddings(len(tokens), mean_resizing=False)
     model.get_input_embeddings().weight = nn.Parameter(weights.detach().clone())
     model.tie_weights()
-    model.config.pad_token_id = smaller.pad_token_id
+    model.config.pad_token_id, model.config.mask_token_id = smaller.pad_token_id, smaller.mask_token_id
     model.save_pretrained(args.output)
     smaller.save_pretrained(args.output)
     print(f"{len(tokens)} of {len(tokenizer)} tokens, {model.num_parameters() / 1e6:.1f}M parameters.")

@@ -67,28 +67,28 @@ class TextStream(torch.utils.data.IterableDataset):
         self.length = length
         self.special = bos_token_id, eos_token_id
         self.reading = documents  # what the state is of
-        self.left: list[int] = []  # tokens that were read, and stand in no block so far
+        self.tokens: list[int] = []  # that were read, and those in no block so far begin at `start`
+        self.start = 0
         self.goes_on = False
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         if not self.goes_on:
-            self.reading, self.left = self.documents, []
+            self.reading, self.tokens, self.start = self.documents, [], 0
         self.goes_on = False
         yield from self.whole_blocks()
         for document in self.reading:
-            self.left = self.left + list(document["input_ids"])
+            self.tokens, self.start = self.tokens[self.start :] + list(document["input_ids"]), 0
             yield from self.whole_blocks()
 
     def whole_blocks(self) -> Iterator[dict[str, Tensor]]:
         size = self.length - 2
-        tokens = self.left
-        for start in range(0, len(tokens) - size + 1, size):
-            self.left = tokens[start + size :]
-            yield block(np.array(tokens[start : start + size]), *self.special)
+        while len(self.tokens) - self.start >= size:
+            self.start += size
+            yield block(np.array(self.tokens[self.start - size : self.start]), *self.special)
 
     def state_dict(self) -> dict[str, Any]:
         """Where the stream is, as JSON has it."""
-        return {"documents": self.reading.state_dict(), "left": self.left}
+        return {"documents": self.reading.state_dict(), "left": self.tokens[self.start :]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Let the next epoch begin there."""
@@ -96,7 +96,7 @@ class TextStream(torch.utils.data.IterableDataset):
         self.reading = copy.deepcopy(self.documents)
         self.reading.set_epoch(state_dict["documents"]["epoch"])  # or it would not begin there
         self.reading.load_state_dict(state_dict["documents"])
-        self.left = list(state_dict["left"])
+        self.tokens, self.start = list(state_dict["left"]), 0
         self.goes_on = True
 
     def set_epoch(self, epoch: int) -> None:

@@ -89,7 +89,7 @@ class LogCompletionsCallback(TrainerCallback):
         if prompts is None:
             generation = IN_PLACE | generation
         self.generation = self._checked(generation_config, generation, prompts)
-        self.prompts = self._encoded(prompts)
+        self.prompts = self._encoded(prompts)[: num_prompts if score is None else None]
         if not self.prompts:
             raise ValueError("There are no prompts to complete: give one at least.")
         self.batch_size = min(batch_size, -(-len(self.prompts) // trainer.args.world_size))

@@ -144,6 +144,17 @@ def test_scores_of_all_prompts_and_rows_of_some(trainer, text_tokenizer):
     assert all(len(completed) == len(prompts) for completed, prompts in seen)
 
 
+def test_what_is_neither_shown_nor_scored_is_not_generated(trainer):
+    trainer, forwards = trainer(), []
+    trainer.model.register_forward_hook(lambda *_: forwards.append(len(callbacks)))
+    callbacks = []
+    for prompts in (PROMPTS[:2], PROMPTS):
+        callbacks.append(LogCompletionsCallback(trainer, prompts, batch_size=1, num_prompts=2, **GREEDY))
+        callbacks[-1].complete()
+    assert forwards.count(1) == forwards.count(2) > 0
+    assert callbacks[0].rows == callbacks[1].rows
+
+
 def test_what_cannot_be_completed_is_told_before_training(backbone, sequences, arguments):
     trainer = MaskedDiffusionTrainer(backbone, arguments(MaskedDiffusionTrainingArguments), train_dataset=sequences(8))
     for given, message in (

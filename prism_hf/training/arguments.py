@@ -169,7 +169,8 @@ class MaskedDiffusionTrainingArguments(TrainingArguments):
     num_eval_generations: Positive | None = field(
         default=None,
         metadata={
-            "help": "With predict_with_generate, of the first so many rows; of all if not given. The loss is of all."
+            "help": "With predict_with_generate, of the first so many rows, be they packed; of all if not given. The "
+            "loss is of all."
         },
     )
     completion_only_loss: bool | None = field(

@@ -4,6 +4,7 @@ from itertools import product
 
 import pytest
 import torch
+from datasets import Dataset
 from torch.nn.utils.rnn import pad_sequence
 from transformers import (
     BertConfig,
@@ -185,6 +186,16 @@ def test_an_evaluation_of_packed_rows_is_that_of_their_documents(kind, trainer_o
             assert packed.metrics[name] == pytest.approx(value, rel=1e-4, nan_ok=True), name
     assert (packed.label_ids == padded.label_ids).all()
     assert packed.predictions == pytest.approx(padded.predictions, rel=1e-3, abs=1e-5)
+
+
+def test_the_first_packed_rows_are_generated(arguments):
+    settings = {"packing": True, "max_length": 10, "predict_with_generate": True, "num_eval_generations": 2}
+    args = arguments(MaskedDiffusionTrainingArguments, **settings)
+    dataset = Dataset.from_list([{"input_ids": [*range(2, 2 + size)]} for size in (3, 9, 4, 3)])
+    trainer = MaskedDiffusionTrainer(with_noise(MODELS["llada"]()), args, eval_dataset=dataset)
+    packed = trainer.eval_dataset["seq_lengths"]
+    labels = trainer.predict(trainer.eval_dataset).label_ids
+    assert [(row != -100).sum() for row in labels] == [size for sizes in packed[:2] for size in sizes]
 
 
 @pytest.mark.parametrize(

@@ -47,8 +47,12 @@ def num_documents(dataset: Any) -> int | None:
     """How many rows a dataset has, those packed counted one by one; None of a stream."""
     if isinstance(dataset, IterableDataset):
         return None
-    is_packed = isinstance(first := first_row(dataset), Mapping) and first.get(LENGTHS) is not None
-    return sum(len(row[LENGTHS]) for row in dataset) if is_packed else len(dataset)
+    if not isinstance(first := first_row(dataset), Mapping) or first.get(LENGTHS) is None:
+        return len(dataset)
+    import datasets
+
+    rows = dataset.select_columns(LENGTHS) if isinstance(dataset, datasets.Dataset) else dataset  # not all the tokens
+    return sum(len(row[LENGTHS]) for row in rows)
 
 
 def first_row(dataset: Any) -> Any | None:
@@ -66,6 +70,8 @@ def first_rows(dataset: Any, number: int) -> Any:
 
     while isinstance(dataset, IterableDatasetShard | FilledStream):
         dataset = dataset.dataset
+    if isinstance(dataset, datasets.Dataset):
+        return dataset.select(range(min(number, len(dataset))))
     if not isinstance(dataset, IterableDataset):
         return Subset(dataset, range(min(number, len(dataset))))
     if not isinstance(dataset, datasets.IterableDataset):

@@ -28,6 +28,8 @@ def num_new_rows(loader: Any, batch: MutableMapping[str, Any], process_index: in
     new = size - fillers if last_round is None else min(max(last_round - process_index * size, 0), size)
     if PACKED not in batch:
         return new
+    if new == size:
+        return len(batch["input_ids"])  # without waiting for the device
     return PackedRows.num_documents(batch[PACKED], batch["input_ids"].shape[1], new)
 
 

@@ -111,5 +111,6 @@ def loading_arguments(model_args: ModelConfig, args: MaskedDiffusionTrainingArgu
         "dtype": model_args.dtype,
         "attn_implementation": available_attention(model_args.attn_implementation, args.use_cpu),
         "quantization_config": get_quantization_config(model_args),
+        "trust_remote_code": args.trust_remote_code,
     }
     return told | given

@@ -109,13 +109,17 @@ def test_what_makes_no_sense_is_refused(tmp_path, text, message):
 
 def test_what_a_model_is_loaded_with(tmp_path, caplog):
     model_args, _, args = parse(
-        tmp_path, "model_init_kwargs: {dtype: float16}", "--attn_implementation", "flash_attention_2"
+        tmp_path,
+        "trust_remote_code: true\nmodel_init_kwargs: {dtype: float16}",
+        "--attn_implementation",
+        "flash_attention_2",
     )
     assert loading_arguments(model_args, args) == {
         "revision": "main",
         "dtype": "float16",
         "attn_implementation": "sdpa",
         "quantization_config": None,
+        "trust_remote_code": True,
     }
     assert args.model_init_kwargs is None
     assert "'flash_attention_2' is not to be had, as the model runs on the CPU" in caplog.text

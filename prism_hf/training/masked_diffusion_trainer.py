@@ -36,7 +36,6 @@ from .data_preparation.collator import MaskedDiffusionCollator, checked_collator
 from .data_preparation.datasets import first_rows, named_datasets, num_documents
 from .data_preparation.loader_rows import num_new_rows, tell_fillers
 from .data_preparation.preparation import DatasetPreparation
-from .data_preparation.resumed_stream import ResumedStream, Stateful
 from .data_preparation.rows import COLUMNS, IGNORED, LENGTHS, row_reader_of, token_id
 from .ema import EMACallback
 from .finiteness import check_finite_step
@@ -174,7 +173,7 @@ class MaskedDiffusionTrainer(BaseTrainer):
         self.add_callbacks()
         # The losses and inputs of the step's batches so far.
         self.window: list[tuple[torch.Tensor, dict[str, Any]]] = []
-        self.train_stream: ResumedStream | None = None
+        self.train_stream: Any = None  # a `ResumedStream`, of a stream that is trained on
         self.num_read = 0  # batches of the epoch so far
         self.num_alone = 0  # batches of which the window was unknown, so far
         # Rows of the evaluation so far, and in all, as far as that is known.
@@ -275,13 +274,28 @@ class MaskedDiffusionTrainer(BaseTrainer):
             known: Any = self._signature_columns
             known += [name for name in (*COLUMNS, LENGTHS) if name not in known]
 
+    def _resumed(self, dataset: Any) -> Any:
+        """The stream as one that goes on where a checkpoint left it, where it has a state and this process reads it."""
+        from .data_preparation.resumed_stream import ResumedStream, Stateful
+
+        if not isinstance(dataset, Stateful):
+            return dataset
+        if self.args.dataloader_num_workers:
+            logger.warning(
+                f"dataloader_num_workers={self.args.dataloader_num_workers} keep the state of a stream to themselves: "
+                "resumed with ignore_data_skip=True, it is read from its start. Set dataloader_num_workers=0."
+            )
+            return dataset
+        world = 1 if self.accelerator.split_batches else self.args.world_size
+        self.train_stream = ResumedStream(dataset, self._train_batch_size * world)
+        return self.train_stream
+
     def _get_dataloader(self, dataset: Any, *args: Any, is_training: bool = False, **kwargs: Any) -> DataLoader:
         """As the parent's; `dataloader_drop_last` holds for training, as an evaluation is of all its rows."""
         if not is_training:  # given to `evaluate` or `predict`
             dataset = self.preparation(dataset, "the dataset")
-        elif self.args.ignore_data_skip and isinstance(dataset, Stateful) and not self.args.dataloader_num_workers:
-            world = 1 if self.accelerator.split_batches else self.args.world_size
-            dataset = self.train_stream = ResumedStream(dataset, self._train_batch_size * world)
+        elif self.args.ignore_data_skip and not has_length(dataset):
+            dataset = self._resumed(dataset)
         drop_last = self.args.dataloader_drop_last
         self.args.dataloader_drop_last = drop_last and is_training
         try:

@@ -101,7 +101,7 @@ settings: [&first {steps: 4, order: margin}, {<<: *first, steps: 8}]
         ("layout: 80", "layout=80 .* one of 89, 81"),
         ("dataset: sudko", "Did you mean 'sudoku'"),
         ("blanks: 1.5", "blanks=1.5 .* an integer from 0 to 56 or None"),
-        ("held_out: 1", "held_out=1 .* below 1"),
+        ("held_out: -1", "held_out=-1 .* of at least 0"),
         ("peft: r=4", "peft='r=4' .* a mapping or None"),
         ("settings: {steps: 4}", "settings={'steps': 4} .* a list, each a mapping"),
         ("settings: [4]", "settings=\\[4\\]"),

@@ -36,7 +36,7 @@ def test_a_cpu_is_told_before_anything_is_loaded(tmp_path):
         MaskedDiffusionTrainer("no/model", args, train_dataset=[{"input_ids": [1, 2]}])
 
 
-@pytest.mark.skipif(not ON_GPU, reason="Liger's kernels need a GPU")
+@pytest.mark.skipif(not ON_GPU, reason="Liger's kernels need an accelerator")
 def test_llada_under_a_quality_head_computes_the_same():
     torch.manual_seed(0)
     plain = PrismForMaskedDiffusion(PrismConfig(backbone_config=LLADA)).cuda()

@@ -125,8 +125,8 @@ def literal(model, critic, ids, steps, eta):
 def test_equal_to_the_literal_loop_with_prompts_and_infilling(with_critic):
     model, critic = prism(), prism(head_type="linear") if with_critic else None
     torch.manual_seed(1)
-    ids = torch.randint(0, 19, (3, 14))
-    for row, count in enumerate((5, 10, 14)):
+    ids = torch.randint(0, 19, (12, 14))
+    for row, count in enumerate((5, 10, 14) * 4):
         ids[row, torch.randperm(14)[:count]] = 19
     settings = {"remask_strategy": "token_critic", "critic": critic} if with_critic else {"remask_strategy": "p2"}
     with torch.no_grad():

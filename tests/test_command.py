@@ -53,8 +53,10 @@ def test_help_lists_commands_and_configs(capsys):
         assert re.search(rf"\b{name}\b", printed)
     assert max(map(len, printed.splitlines())) <= 120
     shown = re.sub(r",\n +", ", ", printed)
-    assert re.search(r"^  train-prism +llada_8b_opc, .*llada_8b_sft, llada_tiny_cpu,$", shown, re.MULTILINE)
-    assert re.search(r"^ +.*sudoku_prism_laptop,$", shown, re.MULTILINE)
+    words = " ".join(shown.split())
+    assert re.search(
+        r" train-prism llada_8b_opc, [\w, ]*llada_8b_sft, [\w, ]*sudoku_prism_published train-token-critic ", words
+    )
     assert re.search(r"^  compare +code_compare, .*text_compare$", shown, re.MULTILINE)
 
 

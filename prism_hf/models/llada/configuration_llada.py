@@ -131,6 +131,8 @@ class LladaConfig(PreTrainedConfig):
                     f"{name}={kwargs[name]!r} is not supported: LladaModel computes {name}="
                     f"{' or '.join(map(repr, supported))}, as LLaDA-8B and iLLaDA do."
                 )
+        for alias in self.attribute_map.keys() & kwargs.keys():  # before what follows from them
+            setattr(self, alias, kwargs[alias])
         if self.n_kv_heads is None:
             self.n_kv_heads = self.n_heads
         if self.mlp_hidden_size is None:

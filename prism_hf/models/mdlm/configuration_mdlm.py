@@ -60,6 +60,8 @@ class MdlmConfig(PreTrainedConfig):
     initializer_range: float = 0.02
 
     def __post_init__(self, **kwargs: Any) -> None:
+        for alias in self.attribute_map.keys() & kwargs.keys():  # before what follows from them
+            setattr(self, alias, kwargs[alias])
         check_attributes(self, BOUNDS)
         if self.hidden_dim % self.n_heads or (self.hidden_dim // self.n_heads) % 2:
             raise ValueError(

@@ -309,3 +309,9 @@ def test_a_published_value_wins_over_our_own(tmp_path):
     LladaConfig(init_device="meta", precision="amp_bf16", d_model=8, n_heads=2).save_pretrained(tmp_path)
     saved = json.loads((tmp_path / "config.json").read_text())
     assert (saved["init_device"], saved["precision"]) == ("meta", "amp_bf16")
+
+
+def test_the_names_of_transformers_build_the_same_model():
+    theirs = LladaConfig(hidden_size=32, num_attention_heads=4, num_hidden_layers=1, intermediate_size=64)
+    assert theirs.to_dict() == LladaConfig(d_model=32, n_heads=4, n_layers=1, mlp_hidden_size=64).to_dict()
+    assert theirs.num_key_value_heads == 4

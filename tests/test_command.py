@@ -244,3 +244,14 @@ def test_a_wheel_trains_two_processes(empty):
     words = ["train-mdm", "--config", "tiny.yaml", "--max_steps", "1", "--multi_gpu", "--num_processes", "2"]
     subprocess.run([sys.executable, "-m", "prism_hf", *words], check=True)
     assert (empty / "out" / "model.safetensors").exists()
+
+
+def test_a_wrong_argument_is_told_without_a_page_of_arguments(capsys):
+    with pytest.raises(SystemExit):
+        command.main(["chat"])
+    assert len(capsys.readouterr().err.splitlines()) == 2
+
+
+def test_a_model_that_is_nowhere_is_named():
+    with pytest.raises(OSError, match="^nowhere is no model here"):
+        command.main(["chat", "--model_name_or_path", "nowhere", "--use_cpu"])

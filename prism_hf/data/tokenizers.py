@@ -10,6 +10,7 @@ def read_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
 
     Raises:
         ValueError: for a model that has none, such as one of Sudoku.
+        OSError: for a name of no model, with that name.
     """
     try:
         return AutoTokenizer.from_pretrained(name_or_path)
@@ -18,6 +19,8 @@ def read_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
             f"{name_or_path} has no tokenizer of text, which is read and written here: name a model of text, or save "
             "its tokenizer beside it."
         ) from error
+    except OSError as error:  # which does not always say of what
+        raise OSError(f"{name_or_path} is no model here, nor to be had from the Hub: {error}") from error
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase, apply_chat_template: bool = False) -> None:

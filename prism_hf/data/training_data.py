@@ -182,8 +182,10 @@ def load_training_data(
         return _load_text(args, seed, source, evaluates, text_field, num_proc)
     if source is None:
         raise ValueError(f"dataset={args.dataset!r} needs tokenizer_name_or_path, or a model that has a tokenizer.")
-    tokenizer = _read_tokenizer(args, source)
-    return (*(_load_code(args, seed, tokenizer) if args.dataset == "code" else _load_rows(args, evaluates)), tokenizer)
+    if args.dataset == "code":
+        tokenizer = _read_tokenizer(args, source)
+        return (*_load_code(args, seed, tokenizer), tokenizer)
+    return (*_load_rows(args, evaluates), _read_tokenizer(args, source))  # a mistyped path is told first
 
 
 def _load_sudoku(args: DataArguments, seed: int) -> Loaded:

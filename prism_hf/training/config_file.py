@@ -57,6 +57,7 @@ def parse_arguments(dataclass_types: Sequence[type], arguments: list[str] | None
     given, rest = file_parser.parse_known_args(sys.argv[1:] if arguments is None else arguments)
     prog = os.environ.get("PRISM_HF_COMMAND")  # set by that command; otherwise the recipe goes by its file's name
     parser = TrlParser(cast(Any, dataclass_types), prog=prog, parents=[file_parser], allow_abbrev=False)
+    parser.usage = "%(prog)s [--config FILE] [--argument value ...]"  # of 200 arguments, the list is enough
     kinds = {name: kind for cls in dataclass_types for name, kind in _kinds_given(cls).items()}
     # The first of each name: of a switch, a second one may turn it off.
     actions = {action.dest: action for action in reversed(actions_of(parser)) if action.dest in kinds}

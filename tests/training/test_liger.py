@@ -53,7 +53,7 @@ def test_llada_under_a_quality_head_computes_the_same():
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("liger_kernel") is None, reason="Liger is not installed")
+@pytest.mark.skipif(not ON_GPU, reason="Liger's kernels need an accelerator")
 def test_a_family_without_kernels_is_named(caplog):
     apply_liger(BertForMaskedLM(BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1)), None)
     assert "Liger has no kernels for models of 'bert'" in caplog.text

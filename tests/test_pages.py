@@ -40,8 +40,9 @@ from sybil.parsers.markdown.lexers import RawFencedCodeBlockLexer
 
 from prism_hf import command, training
 from prism_hf.backbones import BACKBONE_ADAPTERS
-from prism_hf.evaluation import isolation_problem
+from prism_hf.evaluation import TASKS, isolation_problem
 from prism_hf.generation import STRATEGIES
+from prism_hf.models.prism import QUALITY_HEADS
 from prism_hf.training import running
 
 ROOT = Path(__file__).parents[1]
@@ -92,7 +93,7 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.setenv("FIRST_NODE", "127.0.0.1")
     for name in ("recipes", "scripts", "tests", ".venv"):
         (tmp_path / name).symlink_to(ROOT / name)
-    before = [(table, dict(table)) for table in (BACKBONE_ADAPTERS, STRATEGIES)]
+    before = [(table, dict(table)) for table in (BACKBONE_ADAPTERS, QUALITY_HEADS, STRATEGIES, TASKS)]
     yield tmp_path
     for table, entries in before:
         table.clear()
@@ -179,7 +180,8 @@ def check_command(program: str, *arguments: str) -> None:
         assert {name for each in extras for name in each.split(",")} <= set(setup["options.extras_require"])
     else:
         ours = program.startswith(".lowest/") or os.access(program, os.X_OK)
-        assert ours or program in FOREIGN or shutil.which(program), program
+        known = program in FOREIGN or shutil.which(program) or (Path(sys.executable).parent / program).exists()
+        assert ours or known, program
         assert not [word for word in arguments if word.startswith(("recipes/", "tests/")) and not Path(word).exists()]
 
 

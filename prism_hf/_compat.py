@@ -30,6 +30,11 @@ def unwrapped(model: Any) -> Any:
     return model.get_base_model() if is_adapter(model) else model
 
 
+def tokenizer_of(processing_class: Any) -> Any:
+    """The tokenizer that a `processing_class` is, or that a processor holds."""
+    return getattr(processing_class, "tokenizer", processing_class)
+
+
 def config_of(model: Any) -> Any:
     """The config of a model, or None: a model that is no `PreTrainedModel` may do without."""
     return getattr(model, "config", None)

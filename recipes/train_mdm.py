@@ -13,11 +13,11 @@ from trl import get_peft_config
 
 import prism_hf.models  # noqa: F401  (registers LLaDA and MDLM)
 from prism_hf import MaskedDiffusionTrainer, MaskedDiffusionTrainingArguments
-from prism_hf.data import DataArguments, load_training_data
+from prism_hf.data import DataArguments
 from prism_hf.evaluation import sudoku_prediction_metrics
 from prism_hf.models.auto import new_config
 from prism_hf.training.model_arguments import ModelArguments, building_arguments, loading_arguments
-from prism_hf.training.running import run_training
+from prism_hf.training.running import recipe_data, run_training
 
 
 @dataclass
@@ -32,29 +32,19 @@ class MdmArguments(ModelArguments):
 def build(
     model_args: MdmArguments, data_args: DataArguments, training_args: MaskedDiffusionTrainingArguments
 ) -> MaskedDiffusionTrainer:
-    name_or_path, evaluates = model_args.model_name_or_path, training_args.eval_strategy != "no"
-    with training_args.main_process_first(desc="loading the data"):
-        train_dataset, eval_dataset, tokenizer = load_training_data(
-            data_args,
-            training_args.seed,
-            name_or_path,
-            evaluates,
-            training_args.dataset_text_field,
-            training_args.dataset_num_proc,
-        )
+    name_or_path = model_args.model_name_or_path
+    data = recipe_data(data_args, training_args, name_or_path)
     if name_or_path is not None:
         model = AutoModelForMaskedLM.from_pretrained(name_or_path, **loading_arguments(model_args, training_args))
     else:
-        config = new_config(model_args.model_type, tokenizer, model_args.model_config or {})
+        config = new_config(model_args.model_type, data["processing_class"], model_args.model_config or {})
         model = AutoModelForMaskedLM.from_config(config, **building_arguments(model_args, training_args))
 
     solves = data_args.dataset == "sudoku" and training_args.predict_with_generate
     return MaskedDiffusionTrainer(
         model,
         training_args,
-        train_dataset=train_dataset,
-        eval_dataset=eval_dataset,
-        processing_class=tokenizer,
+        **data,
         peft_config=get_peft_config(model_args),
         compute_metrics=sudoku_prediction_metrics if solves else None,
     )

@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 from trl import get_peft_config
 
 from prism_hf import PrismForMaskedDiffusion, PrismTrainer, PrismTrainingArguments, RemaskGenerationConfig
-from prism_hf.data import DataArguments, load_training_data
+from prism_hf.data import DataArguments
 from prism_hf.evaluation import sudoku_prediction_metrics
 from prism_hf.fields import Count
 from prism_hf.models.prism import QUALITY_HEADS
 from prism_hf.resources import model_path
 from prism_hf.training.model_arguments import ModelArguments, loading_arguments
-from prism_hf.training.running import run_training
+from prism_hf.training.running import recipe_data, run_training
 
 
 @dataclass
@@ -37,16 +37,7 @@ class PrismArguments(ModelArguments):
 def build(model_args: PrismArguments, data_args: DataArguments, training_args: PrismTrainingArguments) -> PrismTrainer:
     generation_config = RemaskGenerationConfig(**(model_args.generation or {}))
     name_or_path = model_args.model_name_or_path or model_path("sudoku_mdm")
-    evaluates = training_args.eval_strategy != "no"
-    with training_args.main_process_first(desc="loading the data"):
-        train_dataset, eval_dataset, tokenizer = load_training_data(
-            data_args,
-            training_args.seed,
-            name_or_path,
-            evaluates,
-            training_args.dataset_text_field,
-            training_args.dataset_num_proc,
-        )
+    data = recipe_data(data_args, training_args, name_or_path)
     model = PrismForMaskedDiffusion.from_pretrained(
         name_or_path,
         head_type=model_args.head_type,
@@ -59,9 +50,7 @@ def build(model_args: PrismArguments, data_args: DataArguments, training_args: P
     return PrismTrainer(
         model,
         training_args,
-        train_dataset=train_dataset,
-        eval_dataset=eval_dataset,
-        processing_class=tokenizer,
+        **data,
         peft_config=get_peft_config(model_args),
         compute_metrics=sudoku_prediction_metrics if solves else None,
     )

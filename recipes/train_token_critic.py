@@ -12,13 +12,13 @@ from transformers import AutoModelForMaskedLM
 from trl import get_peft_config
 
 from prism_hf import PrismConfig, PrismForMaskedDiffusion, TokenCriticTrainer, TokenCriticTrainingArguments, load_model
-from prism_hf.data import DataArguments, load_training_data
+from prism_hf.data import DataArguments
 from prism_hf.models.attention import available_attention
 from prism_hf.models.auto import new_config
 from prism_hf.models.prism import QUALITY_HEADS
 from prism_hf.resources import model_path
 from prism_hf.training.model_arguments import ModelArguments, building_arguments, loading_arguments
-from prism_hf.training.running import run_training
+from prism_hf.training.running import recipe_data, run_training
 
 
 @dataclass
@@ -39,16 +39,7 @@ def build(
     model_args: CriticArguments, data_args: DataArguments, training_args: TokenCriticTrainingArguments
 ) -> TokenCriticTrainer:
     denoiser_name = model_path(model_args.denoiser_name_or_path or "sudoku_prism")
-    evaluates = training_args.eval_strategy != "no"
-    with training_args.main_process_first(desc="loading the data"):
-        train_dataset, eval_dataset, tokenizer = load_training_data(
-            data_args,
-            training_args.seed,
-            denoiser_name,
-            evaluates,
-            training_args.dataset_text_field,
-            training_args.dataset_num_proc,
-        )
+    data = recipe_data(data_args, training_args, denoiser_name)
     attention = available_attention(model_args.attn_implementation, training_args.use_cpu)
     denoiser = load_model(denoiser_name, dtype=model_args.dtype, attn_implementation=attention)
     if model_args.model_name_or_path is not None:
@@ -56,7 +47,7 @@ def build(
             model_args.model_name_or_path, **loading_arguments(model_args, training_args)
         )
     else:
-        backbone_config = new_config(model_args.model_type, tokenizer, model_args.model_config or {})
+        backbone_config = new_config(model_args.model_type, data["processing_class"], model_args.model_config or {})
         config = PrismConfig(backbone_config=backbone_config, head_type=model_args.head_type)
         critic = AutoModelForMaskedLM.from_config(config, **building_arguments(model_args, training_args))
 
@@ -64,9 +55,7 @@ def build(
         critic,
         training_args,
         denoiser=denoiser,
-        train_dataset=train_dataset,
-        eval_dataset=eval_dataset,
-        processing_class=tokenizer,
+        **data,
         peft_config=get_peft_config(model_args),
     )
 

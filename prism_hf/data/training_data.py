@@ -211,7 +211,7 @@ def _load_source_files(args: DataArguments, seed: int, source: str | None) -> Lo
 def _load_text(
     args: DataArguments, seed: int, source: str | None, evaluates: bool, text_field: str, num_proc: int | None
 ) -> Loaded:
-    from .text.encoding import encode_text
+    from .text.encoding import encode_both
     from .text.loading import load_text, split_text
 
     read = partial(load_text, column=text_field, sample_by=args.sample_by)
@@ -223,20 +223,17 @@ def _load_text(
         if source is None
         else _read_tokenizer(args, source)
     )
-    encode = partial(
-        encode_text,
+    encoded = encode_both(
+        train,
+        held_out,
+        str(args.dataset_name),
         tokenizer=tokenizer,
         length=args.length or 1024,
         wrap=args.wrap,
         detokenizer=args.detokenizer,
         num_proc=num_proc,
     )
-    name = args.dataset_name
-    return (
-        encode(train, label=f"{name}, training"),
-        None if held_out is None else encode(held_out, label=f"{name}, held out"),
-        tokenizer,
-    )
+    return (*encoded, tokenizer)
 
 
 def _load_code(args: DataArguments, seed: int, tokenizer: PreTrainedTokenizerBase) -> tuple[Any, Any]:

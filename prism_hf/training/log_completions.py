@@ -17,6 +17,7 @@ from pandas import DataFrame
 from transformers import GenerationConfig, TrainerCallback
 from transformers.integrations.integration_utils import TensorBoardCallback
 
+from prism_hf._compat import tokenizer_of
 from prism_hf.data.prompts import decode_completions, encode_prompts
 from prism_hf.fields import Positive, Seed, check_arguments
 from prism_hf.generation import prepare_generation_config
@@ -85,7 +86,7 @@ class LogCompletionsCallback(TrainerCallback):
         check_arguments(LogCompletionsCallback.__init__, locals(), "LogCompletionsCallback")
         self.trainer, self.score, self.name, self.seed = trainer, score, name, seed
         self.num_prompts, self.freq = num_prompts, freq
-        self.tokenizer = getattr(trainer.processing_class, "tokenizer", trainer.processing_class)
+        self.tokenizer = tokenizer_of(trainer.processing_class)
         if prompts is None:
             generation = IN_PLACE | generation
         self.generation = self._checked(generation_config, generation, prompts)

@@ -6,6 +6,7 @@ evaluated. Where it tells of as many steps as are asked for, a recipe that is st
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
@@ -14,10 +15,11 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import logging
 
 from prism_hf._deprecation import warn_renamed
-from prism_hf.data import DataArguments
+from prism_hf.data import DataArguments, load_training_data
 from prism_hf.jobs.launching import end_with_launcher
 from prism_hf.jobs.output_lock import output_lock
 
+from .arguments import MaskedDiffusionTrainingArguments
 from .checkpoints import is_json, last_checkpoint
 from .config_file import parse_arguments
 from .masked_diffusion_trainer import MaskedDiffusionTrainer
@@ -62,6 +64,22 @@ def train_and_save(build: Callable[..., MaskedDiffusionTrainer], arguments: tupl
             trainer.push_to_hub()
         trainer.save_state()  # last: it tells that all this is done
         trainer.accelerator.wait_for_everyone()
+
+
+def recipe_data(
+    data_args: DataArguments, training_args: MaskedDiffusionTrainingArguments, name_or_path: str | None
+) -> dict[str, Any]:
+    """What a trainer of a recipe gets of its data, by name; `name_or_path` is the model whose tokenizer reads text."""
+    with training_args.main_process_first(desc="loading the data"):
+        train_dataset, eval_dataset, tokenizer = load_training_data(
+            data_args,
+            training_args.seed,
+            name_or_path,
+            training_args.eval_strategy != "no",
+            training_args.dataset_text_field,
+            training_args.dataset_num_proc,
+        )
+    return {"train_dataset": train_dataset, "eval_dataset": eval_dataset, "processing_class": tokenizer}
 
 
 def is_finished(trainer: MaskedDiffusionTrainer) -> bool:

@@ -43,11 +43,13 @@ def load_text_datasets(
     """
     rows = load_text(path, name, split, streaming, column, sample_by)
     train, evaluation = split_text(rows, held_out, seed, num_proc)
-    kwargs |= {"num_proc": num_proc}
-    encoded = encode_text(train, tokenizer, label=f"{path}, training", **kwargs)
-    if evaluation is None:
-        return encoded, None
-    return encoded, encode_text(evaluation, tokenizer, label=f"{path}, held out", **kwargs)
+    return encode_both(train, evaluation, str(path), tokenizer=tokenizer, num_proc=num_proc, **kwargs)
+
+
+def encode_both(train: Rows, held_out: Rows | None, label: str, **kwargs: Any) -> tuple[TextRows, TextRows | None]:
+    """`encode_text` (kwargs) of the documents to train on and of those held out, if there are any."""
+    encoded = encode_text(train, label=f"{label}, training", **kwargs)
+    return encoded, None if held_out is None else encode_text(held_out, label=f"{label}, held out", **kwargs)
 
 
 def encode_text(

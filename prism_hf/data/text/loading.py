@@ -44,11 +44,8 @@ def load_text(
     columns = columns_of(rows, path)
     if column not in columns:
         raise ValueError(f"{path} has no column {column!r}, only {', '.join(columns)}: name the one that holds text.")
-    return (
-        rows.select_columns([column])
-        if column == "text"
-        else rows.select_columns([column]).rename_column(column, "text")
-    )
+    rows = rows.select_columns([column])
+    return rows if column == "text" else rows.rename_column(column, "text")
 
 
 def split_text(

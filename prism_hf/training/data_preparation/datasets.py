@@ -28,6 +28,13 @@ def named_datasets(train_dataset: Any, eval_dataset: Any) -> dict[str, Any]:
     return {"train_dataset": train_dataset} | named
 
 
+def is_computed(dataset: Any) -> bool:
+    """Whether the rows of one of `datasets` are computed when they are read, with `with_transform`."""
+    import datasets
+
+    return isinstance(dataset, datasets.Dataset) and dataset.format["type"] == "custom"
+
+
 def check_dataset(dataset: Any, name: str) -> None:
     """Raise ValueError for a dataset without rows, and for what gives rows neither by number nor as a stream."""
     if dataset is None or isinstance(dataset, IterableDataset):

@@ -6,6 +6,7 @@ from typing import Any
 from datasets import Dataset, IterableDataset
 from trl.data_utils import pack_dataset
 
+from .datasets import is_computed
 from .rows import COLUMNS, LENGTHS
 
 
@@ -26,7 +27,7 @@ def pack_rows(dataset: Any, name: str, max_length: int, strategy: str, num_proc:
     """
     if isinstance(dataset, list):
         dataset = Dataset.from_list(dataset)
-    if not isinstance(dataset, Dataset | IterableDataset) or _is_computed(dataset):
+    if not isinstance(dataset, Dataset | IterableDataset) or is_computed(dataset):
         raise ValueError(
             f"packing=True needs a datasets.Dataset without a transform, got {type(dataset).__name__}: make one with "
             "Dataset.from_generator, or leave out packing."
@@ -39,10 +40,6 @@ def pack_rows(dataset: Any, name: str, max_length: int, strategy: str, num_proc:
     settings = {} if is_stream else {"num_proc": num_proc, "desc": f"Packing {name}"}
     packed = pack_dataset(dataset.with_format(None).select_columns(columns), max_length, strategy, settings)
     return packed.map(_one_document, **settings) if strategy == "wrapped" else packed
-
-
-def _is_computed(dataset: Any) -> bool:
-    return isinstance(dataset, Dataset) and dataset.format["type"] == "custom"
 
 
 def _one_document(row: Mapping[str, Any]) -> dict[str, list[int]]:

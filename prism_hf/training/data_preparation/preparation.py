@@ -7,9 +7,10 @@ from typing import Any
 
 from transformers.utils import logging
 
-from prism_hf._compat import unwrapped
+from prism_hf._compat import tokenizer_of, unwrapped
 
 from ..arguments import MaskedDiffusionTrainingArguments
+from .datasets import is_computed
 
 logger = logging.get_logger(__name__)
 
@@ -61,7 +62,7 @@ class DatasetPreparation:
         """The tokenizer, which is looked for beside the model where none was given."""
         if self.processing_class is None:
             self.processing_class = _tokenizer_beside(self.model, self.args)
-        return getattr(self.processing_class, "tokenizer", self.processing_class)
+        return tokenizer_of(self.processing_class)
 
     def __call__(self, dataset: Any, name: str, is_training: bool = False) -> Any:
         """The dataset, of tokens; one to be trained on is shuffled, if so asked for. Rows are packed, if so asked for.
@@ -123,8 +124,7 @@ class DatasetPreparation:
         from datasets import Dataset, IterableDataset
 
         if isinstance(dataset, Dataset | IterableDataset):
-            is_computed = isinstance(dataset, Dataset) and dataset.format["type"] == "custom"
-            if is_computed or "input_ids" in (dataset.column_names or ()):
+            if is_computed(dataset) or "input_ids" in (dataset.column_names or ()):
                 return None
         elif not isinstance(dataset, list):
             return None

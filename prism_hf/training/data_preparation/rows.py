@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
-from prism_hf._compat import mask_token_of, unwrapped
+from prism_hf._compat import mask_token_of, tokenizer_of, unwrapped
 
 logger = logging.get_logger(__name__)
 
@@ -33,7 +33,7 @@ UNLEARNED = ("bos", "cls", "sep", "pad", "unk")
 
 def token_id(processing_class: Any, name: str) -> int | None:
     """The id of a special token, such as `"mask"`, of a tokenizer or of a processor around one; None without it."""
-    return getattr(getattr(processing_class, "tokenizer", processing_class), f"{name}_token_id", None)
+    return getattr(tokenizer_of(processing_class), f"{name}_token_id", None)
 
 
 def mask_token_id_of(model: PreTrainedModel, processing_class: Any) -> int:

@@ -35,7 +35,7 @@ COMMANDS = {
     "train-mdm": Command("train_mdm.py", "Pre-train a masked diffusion model, or go on with one."),
     "train-prism": Command("train_prism.py", "Fine-tune a model with PRISM, whole or as an adapter."),
     "train-token-critic": Command("train_token_critic.py", "Train a second network that judges tokens."),
-    "generate": Command("generate.py", "Complete prompts of a file or a pipe, into a JSONL file."),
+    "generate": Command("generate.py", "Complete prompts, or write samples from nothing, into a JSONL file."),
     "chat": Command("chat.py", "Chat with a model in this terminal.", launched=False),
     "evaluate sudoku": Command("evaluate_sudoku.py", "Success rate of a model, for a list of sampler settings."),
     "evaluate code": Command("evaluate_code.py", "pass@k of completions that a file holds.", launched=False),

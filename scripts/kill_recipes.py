@@ -127,6 +127,16 @@ RUNS: dict[str, tuple[str, dict[str, Any]]] = {
             "generation": {"max_new_tokens": 12, "steps": 12, "do_sample": True},
         },
     ),
+    "generate, from nothing": (
+        "generate.py",
+        {
+            "model_name_or_path": "TEXT_MODEL",
+            "num_samples": 24,
+            "batch_size": 2,
+            "use_cpu": True,
+            "generation": {"max_new_tokens": 12, "steps": 12, "do_sample": True},
+        },
+    ),
 }
 
 

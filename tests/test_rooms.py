@@ -10,7 +10,7 @@ ROOT = Path(prism_hf.__file__).parent
 BELOW = {
     "training": {"evaluation", "jobs", "models", "hub", "generation", "data", "diffusion", "backbones", "resources"},
     "evaluation": {"jobs", "hub", "generation", "data", "resources"},
-    "jobs": {"generation", "data"},
+    "jobs": {"hub", "generation", "data"},
     "models": {"hub", "generation", "data", "diffusion", "backbones"},
     "hub": {"generation", "resources"},
     "generation": {"data", "diffusion", "backbones"},

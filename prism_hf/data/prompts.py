@@ -78,6 +78,7 @@ def encode_prompts(
     appends: bool = True,
     mask_token_id: int | None = None,
     names: Sequence[str] | None = None,
+    add_special_tokens: bool = True,
 ) -> list[list[int]]:
     """Token ids of each prompt, after which a completion can be appended.
 
@@ -94,6 +95,8 @@ def encode_prompts(
         mask_token_id (`int`, *optional*): The model's mask, which is to be in no prompt if tokens are appended, and in
             each if not; not looked at if not given.
         names (`Sequence[str]`, *optional*): Of the prompts, in messages; "Prompt 1" and so on if not given.
+        add_special_tokens (`bool`, *optional*, defaults to `True`): Whether a text gets what the tokenizer puts before
+            one; without it an empty prompt has no token.
 
     Returns:
         A list of ids for each prompt.
@@ -112,7 +115,8 @@ def encode_prompts(
     if not prompts:
         return []
     texts = [_rendered(prompt, tokenizer) for prompt in prompts] if apply_chat_template else prompts
-    encoded = encode_texts(cast(list[str], texts), tokenizer, rendered=apply_chat_template, appends=appends)
+    rendered = apply_chat_template or not add_special_tokens
+    encoded = encode_texts(cast(list[str], texts), tokenizer, rendered, appends)
     if mask_token_id is None:
         return encoded
     for name, ids in zip(names, encoded, strict=True):
@@ -129,7 +133,7 @@ def encode_prompts(
 def encode_texts(
     texts: list[str], tokenizer: PreTrainedTokenizerBase, rendered: bool = False, appends: bool = True
 ) -> list[list[int]]:
-    """Token ids of texts, which a template has `rendered` with its own special tokens or not; see `encode_prompts`."""
+    """Token ids of texts, which a template has `rendered`, so that they get no special tokens; see `encode_prompts`."""
     encoded = tokenizer(texts, add_special_tokens=not rendered).input_ids
     closing = num_closing_tokens(tokenizer, texts[0]) if appends and not rendered else 0
     return [ids[: len(ids) - closing] for ids in encoded]
@@ -182,10 +186,24 @@ def decode_completions(
         texts = decode_completions(output[:, prompts.shape[1] :].tolist(), tokenizer, tokenizer.eos_token_id)
         ```
     """
+    return tokenizer.batch_decode([up_to_end(row, eos_token_id) for row in completions], skip_special_tokens=True)
+
+
+def up_to_end(ids: Sequence[int], eos_token_id: int | list[int] | None) -> list[int]:
+    """Tokens up to the first that ends a text, with that one."""
     ends = {eos_token_id} if isinstance(eos_token_id, int) else set(eos_token_id or ())
-    lengths = [next((i + 1 for i, token in enumerate(row) if token in ends), len(row)) for row in completions]
-    kept = [list(row[:length]) for row, length in zip(completions, lengths, strict=True)]
-    return tokenizer.batch_decode(kept, skip_special_tokens=True)
+    return list(ids[: next((i + 1 for i, token in enumerate(ids) if token in ends), len(ids))])
+
+
+def decode_with_ends(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase, end_of_text: str) -> str:
+    """The text of tokens, in which `end_of_text` stands for the EOS token, and no other special token."""
+    parts: list[list[int]] = [[]]
+    for token in ids:
+        if token == tokenizer.eos_token_id:
+            parts.append([])
+        else:
+            parts[-1].append(token)
+    return end_of_text.join(tokenizer.batch_decode(parts, skip_special_tokens=True))
 
 
 def tokens_without_text(tokenizer: PreTrainedTokenizerBase, vocab_size: int | None, mask_token_id: int) -> list[int]:

@@ -5,15 +5,15 @@ import re
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 
-def read_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model.
+def read_tokenizer(name_or_path: str, revision: str = "main") -> PreTrainedTokenizerBase:
+    """The tokenizer of a model, of a branch, tag or commit of the Hub.
 
     Raises:
         ValueError: for a model that has none, such as one of Sudoku.
         OSError: for a name of no model, with that name.
     """
     try:
-        return AutoTokenizer.from_pretrained(name_or_path)
+        return AutoTokenizer.from_pretrained(name_or_path, revision=revision)
     except ValueError as error:  # that sentencepiece is missing, where nothing is there to read with it
         raise ValueError(
             f"{name_or_path} has no tokenizer of text, which is read and written here: name a model of text, or save "

@@ -20,7 +20,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from prism_hf.data.prompts import decode_completions, encode_prompts
+from prism_hf.data.prompts import decode_with_ends, encode_prompts, up_to_end
 from prism_hf.fields import Positive, Seed, check_arguments
 from prism_hf.generation.configuration_remask import (
     RemaskGenerationConfig,
@@ -28,16 +28,23 @@ from prism_hf.generation.configuration_remask import (
     prepare_generation_config,
 )
 from prism_hf.generation.denoising.canvas import check_lengths
+from prism_hf.generation.denoising.stopping import as_ids
 from prism_hf.generation.generation_remask import prepare_generation, remask_generate
 from prism_hf.generation.strategies.base import RemaskStrategy
+from prism_hf.hub.portable import portable
 
+from .manifest import describe_model, versions
 from .output_lock import output_lock
 from .share import by_main_process, share_parts
 from .store import ResumableJsonl
 
 logger = logging.get_logger(__name__)
 
-CHECKED = ("rows", "path", "batch_size", "seed", "apply_chat_template", "settings")
+CHECKED = ("rows", "path", "batch_size", "seed", "apply_chat_template", "add_special_tokens", "bf16", "settings")
+# What a row is given, beside its own fields.
+GIVEN = ("completion", "tokens", "forward_passes")
+# What an output depends on that the version before had no choice of.
+ONLY_CHOICE = {"add_special_tokens": True, "bf16": False}
 
 
 def generate_to_jsonl(
@@ -49,13 +56,20 @@ def generate_to_jsonl(
     seed: Seed = 0,
     apply_chat_template: bool = False,
     settings: dict[str, Any] | None = None,
+    add_special_tokens: bool = True,
+    bf16: bool = False,
+    source: dict[str, Any] | None = None,
     **kwargs: Any,
 ) -> None:
     """Write each row with a `completion` of its `prompt`, in order, to a JSONL file.
 
     The completion is the text of the appended tokens, up to the row's end; with no `max_new_tokens`, where only masks
-    within the prompt are filled, the whole text. With `num_return_sequences` a row is written as many times, next to
-    one another.
+    within the prompt are filled, the whole text. Where no token ends a row, the text of the EOS stands where the model
+    put it. Beside it are `tokens`, the ids that it is the text of, and `forward_passes`, those that the row took. With
+    `num_return_sequences` a row is written as many times, next to one another.
+
+    Samples from nothing are completions of empty prompts: `rows=[{"prompt": ""}] * 100`, `add_special_tokens=False`,
+    and `eos_token_id=None` for a model of text that goes on after an end of text.
 
     Under `accelerate launch` the processes, which must see the same file system, share the batches. Each appends to a
     shard beside the output; in the end the shards become the output, at once. A run that was killed goes on when it is
@@ -70,13 +84,18 @@ def generate_to_jsonl(
         model (`PreTrainedModel`): See `remask_generate`.
         tokenizer (`PreTrainedTokenizerBase`): The model's.
         rows (`Sequence[dict]`): Dicts with a `prompt`; other fields are carried through. The same in all processes.
-        path (`str | Path`): The output. `<path>.settings.json` tells what it was made with.
+        path (`str | Path`): The output. `<path>.settings.json` tells what it depends on, and, once it is finished,
+            `<path>.manifest.json` what it was made with.
         batch_size (`int`, *optional*, defaults to 8): Prompts in a batch.
         seed (`int`, *optional*, defaults to 0): Of the random numbers.
         apply_chat_template (`bool`, *optional*, defaults to `False`): The prompt becomes a user's turn in the
             tokenizer's template, or is a list of messages.
         settings (`dict[str, Any]`, *optional*): What else the output depends on, such as the name of the model: a run
             with others does not go on.
+        add_special_tokens (`bool`, *optional*, defaults to `True`): Whether the tokenizer puts its own before a prompt.
+        bf16 (`bool`, *optional*, defaults to `False`): Run the model under bfloat16 autocast.
+        source (`dict[str, Any]`, *optional*): What the manifest tells of the model in place of what the model knows,
+            see `describe_source` of `prism_hf.jobs.manifest`.
         kwargs: Fields of `RemaskGenerationConfig`, completed by what the tokenizer tells, see `fitted_to_tokenizer`.
 
     Raises:
@@ -94,13 +113,15 @@ def generate_to_jsonl(
     config, strategy = prepare_generation_config(model, None, **generation)
     if config.max_new_tokens is None:
         raise ValueError(f"max_length={config.max_length} counts a prompt of any length: set max_new_tokens instead.")
-    prompts = prepare_prompts(model, rows, tokenizer, config, strategy, apply_chat_template)
+    prompts = prepare_prompts(model, rows, tokenizer, config, strategy, apply_chat_template, add_special_tokens)
     depends_on = {
         "num_prompts": len(rows),
         "prompts": hashlib.sha256(json.dumps(rows).encode()).hexdigest(),
         "batch_size": batch_size,
         "seed": seed,
         "apply_chat_template": apply_chat_template,
+        "add_special_tokens": add_special_tokens,
+        "bf16": bf16,
         "generation": _settings_of(config),
     } | (settings or {})
     starts = range(0, len(rows), batch_size)
@@ -108,10 +129,21 @@ def generate_to_jsonl(
     def complete_batch(part: int) -> list[dict[str, Any]]:
         batch = slice(starts[part], starts[part] + batch_size)
         generator = torch.Generator().manual_seed(batch_seed(seed, starts[part]))
-        texts = complete(model, tokenizer, prompts[batch], generation, config.eos_token_id, generator)
-        repeats = len(texts) // len(prompts[batch])
-        repeated = [row for row in rows[batch] for _ in range(repeats)]
-        return [row | {"completion": text} for row, text in zip(repeated, texts, strict=True)]
+        with torch.autocast(PartialState().device.type, torch.bfloat16, enabled=bf16):
+            completed = complete(model, tokenizer, prompts[batch], generation, config, generator)
+        repeated = [row for row in rows[batch] for _ in range(config.num_return_sequences)]
+        return [row | given for row, given in zip(repeated, completed, strict=True)]
+
+    def describe(rows: list[dict[str, Any]]) -> dict[str, Any]:
+        passes = [row.get("forward_passes") for row in rows]
+        made_with = depends_on | describe_model(model) | (source or {})
+        return made_with | {
+            "tokenizer": {"name": portable(tokenizer.name_or_path), "eos_token": tokenizer.eos_token},
+            "num_samples": len(rows),
+            "forward_passes": None if None in passes else max(passes),
+            "device": PartialState().device.type,
+            "versions": versions(),
+        }
 
     output = ResumableJsonl(Path(path))
     with output_lock(path):
@@ -119,7 +151,7 @@ def generate_to_jsonl(
             logger.warning(f"{path} is finished: nothing to do.")
         else:
             share_parts(output, range(len(starts)), complete_batch)
-        by_main_process(lambda: output.finish(range(len(starts))))
+        by_main_process(lambda: output.finish(range(len(starts)), describe))
 
 
 def _settings_of(config: RemaskGenerationConfig) -> dict[str, Any]:
@@ -130,8 +162,8 @@ def _as_written_now(earlier: dict[str, Any]) -> dict[str, Any]:
     """What an earlier version wrote that an output depends on, with the names and the new fields of this one."""
     with warnings.catch_warnings(), contextlib.suppress(ValueError, KeyError):  # such as a strategy without a name
         warnings.simplefilter("ignore", FutureWarning)
-        return earlier | {"generation": _settings_of(RemaskGenerationConfig.from_dict(earlier["generation"]))}
-    return earlier
+        earlier = earlier | {"generation": _settings_of(RemaskGenerationConfig.from_dict(earlier["generation"]))}
+    return ONLY_CHOICE | earlier
 
 
 def prepare_prompts(
@@ -141,6 +173,7 @@ def prepare_prompts(
     config: RemaskGenerationConfig,
     strategy: RemaskStrategy,
     apply_chat_template: bool,
+    add_special_tokens: bool,
 ) -> list[list[int]]:
     """Token ids of each prompt. Raises ValueError, with the number of the row, for one that cannot be completed."""
     if not rows:
@@ -148,11 +181,18 @@ def prepare_prompts(
     for number, row in enumerate(rows, start=1):
         if "prompt" not in row:
             raise ValueError(f"Prompt {number} has no field 'prompt', only {sorted(row)}: name it so.")
-        if "completion" in row:
-            raise ValueError(f"Prompt {number} has a field 'completion', where the result goes: rename it.")
+        if taken := [name for name in GIVEN if name in row]:
+            raise ValueError(f"Prompt {number} has a field {taken[0]!r}, where the result goes: rename it.")
     prompts = [row["prompt"] for row in rows]
     appends = bool(config.max_new_tokens)
-    encoded = encode_prompts(prompts, tokenizer, apply_chat_template, appends, config.mask_token_id)
+    encoded = encode_prompts(
+        prompts,
+        tokenizer,
+        apply_chat_template,
+        appends,
+        config.mask_token_id,
+        add_special_tokens=add_special_tokens,
+    )
     check_lengths(model, map(len, encoded), config.max_new_tokens, name="Prompt", first=1)
     most_masks = max(encoded, key=lambda ids: ids.count(config.mask_token_id))
     longest = torch.tensor([most_masks], dtype=torch.long, device=PartialState().device)
@@ -170,20 +210,30 @@ def complete(
     tokenizer: PreTrainedTokenizerBase,
     prompts: list[list[int]],
     generation: dict[str, Any],
-    eos_token_id: int | list[int] | None,
+    config: RemaskGenerationConfig,
     generator: torch.Generator,
-) -> list[str]:
-    """The texts of a batch of prompts, one or several for each: what was appended, or else the whole."""
+) -> list[dict[str, Any]]:
+    """What each of a batch of prompts is given, once or several times: what was appended, or else the whole.
+
+    generation: the keyword arguments of a call, of which `config` is the complete settings.
+    """
     device = PartialState().device
     ids = [torch.tensor(prompt, dtype=torch.long, device=device) for prompt in prompts]
     # The padding is attended by nothing, so that its token does not matter.
     input_ids = pad_sequence(ids, batch_first=True, padding_value=0, padding_side="left")
-    real = pad_sequence([torch.ones_like(each) for each in ids], batch_first=True, padding_side="left")
-    output: Any = remask_generate(model, input_ids, attention_mask=real, generator=generator, **generation)
-    sequences = output.sequences
-    new = sequences[:, input_ids.shape[1] :].tolist()
+    real = pad_sequence([torch.ones_like(each) for each in ids], batch_first=True, padding_side="left").bool()
+    output: Any = remask_generate(model, input_ids, attention_mask=real.long(), generator=generator, **generation)
+    given, real = (each.repeat_interleave(config.num_return_sequences, dim=0) for each in (input_ids, real))
+    new = output.sequences[:, input_ids.shape[1] :].tolist()
     if new[0]:
-        return decode_completions(new, tokenizer, eos_token_id)
-    real = real.bool().repeat_interleave(len(sequences) // len(prompts), dim=0)
-    whole = [row[kept].tolist() for row, kept in zip(sequences, real, strict=True)]
-    return tokenizer.batch_decode(whole, skip_special_tokens=True)
+        tokens = [up_to_end(row, config.eos_token_id) for row in new]
+        numbers = list(map(len, tokens))
+    else:
+        tokens = [row[kept].tolist() for row, kept in zip(output.sequences, real, strict=True)]
+        numbers = ((given == config.mask_token_id) & real).sum(-1).tolist()
+    if new[0] and not as_ids(config.eos_token_id):  # no token ends a row: EOS stands between its texts
+        texts = [decode_with_ends(row, tokenizer, tokenizer.eos_token or "") for row in tokens]
+    else:
+        texts = tokenizer.batch_decode(tokens, skip_special_tokens=True)
+    passes = [round(number / rate) for number, rate in zip(numbers, output.tokens_per_forward.tolist(), strict=True)]
+    return [dict(zip(GIVEN, row, strict=True)) for row in zip(texts, tokens, passes, strict=True)]

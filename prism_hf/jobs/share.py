@@ -4,6 +4,7 @@ Which parts there are does not depend on how many processes share them, and each
 seed of its own. So an output is that of an unbroken run of one process, whatever was killed and started again.
 """
 
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -32,7 +33,9 @@ def share_parts(
     done = by_main_process(lambda: list(output.parts()))
     own = [part for part in parts if part not in done][state.process_index :: state.num_processes]
     for part in tqdm(own, description, unit="batch", disable=not state.is_main_process):
-        output.append(part, make(part), state.process_index)
+        began = time.perf_counter()
+        rows = make(part)
+        output.append(part, rows, state.process_index, round(time.perf_counter() - began, 3))
     wait_for_slowest()
 
 

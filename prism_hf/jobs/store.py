@@ -17,6 +17,11 @@ from .lines import append_line, read_written, to_json, whole_lines, write_whole
 SHARD = ".shard-"
 
 
+def manifest_of(path: Path) -> Path:
+    """The file beside an output that tells how it was made."""
+    return path.with_name(f"{path.name}.manifest.json")
+
+
 @dataclass(frozen=True)
 class ResumableJsonl:
     """A JSONL file and, while it is not finished, its shards."""
@@ -50,14 +55,21 @@ class ResumableJsonl:
             write_whole(record, [json.dumps(settings, indent=2, default=repr)])
         return path.exists()
 
-    def append(self, part: int, rows: list[dict[str, Any]], process_index: int) -> None:
+    def append(self, part: int, rows: list[dict[str, Any]], process_index: int, seconds: float | None = None) -> None:
         """Add the rows of a part to the shard of a process, as one line, so that it is there as a whole or not."""
-        append_line(self.shard(process_index), {"part": part, "rows": rows})
+        append_line(self.shard(process_index), {"part": part, "seconds": seconds, "rows": rows})
 
     def parts(self) -> dict[int, list[dict[str, Any]]]:
         """The rows of each part that is in a shard, from however many processes."""
-        lines = [line for shard in self._shards() for line in whole_lines(shard)]
-        return {line["part"]: line["rows"] for line in lines}
+        return {part: line["rows"] for part, line in self._lines().items()}
+
+    def seconds(self) -> float | None:
+        """How long the parts took, added over the processes; None where an earlier version has made some."""
+        taken = [line.get("seconds") for line in self._lines().values()]
+        return None if None in taken else round(sum(taken), 2)
+
+    def _lines(self) -> dict[int, dict[str, Any]]:
+        return {line["part"]: line for shard in self._shards() for line in whole_lines(shard)}
 
     def rows(self, parts: Sequence[int]) -> list[dict[str, Any]]:
         """The rows of parts, in this order. Raises ValueError if one is in no shard."""
@@ -70,10 +82,18 @@ class ResumableJsonl:
             )
         return [row for part in parts for row in done[part]]
 
-    def finish(self, parts: Sequence[int]) -> None:
-        """Write the output whole from the shards, which go then, unless it is written already. Raises as `rows`."""
+    def finish(
+        self, parts: Sequence[int], describe: Callable[[list[dict[str, Any]]], dict[str, Any]] | None = None
+    ) -> None:
+        """Write the output whole from the shards, which go then, unless it is written already. Raises as `rows`.
+
+        What `describe` tells of its rows is written to `<path>.manifest.json` before, with `seconds`.
+        """
         if not self.path.exists():
             rows = self.rows(parts)
+            if describe is not None:
+                manifest = describe(rows) | {"seconds": self.seconds()}
+                write_whole(manifest_of(self.path), [to_json(manifest, indent=2, ensure_ascii=False)])
             write_whole(self.path, (to_json(row, ensure_ascii=False) for row in rows))
         self.drop_shards()
 

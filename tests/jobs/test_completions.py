@@ -3,16 +3,21 @@
 import json
 import os
 import signal
+from importlib.metadata import version
 from types import SimpleNamespace
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import nn
 from transformers import PreTrainedTokenizerFast
 
+import prism_hf
 from prism_hf import generate_to_jsonl, remask_generate
 from prism_hf.jobs.completions import batch_seed
+from prism_hf.jobs.digests import weights_digest
+from prism_hf.jobs.manifest import describe_model, describe_source
 from prism_hf.jobs.store import ResumableJsonl
 
 ROWS = [{"prompt": "x = " + "1 + " * n, "id": n} for n in range(7)]
@@ -72,7 +77,10 @@ def test_a_killed_run_goes_on_to_the_file_of_an_unbroken_one(model, tokenizer, t
     hook.remove()
     assert path.read_bytes() == expected and len(forwards) == 3  # finished: nothing is computed
     names = sorted(each.name for each in tmp_path.glob("killed*"))
-    assert names == ["killed.jsonl", "killed.jsonl.settings.json"]
+    assert names == ["killed.jsonl", "killed.jsonl.manifest.json", "killed.jsonl.settings.json"]
+    manifests = [json.loads((tmp_path / f"{name}.jsonl.manifest.json").read_text()) for name in ("killed", "unbroken")]
+    assert all(manifest.pop("seconds") > 0 for manifest in manifests)
+    assert manifests[0] == manifests[1]
     for change in ({"seed": 1}, {"steps": 2}, {"settings": {"model_name_or_path": "another"}}):
         with pytest.raises(ValueError, match=next(iter(change)) if "seed" in change else "other settings"):
             generate_to_jsonl(model, tokenizer, ROWS, path, **SETTINGS | change)
@@ -89,6 +97,8 @@ def test_an_output_of_the_version_before_goes_on(model, tokenizer, begun_before,
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     assert [row["completion"] for row in rows[:4]] == [f"kept {n}" for n in range(4)]
     assert [row["id"] for row in rows] == list(range(7))
+    manifest = json.loads((begun_before / "completions.jsonl.manifest.json").read_text())
+    assert manifest["seconds"] is None and manifest["forward_passes"] is None  # of which that version kept nothing
     with pytest.raises(ValueError, match=r"begun with other settings \(generation.steps=3, now 6\)"):
         generate_to_jsonl(model, tokenizer, ROWS, path, settings={"model": "m"}, **SETTINGS | renamed | {"steps": 6})
 
@@ -105,7 +115,10 @@ def test_a_row_is_what_it_is_alone(model, tokenizer, tmp_path):
         eos = tokenizer.eos_token_id
         output = remask_generate(model, ids.input_ids, generator=generator, eos_token_id=eos, **settings)
         for new in output[:, ids.input_ids.shape[1] :]:
-            expected.append(row | {"completion": tokenizer.decode(new, skip_special_tokens=True)})
+            ends = (new == eos).nonzero().flatten().tolist()
+            kept = new[: ends[0] + 1 if ends else None]
+            given = {"completion": tokenizer.decode(kept, skip_special_tokens=True), "tokens": kept.tolist()}
+            expected.append(row | given | {"forward_passes": 5})
     assert [json.loads(line) for line in path.read_text().splitlines()] == expected
     greedy = {"max_new_tokens": 5, "steps": 5}
     for batch_size in (1, 3):
@@ -128,6 +141,7 @@ def test_masks_in_a_prompt_are_filled_in_place(model, tokenizer, tmp_path):
         ([{"prompt": "a"}], {}, "Prompt 1 has no mask to fill"),
         ([{"prompt": "a"}, {"prompt": "<|mdm_mask|>"}], {"max_new_tokens": 2}, "Prompt 2 holds the mask token"),
         ([{"prompt": "a", "completion": "b"}], {"max_new_tokens": 2}, "'completion'"),
+        ([{"prompt": "a", "tokens": [1]}], {"max_new_tokens": 2}, "'tokens'"),
         ([{"prompt": "a"}], {"max_length": 9}, "max_new_tokens"),
         ([{"prompt": "a"}], {"max_new_tokens": 2, "batch_size": 0}, "batch_size=0"),
         ([{"prompt": "a"}], {"max_new_tokens": 2, "batch_size": 2.5}, "batch_size=2.5 .*an integer of at least 1"),
@@ -144,6 +158,80 @@ def test_mistakes_are_named_before_work_begins(model, tokenizer, tmp_path, rows,
     with pytest.raises(ValueError, match=message):
         generate_to_jsonl(model, tokenizer, rows, tmp_path / "out.jsonl", **settings)
     assert list(tmp_path.iterdir()) == []
+
+
+NOTHING = {"add_special_tokens": False, "eos_token_id": None}
+
+
+def read(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_samples_from_nothing_are_those_of_a_row_of_masks(model, tokenizer, tmp_path):
+    path, eos = tmp_path / "samples.jsonl", tokenizer.eos_token_id
+    settings = {"do_sample": True, "steps": 5, "suppress_tokens": [t for t in range(300) if t not in (eos, 70, 71)]}
+    generate_to_jsonl(model, tokenizer, [{"prompt": ""}] * 5, path, 2, max_new_tokens=9, **NOTHING | settings)
+    rows, expected = read(path), []
+    for start, number in ((0, 2), (2, 2), (4, 1)):
+        generator = torch.Generator().manual_seed(batch_seed(0, start))
+        masks = torch.full((number, 9), tokenizer.mask_token_id)
+        expected += remask_generate(model, masks, generator=generator, **settings).tolist()
+    assert [row["tokens"] for row in rows] == expected and {row["forward_passes"] for row in rows} == {5}
+    assert [row["completion"] for row in rows] == [tokenizer.decode(row) for row in expected]
+    assert any(tokenizer.eos_token in row["completion"][:-30] for row in rows)  # after which the text goes on
+    bos = [{"prompt": tokenizer.eos_token}]
+    generate_to_jsonl(model, tokenizer, bos, tmp_path / "bos.jsonl", max_new_tokens=9, **NOTHING | settings)
+    (row,), generator = read(tmp_path / "bos.jsonl"), torch.Generator().manual_seed(batch_seed(0, 0))
+    expected = remask_generate(model, torch.tensor([[eos]]), generator=generator, max_new_tokens=9, **settings)
+    assert row["tokens"] == expected[0, 1:].tolist()
+
+
+def test_the_manifest_tells_what_made_an_output(model, tokenizer, tmp_path):
+    path = tmp_path / "out.jsonl"
+    source = describe_source(str(tmp_path / "mine"), "main")
+    settings = {"seed": 3, "bf16": True, "source": source, "max_new_tokens": 4, "remask_strategy": "random", "eta": 0.1}
+    generate_to_jsonl(model, tokenizer, ROWS[:2], path, **settings)
+    text = (tmp_path / "out.jsonl.manifest.json").read_text()
+    manifest = json.loads(text)
+    expected = {
+        **{"model": "mine", "revision": None, "commit_hash": None, "adapter": None, "dtype": "float32", "bf16": True},
+        **{"weights": weights_digest(model), "seed": 3, "num_samples": 2, "forward_passes": 4, "device": "cpu"},
+    }
+    assert {name: manifest[name] for name in expected} == expected
+    assert manifest["versions"] == {
+        name: version(name.replace("_", "-")) if name != "prism_hf" else prism_hf.__version__
+        for name in ("prism_hf", "torch", "transformers")
+    }
+    settings_of_call = {name: manifest["generation"][name] for name in ("remask_strategy", "eta", "max_new_tokens")}
+    assert settings_of_call == {"remask_strategy": "random", "eta": 0.1, "max_new_tokens": 4}
+    assert manifest["seconds"] > 0
+    assert str(tmp_path) not in text
+    kept = json.loads((tmp_path / "out.jsonl.settings.json").read_text())
+    assert not {"seconds", "versions", "forward_passes"} & kept.keys()
+    with pytest.raises(ValueError, match="bf16=True, now False"):
+        generate_to_jsonl(model, tokenizer, ROWS[:2], path, **settings | {"bf16": False})
+
+
+def test_the_manifest_of_an_adapter_names_its_base_too(model, tokenizer, text_model, tmp_path):
+    adapter = get_peft_model(text_model(), LoraConfig(target_modules=["q_proj"], base_model_name_or_path="a/base"))
+    told = describe_model(adapter)
+    assert told["adapter"]["peft_type"] == "LORA" and told["weights"] != weights_digest(model)
+
+
+def test_the_commit_of_a_name_on_the_hub_is_that_of_the_cache(tmp_path, monkeypatch):
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    repository = tmp_path / "models--user--mine"
+    for file in (repository / "refs" / "main", repository / "snapshots" / commit / "config.json"):
+        file.parent.mkdir(parents=True)
+        file.write_text(commit if file.name == "main" else "{}")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    for revision in ("main", commit, None):
+        assert describe_source("user/mine", revision) == {
+            "model": "user/mine",
+            "revision": revision,
+            "commit_hash": commit,
+        }
+    assert describe_source("user/mine", "other")["commit_hash"] is None
 
 
 WORDS = ["[MASK]", "[PAD]", "[CLS]", "[SEP]", "[UNK]", *(f"w{i}" for i in range(5, 40))]

@@ -469,6 +469,36 @@ def test_two_processes_generate_the_lines_of_one(save_chat_model, tmp_path, laun
     assert not list(tmp_path.glob("*.shard-*"))
 
 
+def test_two_processes_write_the_samples_of_one(save_chat_model, tmp_path, launch):
+    save_chat_model(tmp_path / "model")
+    config = {
+        "model_name_or_path": str(tmp_path / "model"),
+        "num_samples": 5,
+        "batch_size": 2,
+        "use_cpu": True,
+        "generation": {"max_new_tokens": 12, "steps": 3, "do_sample": True},
+    }
+    for processes in (1, 2):
+        output = {"output_file": str(tmp_path / f"{processes}.jsonl")}
+        launch("generate.py", config | output, tmp_path / f"run{processes}", processes=processes)
+    one, two = ((tmp_path / f"{processes}.jsonl").read_text() for processes in (1, 2))
+    assert one == two
+    assert [len(json.loads(line)["tokens"]) for line in one.splitlines()] == [12] * 5
+    manifests = [json.loads((tmp_path / f"{processes}.jsonl.manifest.json").read_text()) for processes in (1, 2)]
+    assert all(manifest.pop("seconds") > 0 for manifest in manifests) and manifests[0] == manifests[1]
+    assert (manifests[0]["model"], manifests[0]["num_samples"], manifests[0]["forward_passes"]) == ("model", 5, 3)
+    bos = config | {"output_file": str(tmp_path / "bos.jsonl"), "add_bos_token": True}
+    launch("generate.py", bos, tmp_path / "bos")
+    assert json.loads((tmp_path / "bos.jsonl").read_text().splitlines()[0])["prompt"] == "<|startoftext|>"
+    for change, message in (
+        ({"prompts_file": "a"}, "set one of the two"),
+        ({"apply_chat_template": True}, "no prompt to make a turn"),
+        ({"add_bos_token": True, "num_samples": None}, "set num_samples"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            launch("generate.py", bos | {"add_bos_token": False} | change, tmp_path / "wrong")
+
+
 def test_chat_over_a_pipe_answers_each_turn_of_the_conversation(save_chat_model, tmp_path):
     tokenizer = save_chat_model(tmp_path / "model")
     model = LladaForMaskedDiffusion.from_pretrained(tmp_path / "model")

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from transformers.utils import logging
 
 from prism_hf.data.files import existing_file, read_object, text_lines
-from prism_hf.data.prompts import encode_prompts, read_prompts, tokens_without_text
+from prism_hf.data.prompts import decode_with_ends, encode_prompts, read_prompts, tokens_without_text
 from prism_hf.evaluation.metrics.text import (
     context_length,
     count_scored_tokens,
@@ -155,11 +155,11 @@ def _judge(
 
     def prompts_of(examples: Tensor) -> list[str]:
         rows = ([token for token in row if token != mask_token_id] for row in examples.tolist())
-        return [decode(row, own_tokenizer, end_of_text) for row in rows]
+        return [decode_with_ends(row, own_tokenizer, end_of_text) for row in rows]
 
     def judge(sequences: Tensor, examples: Tensor) -> Judgement:
         given = prompts_of(examples)
-        whole = [decode(row, own_tokenizer, end_of_text) for row in sequences.tolist()]
+        whole = [decode_with_ends(row, own_tokenizer, end_of_text) for row in sequences.tolist()]
         texts = [text[len(prompt) :] for text, prompt in zip(whole, given, strict=True)]
         totals, numbers = negative_log_likelihood(texts, *reader, prompts=given)
         # A sample without a token to score is as bad as a scorer that knows nothing would find it.
@@ -236,14 +236,3 @@ def _masked_examples(prompts: list[str], tokenizer: PreTrainedTokenizerBase, len
             raise ValueError(f"Prompt {number} has {len(ids)} tokens, which leaves none of length={length}: raise it.")
         row[: len(ids)] = torch.tensor(ids, dtype=row.dtype)
     return examples
-
-
-def decode(ids: list[int], tokenizer: PreTrainedTokenizerBase, end_of_text: str) -> str:
-    """The text of tokens, in which `end_of_text` stands where it ends, and no other special token."""
-    parts: list[list[int]] = [[]]
-    for token in ids:
-        if token == tokenizer.eos_token_id:
-            parts.append([])
-        else:
-            parts[-1].append(token)
-    return end_of_text.join(tokenizer.batch_decode(parts, skip_special_tokens=True))

@@ -15,9 +15,9 @@ from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedT
 import prism_hf
 from prism_hf import LladaForMaskedDiffusion, MdlmConfig, MdlmForMaskedDiffusion, PrismConfig, PrismForMaskedDiffusion
 from prism_hf.data import python_files, train_byte_level_bpe
+from prism_hf.data.prompts import decode_with_ends
 from prism_hf.evaluation import compare, comparison_table, expand_grid, load_task, negative_log_likelihood
 from prism_hf.evaluation.comparison.settings import check_settings, evaluate_settings
-from prism_hf.evaluation.tasks.text import decode
 
 CONFIGS = Path(__file__).parents[3] / "recipes" / "configs"
 PROMPTS = ["def f(x):", "import torch", "return", "for row in rows", "x = 1", "y", "class Head:"]
@@ -120,7 +120,7 @@ def test_a_sample_without_tokens_is_scored_as_a_guess_and_weighs_nothing(folder,
 
 def test_an_end_of_text_becomes_that_of_the_scorer(tokenizer):
     ids = [tokenizer.bos_token_id, *tokenizer("a b").input_ids, tokenizer.eos_token_id, *tokenizer("c").input_ids]
-    assert decode([*ids, tokenizer.eos_token_id], tokenizer, "</s>") == "a b</s>c</s>"
+    assert decode_with_ends([*ids, tokenizer.eos_token_id], tokenizer, "</s>") == "a b</s>c</s>"
 
 
 @pytest.mark.parametrize(

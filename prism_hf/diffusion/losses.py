@@ -36,10 +36,17 @@ def unmasking_loss(
         weights (`torch.Tensor` of shape `(N,)`, *optional*, defaults to ones): w.
         denominator (`torch.Tensor` or `float`): What divides the sum.
     """
-    loss = F.cross_entropy(logits.float(), targets, reduction="none")
-    if weights is not None:
-        loss = loss * weights
-    return loss.sum() / denominator
+    return weighted_sum(token_losses(logits, targets), weights) / denominator
+
+
+def token_losses(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """The cross-entropy (N,) of each token: of `logits` (N, V) and `targets` (N,)."""
+    return F.cross_entropy(logits.float(), targets, reduction="none")
+
+
+def weighted_sum(losses: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
+    """The sum of losses (N,), each times its weight; of None they are ones."""
+    return (losses if weights is None else losses * weights).sum()
 
 
 def linear_unmasking_loss(
@@ -49,7 +56,7 @@ def linear_unmasking_loss(
     weights: torch.Tensor | None,
     denominator: torch.Tensor | float,
     mask_token_id: int,
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """`unmasking_loss` of `decoder(states)` without its (N, V) logits: some rows at a time, gradients included.
 
     The mask token is given probability 0, as when tokens are drawn (SUBS, arXiv 2406.07524).
@@ -61,7 +68,7 @@ def linear_unmasking_loss(
         mask_token_id (`int`): The mask token.
 
     Returns:
-        The loss, and (N,) the largest probability at each position, without gradient.
+        The loss, and without gradient (N,) the largest probability at each position and (N,) its cross-entropy.
     """
     if weights is None:
         weights = torch.ones_like(targets, dtype=torch.float32)
@@ -77,11 +84,12 @@ def mapped_unmasking_loss(
     weights: torch.Tensor | None,
     denominator: torch.Tensor | float,
     mask_token_id: int,
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """`linear_unmasking_loss` of a decoder that is more than its weight, as with an adapter on it: logits and all."""
     logits = exclude_token(decoder(states).float(), mask_token_id)
     confidence = logits.detach().softmax(dim=-1).amax(dim=-1)
-    return unmasking_loss(logits, targets, weights, denominator), confidence
+    losses = token_losses(logits, targets)
+    return weighted_sum(losses, weights) / denominator, confidence, losses.detach()
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -90,13 +98,14 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, states: T, weight: T, bias: T | None, targets: T, weights: T, mask_token_id: int
-    ) -> tuple[T, T]:
+    ) -> tuple[T, T, T]:
         needs_states, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         grad_states = torch.empty_like(states) if needs_states else None
         grad_weight = torch.zeros_like(weight) if needs_weight else None
         grad_bias = torch.zeros_like(bias) if needs_bias else None
         total = states.new_zeros((), dtype=torch.float32)
         confidence = states.new_empty(len(states), dtype=torch.float32)
+        losses = torch.empty_like(confidence)
         chunk = max(1, CHUNK_ELEMENTS // len(weight))
         for start in range(0, len(states), chunk):
             rows = slice(start, start + chunk)
@@ -104,7 +113,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
             logits[:, mask_token_id] = -torch.inf
             target = targets[rows, None]
             normaliser = logits.logsumexp(dim=-1, keepdim=True)
-            total += ((normaliser - logits.gather(1, target)).squeeze(1) * weights[rows]).sum()
+            losses[rows] = (normaliser - logits.gather(1, target)).squeeze(1)
+            total += (losses[rows] * weights[rows]).sum()
             confidence[rows] = (logits.amax(dim=-1, keepdim=True) - normaliser).exp().squeeze(1)
             if not (needs_states or needs_weight or needs_bias):
                 continue
@@ -121,11 +131,11 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 grad_weight.addmm_(gradient.mT, states[rows])
         # Not save_for_backward: a second reference would make autograd copy the decoder's gradient.
         ctx.grads = (grad_states, grad_weight, grad_bias)
-        ctx.mark_non_differentiable(confidence)
-        return total, confidence
+        ctx.mark_non_differentiable(confidence, losses)
+        return total, confidence, losses
 
     @staticmethod
-    def backward(ctx: Any, grad_total: T, _: T) -> tuple[T | None, ...]:
+    def backward(ctx: Any, grad_total: T, *_: T) -> tuple[T | None, ...]:
         # In place and once only: the decoder's gradient is as large as the decoder.
         grads, ctx.grads = ctx.grads, None
         return (*(None if grad is None else grad.mul_(grad_total) for grad in grads), None, None, None)

@@ -81,6 +81,9 @@ INHERITED = {
     "fsdp_config": Any,
 }
 
+# What metrics are called that are better the lower they are.
+LOWER_IS_BETTER = ("perplexity", "quality_ece")
+
 NOT_TAKEN = "Named by `trl.SFTConfig`; any other value is refused."
 
 
@@ -159,6 +162,10 @@ class MaskedDiffusionTrainingArguments(TrainingArguments):
             "help": "Give compute_metrics and predict what the model generates where a row has tokens to learn, as "
             "its generation config says, instead of what the loss reads."
         },
+    )
+    num_eval_masks: Positive = field(
+        default=1,
+        metadata={"help": "Masks that an evaluation draws of each row; losses and perplexity are means over them."},
     )
     log_completions: bool = field(
         default=False,
@@ -240,6 +247,8 @@ class MaskedDiffusionTrainingArguments(TrainingArguments):
                 self.lr_scheduler_kwargs = json.loads(self.lr_scheduler_kwargs)
         check_fields(self, INHERITED)
         check_names("key of dataset_kwargs", self.dataset_kwargs or (), ("skip_prepare_dataset",))
+        if self.greater_is_better is None and str(self.metric_for_best_model).endswith(LOWER_IS_BETTER):
+            self.greater_is_better = False  # Trainer knows it of losses only
         super().__post_init__()
         if self.max_grad_norm is None:
             self.max_grad_norm = 0.0  # what Trainer takes for no clipping

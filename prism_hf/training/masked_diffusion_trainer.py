@@ -15,6 +15,7 @@ import math
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from itertools import islice
 from typing import Any, ClassVar, TypeVar
 
@@ -27,11 +28,12 @@ from transformers.utils import logging
 
 from prism_hf._compat import setting, unwrapped
 from prism_hf.diffusion.drafting import exclude_token
-from prism_hf.diffusion.losses import unmasking_loss
+from prism_hf.diffusion.losses import token_losses, weighted_sum
 from prism_hf.hub import papers
 
 from .arguments import MaskedDiffusionTrainingArguments, arguments_of
 from .base_trainer import BaseTrainer
+from .bound import Bound
 from .data_preparation.collator import MaskedDiffusionCollator, checked_collator
 from .data_preparation.datasets import first_rows, named_datasets, num_documents
 from .data_preparation.loader_rows import num_new_rows, tell_fillers
@@ -76,7 +78,9 @@ class MaskedDiffusionTrainer(BaseTrainer):
     subclass whose `compute_loss` returns the mean of its batch sets `loss_is_scaled_for_ga = False`, as for `Trainer`.
 
     Metrics: `unmasking_loss`. What is logged of `loss` and its parts is the mean over the steps since the last log, so
-    that the parts add up. An evaluation's are means over all of its terms.
+    that the parts add up. An evaluation's are means over all of its terms, of `num_eval_masks` draws of each row. It
+    has `perplexity` too, with the ends of a 95% interval `perplexity_low` and `perplexity_high`: exp of the bound on a
+    token's negative log-likelihood in nats, whatever `loss_normalizer` says; not where `max_timestep` is below 1.
 
     `compute_metrics` and `predict` get logits (rows, L, V), without the mask token, and as labels (rows, L) the clean
     tokens; both are -100 where no token is masked. `preprocess_logits_for_metrics` can make them smaller. With
@@ -181,6 +185,7 @@ class MaskedDiffusionTrainer(BaseTrainer):
         self.num_to_evaluate: int | None = None
         self.is_generating = False  # for `compute_metrics`, and not computing losses
         self.means = {True: RunningMeans(), False: RunningMeans()}  # of training, and of an evaluation
+        self.bound = Bound()  # of an evaluation
 
     def add_callbacks(self) -> None:
         """Add those that the arguments ask for."""
@@ -354,15 +359,17 @@ class MaskedDiffusionTrainer(BaseTrainer):
         return num_new_rows(self.accelerator.gradient_state.active_dataloader, batch, self.args.process_index)
 
     def noise(self, batches: list[dict[str, torch.Tensor]], num_new: list[int], training: bool) -> list[Noised]:
-        """Mask the batches of one accumulation window, or of one step of an evaluation.
+        """Mask the batches of one accumulation window; or one batch of an evaluation, as often as it is given.
 
         `num_new`: how many rows of each batch count; they come first.
         """
-        first_rows, num_rows = number_rows(num_new, self.accelerator)
         if training:
+            first_rows, num_rows = number_rows(num_new, self.accelerator)
             places = [Place(TRAIN, self.state.global_step, first, num_rows) for first in first_rows]
         else:
-            places = [Place(EVALUATION, 0, self.num_evaluated + first, self.num_to_evaluate) for first in first_rows]
+            (first,), num_rows = number_rows(num_new[:1], self.accelerator)
+            place = Place(EVALUATION, 0, self.num_evaluated + first, self.num_to_evaluate)
+            places = [replace(place, draw=draw, num_draws=len(batches)) for draw in range(len(batches))]
             self.num_evaluated += num_rows
         noised = []
         for batch, place, new in zip(batches, places, num_new, strict=True):
@@ -427,8 +434,9 @@ class MaskedDiffusionTrainer(BaseTrainer):
         kwargs = {"logits_to_keep": noised.rows.places(noised.masked)} if self.keeps_logits else {}
         outputs = model(**noised.rows.inputs(noised.z, self.model), **kwargs)
         logits = exclude_token(self.masked_logits(outputs, noised).float(), self.mask_token_id)
-        loss = unmasking_loss(logits, noised.targets, noised.weights, noised.denominators["unmasking_loss"])
-        self.add_losses(model.training, noised, {"unmasking_loss": loss})
+        losses = token_losses(logits, noised.targets)
+        loss = weighted_sum(losses, noised.weights) / noised.denominators["unmasking_loss"]
+        self.add_losses(model.training, noised, {"unmasking_loss": loss}, losses)
         return (loss, outputs) if return_outputs else loss
 
     def masked_logits(self, outputs: Any, noised: Noised) -> torch.Tensor:
@@ -475,7 +483,8 @@ class MaskedDiffusionTrainer(BaseTrainer):
             (first_row,), num_rows = number_rows([num_new], self.accelerator)
             self.num_evaluated += num_rows
         else:
-            (noised,) = self.noise([inputs], [num_new], training=False)
+            draws = self.args.num_eval_masks
+            noised = self.noise(draws * [inputs], draws * [num_new], training=False)
         loader = self.accelerator.gradient_state.active_dataloader
         if loader is not None and loader.end_of_dataloader:
             # What Accelerate's gather_for_metrics keeps; it does not know it of a stream that each process reads.
@@ -488,9 +497,11 @@ class MaskedDiffusionTrainer(BaseTrainer):
         with torch.no_grad(), self.compute_loss_context_manager():
             if self.is_generating:
                 return None, *self.generations(inputs, before, first_row)
-            loss, outputs = self.compute_loss(model, {**inputs, NOISED: noised}, return_outputs=True)
-            predictions = (None, None) if prediction_loss_only else self.predictions(noised, outputs)
-        return loss.detach(), *predictions
+            loss, outputs = self.compute_loss(model, {**inputs, NOISED: noised[0]}, return_outputs=True)
+            predictions = (None, None) if prediction_loss_only else self.predictions(noised[0], outputs)
+            losses = [loss, *(self.compute_loss(model, {**inputs, NOISED: again}) for again in noised[1:])]
+            self.bound.end_batch(noised[0].row_tokens)
+        return torch.stack(losses).mean().detach(), *predictions
 
     def predictions(self, noised: Noised, outputs: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """What `compute_metrics` and `predict` get of a batch.
@@ -532,8 +543,15 @@ class MaskedDiffusionTrainer(BaseTrainer):
 
     # Metrics
 
-    def add_losses(self, training: bool, noised: Noised, losses: dict[str, torch.Tensor]) -> None:
-        """Add a batch's losses to their means: of training over optimiser steps, of an evaluation over all terms."""
+    def add_losses(
+        self, training: bool, noised: Noised, losses: dict[str, torch.Tensor], of_tokens: torch.Tensor | None = None
+    ) -> None:
+        """Add a batch's losses to their means: of training over optimiser steps, of an evaluation over all terms.
+
+        `of_tokens`: the cross-entropies (N,) of the masked tokens, of which an evaluation makes the bound.
+        """
+        if of_tokens is not None and not training and self.args.max_timestep == 1:
+            self.bound.add_draw(noised, of_tokens)
         for name, loss in losses.items():
             if training:
                 self.means[True].add(name, loss, torch.full_like(loss, noised.begins_step))
@@ -542,11 +560,14 @@ class MaskedDiffusionTrainer(BaseTrainer):
 
     def pop_metrics(self, training: bool) -> dict[str, float]:
         """The metrics since the last call, over all processes."""
-        return self.means[training].pop(self.accelerator)
+        means = self.means[training].pop(self.accelerator)
+        return means if training else means | self.bound.pop(self.accelerator)
 
     def forget_metrics(self, training: bool) -> None:
         """Drop what was added to the metrics since they were logged, by a run that has ended say."""
         self.means[training].clear()
+        if not training:
+            self.bound.clear()
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:

@@ -39,6 +39,8 @@ class Noised:
         rows (`Rows` or `PackedRows`): How they lie in what the model reads.
         targets (`torch.Tensor`): (N,), the clean tokens at masked positions.
         weights (`torch.Tensor`, *optional*): (N,), those of the unmasking loss.
+        row_weights (`torch.Tensor`): (B,) float64, those of the bound, `-alpha'(t) / (1 - alpha(t))`.
+        row_tokens (`torch.Tensor`): (B,), how many tokens of each row may be masked.
         uniform (`torch.Tensor`): (B, draws, L) float64, the draws left for the drafts.
         counts (`dict[str, torch.Tensor]`): By the name of a loss, how many terms of this batch it is a mean of.
         denominators (`dict[str, torch.Tensor]`): By the name of a loss, what divides the sum of its terms.
@@ -50,6 +52,8 @@ class Noised:
     rows: Rows | PackedRows
     targets: torch.Tensor
     weights: torch.Tensor | None
+    row_weights: torch.Tensor
+    row_tokens: torch.Tensor
     uniform: torch.Tensor
     counts: dict[str, torch.Tensor]
     denominators: dict[str, torch.Tensor]
@@ -58,12 +62,17 @@ class Noised:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a batch stands, which is what its draws depend on: `first_row` of the `num_rows` of the global batch."""
+    """Where a batch stands, which is what its draws depend on: `first_row` of the `num_rows` of the global batch.
+
+    An evaluation may draw masks of a row several times: this is `draw` of `num_draws`, at times that are spread evenly.
+    """
 
     stream: int
     step: int
     first_row: int
     num_rows: int | None
+    draw: int = 0
+    num_draws: int = 1
 
 
 def number_rows(num_new: list[int], accelerator: Accelerator) -> tuple[list[int], int]:
@@ -104,19 +113,31 @@ def mask_batch(
     maskable = maskable_tokens(batch, num_new)
     rows = range(place.first_row, place.first_row + len(input_ids))
     seed = args.seed if args.data_seed is None else args.data_seed
-    shared = step_uniform(seed, place.stream, place.step)
+    shared = step_uniform(seed, place.stream, place.step) + place.draw / place.num_draws
     t = antithetic_timesteps(shared, torch.tensor(rows), place.num_rows, args.min_timestep, args.max_timestep)
     t = t.to(input_ids.device)
-    uniform = row_uniforms(seed, place.stream, place.step, rows, 1 + num_draws, input_ids.shape[1])
+    uniform = row_uniforms(seed, place.stream, place.step + place.draw, rows, 1 + num_draws, input_ids.shape[1])
     uniform = uniform.to(input_ids.device)
     alpha, alpha_derivative = SCHEDULES[args.noise_schedule]
     z, masked = mask_tokens(input_ids, 1 - alpha(t), mask_token_id, uniform[:, 0], maskable)
+    row_weights = -alpha_derivative(t) / (1 - alpha(t))
     weights = None
     if args.loss_normalizer == "sequence":
-        weights = (-alpha_derivative(t) / (1 - alpha(t))).float()[:, None].expand_as(masked)[masked]
+        weights = row_weights.float()[:, None].expand_as(masked)[masked]
     counts = loss_counts(masked, maskable, num_new)
     denominators = {name: count.clamp(min=1).float() for name, count in counts.items()}
-    return Noised(z, masked, rows_of(batch), input_ids[masked], weights, uniform[:, 1:], counts, denominators)
+    return Noised(
+        z=z,
+        masked=masked,
+        rows=rows_of(batch),
+        targets=input_ids[masked],
+        weights=weights,
+        row_weights=row_weights,
+        row_tokens=maskable.sum(-1),
+        uniform=uniform[:, 1:],
+        counts=counts,
+        denominators=denominators,
+    )
 
 
 def maskable_tokens(batch: Mapping[str, torch.Tensor], num_new: int) -> torch.Tensor:

@@ -39,8 +39,8 @@ class PrismTrainer(QualityTrainer):
     Where the model's generation config names no remask strategy, it becomes `"prism"`, so that the trained model
     corrects itself without being told.
 
-    Metrics: `unmasking_loss` and `quality_loss`, of which `loss` is made (with a frozen backbone it is the latter), and
-    those of `QualityTrainer`.
+    Metrics: `unmasking_loss` and `quality_loss`, of which `loss` is made (with a frozen backbone it is the latter), the
+    `perplexity` of an evaluation as of `MaskedDiffusionTrainer`, and those of `QualityTrainer`.
 
     Args:
         model (`PrismForMaskedDiffusion` or `str`, *optional*): A model with a quality head, or what
@@ -116,14 +116,14 @@ class PrismTrainer(QualityTrainer):
         its value is part of the loss that is returned. The outputs are `JudgedDrafts`.
         """
         noised = self.noised(inputs, model.training)
-        unmasking, y, filled = self.unmask_and_draft(model, noised)
+        unmasking, of_tokens, y, filled = self.unmask_and_draft(model, noised)
         outputs = model(**noised.rows.inputs(y, self.model), return_logits=False)
         correct = y == inputs["input_ids"].repeat(self.args.num_drafts, 1)
         outputs = JudgedDrafts(noised.rows.by_row(outputs.quality_logits), filled, correct)
         quality_logits, correct = outputs.judgements()
         quality = quality_loss(quality_logits, correct, noised.denominators["quality_loss"])
         losses = {"unmasking_loss": unmasking, "quality_loss": quality}
-        self.add_losses(model.training, noised, losses)
+        self.add_losses(model.training, noised, losses, of_tokens)
         self.add_judgements(model.training, quality_logits, correct)
         loss = touching_all(self.total_loss(losses), model)
         return (loss, outputs) if return_outputs else loss
@@ -133,8 +133,10 @@ class PrismTrainer(QualityTrainer):
             return losses["quality_loss"]
         return losses["quality_loss"] + self.args.unmasking_weight * losses["unmasking_loss"]
 
-    def unmask_and_draft(self, model: Any, noised: Noised) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The first forward: the unmasking loss, and the drafts `y` and `filled`, (num_drafts * B, L)."""
+    def unmask_and_draft(
+        self, model: Any, noised: Noised
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The first forward: the unmasking loss, its terms (N,), the drafts `y` and `filled`, (num_drafts * B, L)."""
         has_gradient = torch.is_grad_enabled() and self.args.trains_posterior
         decoder = self.accelerator.unwrap_model(model).decoder
         with torch.set_grad_enabled(has_gradient), self.first_backward(model), self.accelerator.autocast():
@@ -150,7 +152,7 @@ class PrismTrainer(QualityTrainer):
                 adapted = isinstance(decoder, BaseTunerLayer | AuxiliaryTrainingWrapper)
                 loss_of = mapped_unmasking_loss if adapted else linear_unmasking_loss
                 denominator = noised.denominators["unmasking_loss"]
-                unmasking, confidence = loss_of(
+                unmasking, confidence, of_tokens = loss_of(
                     states, decoder, noised.targets, noised.weights, denominator, self.mask_token_id
                 )
                 if has_gradient and model.training:
@@ -159,7 +161,7 @@ class PrismTrainer(QualityTrainer):
                     self.accelerator.backward(self.args.unmasking_weight * unmasking, **kwargs)
                     unmasking = unmasking.detach()
                 y, filled = self.draft(model, noised, decoder, states.detach(), confidence)
-        return unmasking, y, filled
+        return unmasking, of_tokens, y, filled
 
     def draft(
         self, model: Any, noised: Noised, decoder: nn.Module, states: torch.Tensor, confidence: torch.Tensor

@@ -189,15 +189,16 @@ def test_linear_loss_equals_the_loss_of_full_logits(frozen, weighted, monkeypatc
     logits = decoder(states).masked_fill(torch.arange(11) == 0, -torch.inf)
     terms = -torch.log_softmax(logits, -1)[torch.arange(10), targets]
     expected = (terms if weights is None else weights * terms).sum() / 7
-    loss, confidence = linear_unmasking_loss(states, decoder, targets, weights, 7, mask_token_id=0)
+    loss, confidence, losses = linear_unmasking_loss(states, decoder, targets, weights, 7, mask_token_id=0)
     torch.testing.assert_close(loss.double(), expected, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(confidence.double(), logits.softmax(-1).amax(-1), atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(losses.double(), terms, atol=1e-5, rtol=1e-5)
     for got, want in zip(torch.autograd.grad(3 * loss, inputs), torch.autograd.grad(3 * expected, inputs), strict=True):
         torch.testing.assert_close(got, want, atol=1e-6, rtol=1e-4)
 
 
 def test_linear_loss_of_no_positions_is_zero():
     decoder, states = torch.nn.Linear(6, 11), torch.zeros(0, 6, requires_grad=True)
-    loss, confidence = linear_unmasking_loss(states, decoder, torch.zeros(0, dtype=torch.long), None, 1, 0)
+    loss, confidence, _ = linear_unmasking_loss(states, decoder, torch.zeros(0, dtype=torch.long), None, 1, 0)
     loss.backward()
     assert loss == 0 and confidence.shape == (0,) and states.grad.shape == (0, 6)

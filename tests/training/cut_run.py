@@ -136,6 +136,7 @@ def run(kind, number, cut, world, folder):
     settings = {
         "loss_normalizer": ("sequence", "masked")[number % 2],
         "noise_schedule": case.choice(["linear", "cosine"]),
+        "num_eval_masks": 1 + number % 3,
     }
     settings |= prism_settings(case, number) if kind == "prism" else {}
     global_batch = batch * accumulation * PROCESSES

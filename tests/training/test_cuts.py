@@ -32,6 +32,7 @@ def test_cuts_are_one_large_batch(results, kind, cut):
         torch.testing.assert_close(found["gradients"], whole["gradients"], atol=1e-5, rtol=1e-5, msg=whole["settings"])
         for expected, logged in zip(whole["logs"], found["logs"], strict=True):
             assert logged == pytest.approx(expected, abs=1e-5, rel=1e-5, nan_ok=True), whole["settings"]
+        assert ("eval_perplexity" in whole["logs"][-1]) == (kind != "token_critic")
         assert found["tested"] == pytest.approx(whole["tested"], abs=1e-5, rel=1e-5, nan_ok=True), whole["settings"]
         if whole["labels"] is None:
             continue

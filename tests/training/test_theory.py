@@ -1,6 +1,7 @@
-"""The quality head learns the posterior probability of each token: exact on a distribution that is known."""
+"""What is learned and what an evaluation tells, on a distribution that is known: qualities, and the bound."""
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -10,7 +11,14 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput
 
 from prism_hf.models.prism import BACKBONE_ADAPTERS, BackboneAdapter, PrismConfig, PrismForMaskedDiffusion
-from prism_hf.training import PrismTrainer, PrismTrainingArguments, TokenCriticTrainer, TokenCriticTrainingArguments
+from prism_hf.training import (
+    MaskedDiffusionTrainer,
+    MaskedDiffusionTrainingArguments,
+    PrismTrainer,
+    PrismTrainingArguments,
+    TokenCriticTrainer,
+    TokenCriticTrainingArguments,
+)
 
 POSITIONS, SYMBOLS, MASK = 4, 3, 3
 WORDS = torch.tensor(list(itertools.product(range(SYMBOLS), repeat=POSITIONS)))  # (81, 4)
@@ -207,3 +215,42 @@ def test_critic_is_the_posterior_given_the_whole_draft(tmp_path, normalizer):
     assert error(own) < 0.02
     assert error(own) < 0.6 * error(other)
     assert error(own.mean()) > 3 * error(own)
+
+
+def exact_model(table):
+    """A model whose posteriors are those of the table."""
+    model = TableForMaskedLM(TableConfig())
+    canvases = torch.tensor(list(itertools.product(range(SYMBOLS + 1), repeat=POSITIONS)))
+    code = (canvases * (SYMBOLS + 1) ** torch.arange(POSITIONS)).sum(-1)
+    posteriors = torch.stack([exact_posterior(table, canvas) for canvas in canvases])
+    with torch.no_grad():
+        states = nn.functional.pad(posteriors.clamp(min=1e-20).log(), (0, TableConfig.hidden_size - SYMBOLS)).float()
+        model.body.table.weight[code] = states.flatten(1)
+        model.lm_head.weight.copy_(torch.eye(SYMBOLS + 1, TableConfig.hidden_size))
+        model.lm_head.bias.zero_()
+    return PrismForMaskedDiffusion(PrismConfig(backbone_config=TableConfig()), model)
+
+
+@pytest.mark.parametrize(
+    "trainer_class, args_class",
+    [(MaskedDiffusionTrainer, MaskedDiffusionTrainingArguments), (PrismTrainer, PrismTrainingArguments)],
+)
+@pytest.mark.parametrize("settings", [{}, {"loss_normalizer": "masked", "noise_schedule": "cosine"}])
+def test_with_exact_posteriors_the_bound_is_the_likelihood(tmp_path, trainer_class, args_class, settings):
+    """Averaged over orders, the chain rule holds in each: the bound is tight then."""
+    table = joint_table()
+    drawn = torch.multinomial(table, 300, replacement=True, generator=torch.Generator().manual_seed(1))
+    expected = math.exp(-table[drawn].log().mean() / POSITIONS)
+    settings = {"per_device_eval_batch_size": 300, "num_eval_masks": 100, "num_draft_tokens": 1} | settings
+    settings = {name: value for name, value in settings.items() if name in args_class.__dataclass_fields__}
+    args = args_class(str(tmp_path), use_cpu=True, report_to="none", disable_tqdm=True, **settings)
+    rows = [{"input_ids": word} for word in WORDS[drawn]]
+    found = trainer_class(exact_model(table), args, batch_of_rows, eval_dataset=rows).evaluate()
+    low, high = found["eval_perplexity_low"], found["eval_perplexity_high"]
+    assert found["eval_perplexity"] == pytest.approx(expected, rel=0.01)
+    assert (math.exp(found["eval_unmasking_loss"]) > 1.04 * expected) == ("loss_normalizer" in settings)
+    assert low < math.exp(-(table * table.log()).sum() / POSITIONS) < high < 1.07 * low
+
+
+def batch_of_rows(rows):
+    return {"input_ids": torch.stack([row["input_ids"] for row in rows])}

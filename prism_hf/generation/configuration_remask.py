@@ -15,7 +15,7 @@ from prism_hf.data.prompts import tokens_without_text
 from prism_hf.fields import Allowed, Count, Fraction, NotNegative, Positive, check_value, did_you_mean
 
 from .denoising.canvas import vocabulary_size
-from .denoising.orders import ORDERS
+from .denoising.orders import ORDERS, POSTERIOR_ORDERS
 from .denoising.stopping import padding_of
 from .strategies.base import RemaskStrategy, class_of, field_names, resolve_strategy, strategy_to_saved
 
@@ -67,8 +67,7 @@ CALLABLES = {
     "it is a logits processor: pass one of transformers in logits_processor=[...]": (
         "repetition_penalty encoder_repetition_penalty no_repeat_ngram_size encoder_no_repeat_ngram_size min_p top_h "
         "typical_p epsilon_cutoff eta_cutoff exponential_decay_length_penalty sequence_bias forced_bos_token_id "
-        "forced_eos_token_id begin_suppress_tokens remove_invalid_values renormalize_logits prefix_allowed_tokens_fn "
-        "watermarking_config"
+        "forced_eos_token_id remove_invalid_values renormalize_logits prefix_allowed_tokens_fn watermarking_config"
     ),
 }
 MADE_CALLABLE = " ".join(CALLABLES.values()).split()
@@ -150,6 +149,10 @@ class RemaskGenerationConfig(GenerationConfig):
             logits become un + (cfg_scale + 1) (cond - un), un being those with all given tokens masked. Doubles the
             batch of a forward; quality is read without it.
         suppress_tokens (`list[int]`, *optional*): Never drawn; positions are scored without them.
+        begin_suppress_tokens (`list[int]`, *optional*): May be drawn, but no earlier than there is nothing else to unmask:
+            a position whose likeliest token is one of these comes after all others of its block, and the others are
+            scored without them. For LLaDA's EOS and EoT, which fill a canvas that is longer than the answer (its
+            `confidence_eos_eot_inf`). Needs an `order` that reads the posterior.
         bad_words_ids (`list[list[int]]`, *optional*): Token sequences that do not arise, whichever of their tokens
             comes last. A word of one token is as in `suppress_tokens`.
         remask_strategy (`str`, `dict` or callable, *optional*, defaults to `None`): A name in `STRATEGIES` (`"prism"`,
@@ -220,6 +223,7 @@ class RemaskGenerationConfig(GenerationConfig):
     top_p: Annotated[float, Allowed(above=0, max=1, remedy="For the likeliest token use do_sample=False.")]
     cfg_scale: NotNegative
     suppress_tokens: list[Count]
+    begin_suppress_tokens: list[Count]
     bad_words_ids: list[list[Count]]
     remask_strategy: Any
     num_remask: Count
@@ -422,6 +426,11 @@ class RemaskGenerationConfig(GenerationConfig):
                 f"refill={self.refill!r} is a rule of block_length={self.block_length} and "
                 f"confidence_threshold={self.confidence_threshold}: it needs a block_length, whose steps unmask a set "
                 "number, so no confidence_threshold. Leave refill out."
+            )
+        if self.begin_suppress_tokens and self.order not in POSTERIOR_ORDERS:
+            raise ValueError(
+                f"begin_suppress_tokens={self.begin_suppress_tokens} come last in an order that reads the posterior, "
+                f"one of {sorted(POSTERIOR_ORDERS)}, which order={self.order!r} is not: set one, or use suppress_tokens."
             )
         if self.confidence_threshold is not None and self.order != "confidence":
             raise ValueError(

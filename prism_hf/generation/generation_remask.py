@@ -16,6 +16,7 @@ from transformers.generation import (
     EosTokenCriteria,
     MaxLengthCriteria,
     NoBadWordsLogitsProcessor,
+    SuppressTokensAtBeginLogitsProcessor,
     SuppressTokensLogitsProcessor,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
@@ -53,6 +54,7 @@ DERIVED = (
     EosTokenCriteria,
     MaxLengthCriteria,
     NoBadWordsLogitsProcessor,
+    SuppressTokensAtBeginLogitsProcessor,
     SuppressTokensLogitsProcessor,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
@@ -68,6 +70,8 @@ class RemaskGenerationOutput(ModelOutput):
         sequences (`torch.LongTensor`): (B, L).
         tokens_per_forward (`torch.FloatTensor`): (B,) tokens generated, without those that an end of sequence cut off,
             for each forward until the row was finished.
+        forwards_per_row (`torch.LongTensor`): (B,) forwards until the row was finished, those of a strategy's own network
+            included.
         num_forwards (`int`): Model calls made for the batch, those of a strategy's own network included.
         trajectory (`Trajectory`, *optional*): If it was asked for.
 
@@ -80,6 +84,7 @@ class RemaskGenerationOutput(ModelOutput):
 
     sequences: torch.Tensor | None = None
     tokens_per_forward: torch.Tensor | None = None
+    forwards_per_row: torch.Tensor | None = None
     num_forwards: int | None = None
     trajectory: Trajectory | None = None
 
@@ -262,6 +267,7 @@ def _output(generation: Generation, count: ForwardCount, recorder: Recorder) -> 
     return RemaskGenerationOutput(
         sequences=sequences,
         tokens_per_forward=(canvas.fillable & ~generation.cut_off).sum(-1) / count.of_rows.clamp(min=1),
+        forwards_per_row=count.of_rows,
         num_forwards=count.total,
         trajectory=recorder.trajectory(canvas),
     )

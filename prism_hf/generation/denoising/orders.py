@@ -6,7 +6,7 @@ block. `probs` is the posterior before any nucleus, with the mask token excluded
 ``(shape (B, L), device, generator) -> score (B, L)``, and the LM head runs only where something is filled.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -36,6 +36,22 @@ def margin_order(probs: torch.Tensor) -> torch.Tensor:
 def entropy_order(probs: torch.Tensor) -> torch.Tensor:
     """Negative entropy of the posterior, in nats. (B, W, V) -> (B, W), at most 0."""
     return -torch.special.entr(probs).sum(-1)
+
+
+def score_by(order: Callable, logits: torch.Tensor, last: Sequence[int] = ()) -> torch.Tensor:
+    """The score (...) of positions by an order that reads the posterior, from their logits (..., V).
+
+    Positions whose likeliest token is among `last` get minus infinity, and the others are scored without these tokens,
+    as LLaDA has it (`confidence_eos_eot_inf`).
+    """
+    if not last:
+        return order(logits.softmax(-1))
+    likeliest, others = logits.argmax(-1), logits.clone()
+    comes_last = torch.zeros_like(likeliest, dtype=torch.bool)
+    for token in last:
+        others[..., token] = -torch.inf
+        comes_last = comes_last | (likeliest == token)
+    return order(others.softmax(-1)).masked_fill(comes_last, -torch.inf)
 
 
 def random_order(shape: torch.Size, device: torch.device, generator: torch.Generator | None = None) -> torch.Tensor:

@@ -206,6 +206,7 @@ def check_tokens(model: Any, config: RemaskGenerationConfig) -> None:
         "eos_token_id": as_ids(config.eos_token_id),
         "pad_token_id": as_ids(config.pad_token_id),
         "suppress_tokens": config.suppress_tokens or [],
+        "begin_suppress_tokens": config.begin_suppress_tokens or [],
         "bad_words_ids": [token for word in config.bad_words_ids or [] for token in word],
     }
     for name, tokens in named.items():

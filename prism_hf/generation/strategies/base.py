@@ -32,6 +32,8 @@ NEEDS = ("quality", "probs", "token_probs", "shadows", "confidence")
 _OF_BEFORE = ("selection", *(f"needs_{need}" for need in NEEDS))
 # What a strategy that decides by itself what is remasked and unmasked leaves nothing to.
 COUNTED = ("num_remask", "refill", "eta", "quality_threshold", "confidence_threshold", "loop_steps")
+# And those that leave nothing to an order either.
+UNORDERED = (*COUNTED, "begin_suppress_tokens")
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ import torch
 from prism_hf.diffusion.drafting import lowest_first, select_lowest
 
 from ..denoising.canvas import Changes
-from ..denoising.orders import BLIND_ORDERS, POSTERIOR_ORDERS, uniform
+from ..denoising.orders import BLIND_ORDERS, POSTERIOR_ORDERS, score_by, uniform
 from ..denoising.schedule import RowStep, blocks_of, in_window, spread, spread_to_middle, step_indices, with_loop
 from ..denoising.threshold import Thresholds
 from ..denoising.unmasking import first_columns, unmask
@@ -101,7 +101,7 @@ class ScoreStrategy(RemaskStrategy):
         due = step.rows.target - generated.sum(-1) + num_remasked
         due = torch.maximum(due, step.rows.num_unmask + step.rows.refills * num_remasked)
         if order is not None:
-            score = posterior.map(lambda logits: order(logits.softmax(-1)))
+            score = posterior.map(lambda logits: score_by(order, logits, config.begin_suppress_tokens or ()))
             candidates = torch.arange(step.most_masks, device=masks.device) < num_masks[:, None]
             if (fill := self.thresholds(config).fill) is not None:
                 due = torch.maximum(due, (candidates & (score > fill)).sum(-1).clamp(min=1))

@@ -25,7 +25,7 @@ from ..denoising.canvas import Changes
 from ..denoising.orders import uniform
 from ..denoising.schedule import RowStep, blocks_of, in_window
 from ..denoising.unmasking import first_columns, unmask
-from .base import COUNTED, RemaskStrategy, StepState, register_strategy
+from .base import UNORDERED, RemaskStrategy, StepState, register_strategy
 
 if TYPE_CHECKING:
     from ..configuration_remask import RemaskGenerationConfig
@@ -80,7 +80,7 @@ class TransitionStrategy(RemaskStrategy):
     """
 
     order: ClassVar[str] = "random"
-    refuses: ClassVar[tuple[str, ...]] = COUNTED
+    refuses: ClassVar[tuple[str, ...]] = UNORDERED
     fills_by_time: ClassVar[bool] = False
 
     def schedule(self, num_masks: int, config: RemaskGenerationConfig, steps: int) -> list[RowStep]:

@@ -9,7 +9,7 @@ ROOT = Path(prism_hf.__file__).parent
 # Each room may import from those after it.
 BELOW = {
     "training": {"evaluation", "jobs", "models", "hub", "generation", "data", "diffusion", "backbones", "resources"},
-    "evaluation": {"jobs", "hub", "generation", "data", "resources"},
+    "evaluation": {"jobs", "models", "hub", "generation", "data", "backbones", "resources"},
     "jobs": {"hub", "generation", "data"},
     "models": {"hub", "generation", "data", "diffusion", "backbones"},
     "hub": {"generation", "resources"},

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .comparison.settings import evaluate_settings
     from .metrics.calibration import auroc, expected_calibration_error, reliability_bins
     from .metrics.code import pass_at_k
+    from .metrics.likelihood import Continuation, log_likelihood_bound
     from .metrics.loading import load_metric, metric_path
     from .metrics.statistics import bootstrap_interval, mcnemar_test, paired_bootstrap, wilson_interval
     from .metrics.text import (
@@ -38,6 +39,7 @@ else:
 __all__ = [
     "TASKS",
     "CodeProblem",
+    "Continuation",
     "FoundCode",
     "GridPoint",
     "Judgement",
@@ -63,6 +65,7 @@ __all__ = [
     "load_metric",
     "load_sudoku",
     "load_task",
+    "log_likelihood_bound",
     "mauve",
     "mcnemar_test",
     "metric_path",

@@ -149,10 +149,10 @@ class RemaskGenerationConfig(GenerationConfig):
             logits become un + (cfg_scale + 1) (cond - un), un being those with all given tokens masked. Doubles the
             batch of a forward; quality is read without it.
         suppress_tokens (`list[int]`, *optional*): Never drawn; positions are scored without them.
-        begin_suppress_tokens (`list[int]`, *optional*): May be drawn, but no earlier than there is nothing else to unmask:
-            a position whose likeliest token is one of these comes after all others of its block, and the others are
-            scored without them. For LLaDA's EOS and EoT, which fill a canvas that is longer than the answer (its
-            `confidence_eos_eot_inf`). Needs an `order` that reads the posterior.
+        begin_suppress_tokens (`list[int]`, *optional*): Come last: a position whose likeliest token is one of these is
+            unmasked after all others of its block, and the others are scored without them. For LLaDA's EOS and EoT,
+            which else are what it is surest of where the canvas is longer than an answer (its
+            `confidence_eos_eot_inf`; the name is dLLM's). Needs an `order` that reads the posterior.
         bad_words_ids (`list[list[int]]`, *optional*): Token sequences that do not arise, whichever of their tokens
             comes last. A word of one token is as in `suppress_tokens`.
         remask_strategy (`str`, `dict` or callable, *optional*, defaults to `None`): A name in `STRATEGIES` (`"prism"`,
@@ -430,7 +430,7 @@ class RemaskGenerationConfig(GenerationConfig):
         if self.begin_suppress_tokens and self.order not in POSTERIOR_ORDERS:
             raise ValueError(
                 f"begin_suppress_tokens={self.begin_suppress_tokens} come last in an order that reads the posterior, "
-                f"one of {sorted(POSTERIOR_ORDERS)}, which order={self.order!r} is not: set one, or use suppress_tokens."
+                f"one of {sorted(POSTERIOR_ORDERS)}, not in order={self.order!r}: set one, or use suppress_tokens."
             )
         if self.confidence_threshold is not None and self.order != "confidence":
             raise ValueError(

@@ -70,8 +70,8 @@ class RemaskGenerationOutput(ModelOutput):
         sequences (`torch.LongTensor`): (B, L).
         tokens_per_forward (`torch.FloatTensor`): (B,) tokens generated, without those that an end of sequence cut off,
             for each forward until the row was finished.
-        forwards_per_row (`torch.LongTensor`): (B,) forwards until the row was finished, those of a strategy's own network
-            included.
+        forwards_per_row (`torch.LongTensor`): (B,) forwards until the row was finished, those of a strategy's own
+            network included.
         num_forwards (`int`): Model calls made for the batch, those of a strategy's own network included.
         trajectory (`Trajectory`, *optional*): If it was asked for.
 

@@ -12,7 +12,14 @@ if TYPE_CHECKING:
     from .retrying import generate_with_retries
     from .strategies.base import STRATEGIES, RemaskStrategy, StepState, register_strategy
     from .strategies.ranking import PathPlanning, RankingStrategy, TokenCritic
-    from .strategies.score import NoRemasking, PrismLoopRemasking, PrismRemasking, RandomRemasking, ScoreStrategy
+    from .strategies.score import (
+        ConfidenceRemasking,
+        NoRemasking,
+        PrismLoopRemasking,
+        PrismRemasking,
+        RandomRemasking,
+        ScoreStrategy,
+    )
     from .strategies.transition import (
         AncestralSampling,
         FlowMatchingCorrector,
@@ -33,6 +40,7 @@ __all__ = [
     "ORDERS",
     "STRATEGIES",
     "AncestralSampling",
+    "ConfidenceRemasking",
     "FlowMatchingCorrector",
     "ForwardBackward",
     "NoRemasking",

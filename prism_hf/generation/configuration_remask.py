@@ -107,12 +107,17 @@ class RemaskGenerationConfig(GenerationConfig):
     Args:
         max_new_tokens (`int`, *optional*, defaults to `0`): Masks appended to each row; masks already in it are
             unmasked in place.
-        max_length (`int`, *optional*): The same, as the length of the returned sequences. `max_new_tokens` wins.
+        max_length (`int`, *optional*): The length of each row's canvas, its own prompt included, where no
+            `max_new_tokens` is given: the longer a prompt, the fewer masks follow it. Rows of a batch come back with
+            padding before shorter prompts, and after the new tokens of longer ones. With `block_length`, blocks begin
+            at the end of a row's own prompt, and the canvas cuts the last.
         mask_token_id (`int`, *optional*, defaults to `model.config.mask_token_id`): The mask; never drawn as a token.
         steps (`int`, *optional*, defaults to the largest number of masks in a row of the batch): T, the number of
             forward passes. After step i a row of M masks holds ceil(M (i + 1) / T) generated tokens. With T > M and
             `num_remask`, corrections go on to the very end: up to `num_remask` positions stay open, and the last step
-            unmasks them.
+            unmasks them. With `max_length` and `block_length`, the steps are those of a canvas without a prompt, by
+            default `max_length`, and the share of the blocks that a prompt takes is left out, as in PRISM's code for
+            LLaDA.
         block_length (`int`, *optional*, defaults to `None` = one block of all masks): A row's masks are unmasked in
             blocks of this many, left to right, whatever remains being the last block. The steps are spread over the
             row's blocks, and must be as many or more. Within a block, each step unmasks its share of the block's masks

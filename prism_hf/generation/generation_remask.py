@@ -30,7 +30,7 @@ from .configuration_remask import MADE_CALLABLE, RemaskGenerationConfig, prepare
 from .denoising.caching import check_cache, with_cache
 from .denoising.canvas import Changes, Generation, prepare_canvas, vocabulary_size
 from .denoising.reading import Reader, check_quality, check_shadows, check_tokens, family_of
-from .denoising.schedule import Step, plan_steps
+from .denoising.schedule import Step, masks_in_blocks, plan_steps
 from .denoising.stopping import Endings, as_ids, check_endings
 from .denoising.threshold import AdaptiveSteps
 from .denoising.unmasking import check_unmasked
@@ -206,9 +206,9 @@ def prepare_generation(
             f"input_ids has no mask token (mask_token_id={config.mask_token_id}) to fill: "
             "put masks in it, or set max_new_tokens."
         )
-    pad_token_id = check_endings(model, config, stopping_criteria, canvas.num_new)
-    steps = config.steps or most_masks
-    schedule = plan_steps(strategy, config, masks_of_rows, canvas.num_new, steps, canvas.tokens.device)
+    pad_token_id = check_endings(model, config, stopping_criteria, canvas)
+    steps = config.steps or masks_in_blocks(most_masks, config)
+    schedule = plan_steps(strategy, config, masks_of_rows, canvas.num_appended.tolist(), steps, canvas.tokens.device)
     if config.cache_implementation:
         check_cache(model, canvas, config)
         schedule = with_cache(schedule, canvas, config)
@@ -261,7 +261,7 @@ class ForwardCount:
 
 def _output(generation: Generation, count: ForwardCount, recorder: Recorder) -> torch.Tensor | RemaskGenerationOutput:
     canvas = generation.canvas
-    sequences = canvas.restore(generation.tokens)
+    sequences = canvas.restore(generation.tokens, generation.pad_token_id or 0)
     if not generation.config.return_dict_in_generate:
         return sequences
     return RemaskGenerationOutput(

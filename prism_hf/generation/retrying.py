@@ -120,6 +120,8 @@ def _check_attempts(generations: Sequence[Generation], attention_mask: torch.Ten
             f"The attempts append {appended} tokens, but each takes the place of another: leave max_new_tokens and "
             "max_length out of retries."
         )
+    if any(len(set(generation.canvas.num_appended.tolist())) > 1 for generation in generations):
+        raise ValueError("max_length gives the rows unequal numbers of masks: set max_new_tokens, which are alike.")
     if any(generation.config.num_return_sequences > 1 for generation in generations):
         raise ValueError("num_return_sequences must be 1, as each row is written anew by itself: repeat rows instead.")
     if appended[0] and attention_mask is not None and not attention_mask[:, -1].all():

@@ -27,7 +27,7 @@ from prism_hf.generation.configuration_remask import (
     fitted_to_tokenizer,
     prepare_generation_config,
 )
-from prism_hf.generation.denoising.canvas import check_lengths
+from prism_hf.generation.denoising.canvas import count_new
 from prism_hf.generation.denoising.stopping import as_ids
 from prism_hf.generation.generation_remask import prepare_generation, remask_generate
 from prism_hf.generation.strategies.base import RemaskStrategy
@@ -111,8 +111,6 @@ def generate_to_jsonl(
     check_arguments(generate_to_jsonl, {name: value for name, value in locals().items() if name in CHECKED})
     generation = fitted_to_tokenizer(model, tokenizer, kwargs) | {"return_dict_in_generate": True}
     config, strategy = prepare_generation_config(model, None, **generation)
-    if config.max_new_tokens is None:
-        raise ValueError(f"max_length={config.max_length} counts a prompt of any length: set max_new_tokens instead.")
     prompts = prepare_prompts(model, rows, tokenizer, config, strategy, apply_chat_template, add_special_tokens)
     depends_on = {
         "num_prompts": len(rows),
@@ -184,7 +182,7 @@ def prepare_prompts(
         if taken := [name for name in GIVEN if name in row]:
             raise ValueError(f"Prompt {number} has a field {taken[0]!r}, where the result goes: rename it.")
     prompts = [row["prompt"] for row in rows]
-    appends = bool(config.max_new_tokens)
+    appends = config.max_new_tokens != 0
     encoded = encode_prompts(
         prompts,
         tokenizer,
@@ -193,10 +191,11 @@ def prepare_prompts(
         config.mask_token_id,
         add_special_tokens=add_special_tokens,
     )
-    check_lengths(model, map(len, encoded), config.max_new_tokens, name="Prompt", first=1)
-    most_masks = max(encoded, key=lambda ids: ids.count(config.mask_token_id))
-    longest = torch.tensor([most_masks], dtype=torch.long, device=PartialState().device)
-    prepare_generation(model, config, strategy, longest)
+    num_new = count_new(model, map(len, encoded), config, name="Prompt", first=1)
+    num_masks = [ids.count(config.mask_token_id) + new for ids, new in zip(encoded, num_new, strict=True)]
+    most_masks = encoded[num_masks.index(max(num_masks))]
+    widest = torch.tensor([most_masks], dtype=torch.long, device=PartialState().device)
+    prepare_generation(model, config, strategy, widest)
     return encoded
 
 
@@ -226,7 +225,8 @@ def complete(
     given, real = (each.repeat_interleave(config.num_return_sequences, dim=0) for each in (input_ids, real))
     new = output.sequences[:, input_ids.shape[1] :].tolist()
     if new[0]:
-        tokens = [up_to_end(row, config.eos_token_id) for row in new]
+        counts = count_new(model, real.sum(-1).tolist(), config)  # with `max_length` rows differ
+        tokens = [up_to_end(row[:count], config.eos_token_id) for row, count in zip(new, counts, strict=True)]
         numbers = list(map(len, tokens))
     else:
         tokens = [row[kept].tolist() for row, kept in zip(output.sequences, real, strict=True)]
@@ -235,5 +235,6 @@ def complete(
         texts = [decode_with_ends(row, tokenizer, tokenizer.eos_token or "") for row in tokens]
     else:
         texts = tokenizer.batch_decode(tokens, skip_special_tokens=True)
-    passes = [round(number / rate) for number, rate in zip(numbers, output.tokens_per_forward.tolist(), strict=True)]
+    rates = output.tokens_per_forward.tolist()
+    passes = [round(number / rate) if rate else 0 for number, rate in zip(numbers, rates, strict=True)]
     return [dict(zip(GIVEN, row, strict=True)) for row in zip(texts, tokens, passes, strict=True)]

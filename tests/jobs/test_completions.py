@@ -120,10 +120,12 @@ def test_a_row_is_what_it_is_alone(model, tokenizer, tmp_path):
             given = {"completion": tokenizer.decode(kept, skip_special_tokens=True), "tokens": kept.tolist()}
             expected.append(row | given | {"forward_passes": 5})
     assert [json.loads(line) for line in path.read_text().splitlines()] == expected
-    greedy = {"max_new_tokens": 5, "steps": 5}
-    for batch_size in (1, 3):
-        generate_to_jsonl(model, tokenizer, ROWS, tmp_path / f"{batch_size}.jsonl", batch_size=batch_size, **greedy)
-    assert (tmp_path / "1.jsonl").read_text() == (tmp_path / "3.jsonl").read_text()
+    for greedy in ({"max_new_tokens": 5, "steps": 5}, {"max_length": 32, "block_length": 4}):
+        name = next(iter(greedy))
+        for batch_size in (1, 3):
+            path = tmp_path / f"{name}.{batch_size}.jsonl"
+            generate_to_jsonl(model, tokenizer, ROWS, path, batch_size=batch_size, **greedy)
+        assert path.read_text() == (tmp_path / f"{name}.1.jsonl").read_text()
 
 
 def test_masks_in_a_prompt_are_filled_in_place(model, tokenizer, tmp_path):
@@ -142,7 +144,11 @@ def test_masks_in_a_prompt_are_filled_in_place(model, tokenizer, tmp_path):
         ([{"prompt": "a"}, {"prompt": "<|mdm_mask|>"}], {"max_new_tokens": 2}, "Prompt 2 holds the mask token"),
         ([{"prompt": "a", "completion": "b"}], {"max_new_tokens": 2}, "'completion'"),
         ([{"prompt": "a", "tokens": [1]}], {"max_new_tokens": 2}, "'tokens'"),
-        ([{"prompt": "a"}], {"max_length": 9}, "max_new_tokens"),
+        (
+            [{"prompt": "a"}, {"prompt": "abcabcabc"}],
+            {"max_length": 1},
+            "Prompt 2 has . tokens, more than max_length",
+        ),
         ([{"prompt": "a"}], {"max_new_tokens": 2, "batch_size": 0}, "batch_size=0"),
         ([{"prompt": "a"}], {"max_new_tokens": 2, "batch_size": 2.5}, "batch_size=2.5 .*an integer of at least 1"),
         ([{"prompt": "a"}], {"max_new_tokens": 2, "seed": -1}, "seed=-1 .*an integer from 0"),

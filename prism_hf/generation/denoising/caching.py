@@ -87,7 +87,8 @@ def with_cache(steps: list[Step], canvas: Canvas, config: RemaskGenerationConfig
         torch.stack([rows.end for rows in blocks]),
     )  # (blocks, B)
     if config.cache_implementation == "prefix":
-        starts, ends = column_of_rank.gather(1, starts.T).T, torch.full_like(ends, length)
+        first = starts.minimum(ends - 1).clamp(min=0)  # of an empty block the last mask before it
+        starts, ends = column_of_rank.gather(1, first.T).T, torch.full_like(ends, length)
     widths = (ends - starts).amax(1).tolist()
     positions = []
     for start, end, width in zip(starts, ends, widths, strict=True):

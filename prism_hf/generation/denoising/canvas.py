@@ -2,6 +2,10 @@
 
 Padding goes to the right while the model reads. With bidirectional attention each row then has the positions that it
 has alone, be they absolute or rotary. Returned sequences end in their new tokens, as a decoder's do.
+
+With `max_length` each row, its prompt included, is that long. So nothing is padded while the model reads, whatever the
+prompts: it is in the returned sequences alone that shorter prompts have padding before them, and longer ones after
+their new tokens, of which they have fewer.
 """
 
 from __future__ import annotations
@@ -37,9 +41,10 @@ class Canvas:
         fillable (`torch.BoolTensor`): (B, L), the masks.
         given (`torch.BoolTensor`): (B, L), the real tokens.
         appended (`torch.LongTensor`): (B, L), 0, 1, ... at the new masks and -1 elsewhere.
-        back (`torch.LongTensor`, *optional*): (B, L), where the column of a returned sequence is found in the canvas;
-            None if it is the same.
-        num_new (`int`): Masks appended to each row, the last columns of the returned sequences.
+        back (`torch.LongTensor`, *optional*): (B, L'), where the column of a returned sequence is found in the canvas,
+            L or more where it is nowhere, as it is padding; None if it is the same.
+        num_new (`int`): The last columns of the returned sequences, those of new masks.
+        num_appended (`torch.LongTensor`): (B,), how many new masks each row has.
         token_type_ids (`torch.LongTensor`, *optional*): (B, L), if they were given.
     """
 
@@ -50,11 +55,19 @@ class Canvas:
     appended: torch.Tensor
     back: torch.Tensor | None
     num_new: int
+    num_appended: torch.Tensor
     token_type_ids: torch.Tensor | None = None
 
-    def restore(self, values: torch.Tensor) -> torch.Tensor:
-        """Put values (..., B, L) at the positions of the canvas in the order of the returned sequences."""
-        return values if self.back is None else values.gather(-1, self.back.expand(values.shape))
+    def restore(self, values: torch.Tensor, padding: int = 0) -> torch.Tensor:
+        """Values (..., B, L) at the positions of the canvas as (..., B, L') in the order of the returned sequences.
+
+        `padding` is the value of a column that the canvas does not have.
+        """
+        if self.back is None:
+            return values
+        missing = self.back.shape[-1] - values.shape[-1]
+        values = nn.functional.pad(values, (0, missing), value=padding) if missing else values
+        return values.gather(-1, self.back.expand(values.shape))
 
 
 @dataclass
@@ -156,18 +169,6 @@ class Changes(NamedTuple):
     quality: torch.Tensor | None
 
 
-def count_new(config: RemaskGenerationConfig, width: int) -> int:
-    """How many masks are appended to `width` columns: `max_new_tokens`, or what is left to `max_length`.
-
-    Raises ValueError if there are more columns than `max_length`.
-    """
-    if config.max_new_tokens is not None:
-        return config.max_new_tokens
-    if width > config.max_length:
-        raise ValueError(f"max_length={config.max_length} is less than the {width} tokens of input_ids: raise it.")
-    return config.max_length - width
-
-
 def prepare_canvas(
     model: Any,
     input_ids: torch.Tensor,
@@ -180,28 +181,33 @@ def prepare_canvas(
     New tokens are of the type of the last real one. Raises ValueError for what the model cannot read.
     """
     check_inputs(model, input_ids, attention_mask, token_type_ids)
-    repeats, num_new = config.num_return_sequences, count_new(config, input_ids.shape[1])
+    repeats = config.num_return_sequences
     real = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
-    check_lengths(model, real.sum(-1).tolist(), num_new, input_ids.shape[1])
+    new_of_rows = count_new(model, real.sum(-1).tolist(), config)
+    num_new = max(new_of_rows)
+    check_width(model, input_ids.shape[1], config)
+    num_appended = torch.tensor(new_of_rows, device=input_ids.device)
     tokens, real = (each.repeat_interleave(repeats, dim=0) for each in (input_ids.long(), real))
+    num_appended = num_appended.repeat_interleave(repeats)
     batch, width = tokens.shape
     new = (batch, num_new)
     tokens = torch.cat([tokens, tokens.new_full(new, config.mask_token_id)], dim=1)
-    present = torch.cat([real, real.new_ones(new)], dim=1)
     column = torch.arange(tokens.shape[1], device=tokens.device).expand(tokens.shape)
+    present = torch.cat([real, column[:, :num_new] < num_appended[:, None]], dim=1)
     types = back = padding = None
     if token_type_ids is not None:
         types = token_type_ids.long().repeat_interleave(repeats, dim=0)
         last = (real * column[:, :width]).amax(-1, keepdim=True) if width else real.new_zeros(batch, 1)
         types = torch.cat([types, types.gather(1, last).expand(new)], dim=1)
-    if not bool(real.all()):
-        # Masks in place keep their columns. Appended ones end every row, as those of a decoder do.
+    if not bool(present.all()):
+        # Masks in place keep their columns. Appended ones follow the prompts, as those of a decoder do.
         back = (column - (~real).sum(-1, keepdim=True)) % tokens.shape[1] if num_new else None
         column = (~present).to(torch.uint8).argsort(dim=-1, stable=True)
+        back = column.argsort(-1) if back is None else back
+        column = column[:, : column.shape[1] if config.max_new_tokens is not None else config.max_length]
         tokens, present = tokens.gather(1, column), present.gather(1, column)
         types = None if types is None else types.gather(1, column)
-        padding = present.long()
-        back = column.argsort(-1) if back is None else back
+        padding = None if config.max_new_tokens is None else present.long()
     is_mask = tokens == config.mask_token_id
     return Canvas(
         tokens=tokens,
@@ -211,6 +217,7 @@ def prepare_canvas(
         appended=(column - width).clamp(min=-1),
         back=back,
         num_new=num_new,
+        num_appended=num_appended,
         token_type_ids=types,
     )
 
@@ -278,26 +285,38 @@ def longest_canvas(model: Any) -> int | None:
     return None if setting(config, "relative_attention", False) else named
 
 
-def check_lengths(
-    model: Any, lengths: Iterable[int], num_new: int, width: int = 0, name: str = "Row", first: int = 0
-) -> None:
-    """Raise ValueError for the first row whose tokens and new masks are more than the model has positions.
+def count_new(
+    model: Any, lengths: Iterable[int], config: RemaskGenerationConfig, name: str = "Row", first: int = 0
+) -> list[int]:
+    """How many masks are appended to each row: `max_new_tokens`, or what its own tokens leave of `max_length`.
 
-    lengths: the tokens of each row, without padding. width: those of a padded batch. name, first: what to call a row,
-    and the number of the first.
+    Raises ValueError for the first row of more than `max_length` tokens, or than the model has positions.
+
+    lengths: the tokens of each row, without padding. name, first: what to call a row, and the number of the first.
     """
-    limit = longest_canvas(model)
-    if limit is None:
-        return
-    remedy = "shorten it or lower max_new_tokens" if num_new else "shorten it"
+    limit, counts = longest_canvas(model), []
     for number, length in enumerate(lengths, start=first):
-        if length + num_new > limit:
+        num_new = config.max_length - length if config.max_new_tokens is None else config.max_new_tokens
+        if num_new < 0:
+            raise ValueError(
+                f"{name} {number} has {length} tokens, more than max_length={config.max_length}: raise it, or shorten "
+                "the row."
+            )
+        if limit is not None and length + num_new > limit:
             new = f" and is to get {num_new} new ones" if num_new else ""
+            lower = "max_length" if config.max_new_tokens is None else "max_new_tokens"
             raise ValueError(
                 f"{name} {number} has {length} tokens{new}, more than the {limit} that the model has positions "
-                f"for: {remedy}."
+                f"for: shorten it{f' or lower {lower}' if num_new else ''}."
             )
-    if width + num_new > limit:
+        counts.append(num_new)
+    return counts
+
+
+def check_width(model: Any, width: int, config: RemaskGenerationConfig) -> None:
+    """Raise ValueError if a batch, its padding included, is wider than the model has positions for."""
+    limit, num_new = longest_canvas(model), config.max_new_tokens
+    if limit is not None and num_new is not None and width + num_new > limit:
         raise ValueError(
             f"input_ids is {width} wide, its padding included, and is to get {num_new} new tokens, more than the "
             f"{limit} that the model has positions for: pad no wider than the longest row."

@@ -8,7 +8,7 @@ model whose forward takes `logits_to_keep` (B, W) runs its LM head at the positi
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -116,11 +116,22 @@ def in_window(step: int, steps: int, config: RemaskGenerationConfig) -> bool:
 
 
 def blocks_of(num_masks: int, config: RemaskGenerationConfig, steps: int) -> Iterator[tuple[int, int, int]]:
-    """(first rank, length, number of steps) of each block of a row; the whole row is one without `block_length`."""
+    """(first rank, length, number of steps) of each block of a row; the whole row is one without `block_length`.
+
+    With `max_length` the blocks are those of a row that is all masks; what the prompt takes of them are last, empty
+    ones.
+    """
     length = config.block_length or max(num_masks, 1)
-    starts = range(0, max(num_masks, 1), length)
+    starts = range(0, max(masks_in_blocks(num_masks, config), 1), length)
     for start, block_steps in zip(starts, spread(steps, len(starts)), strict=True):
-        yield start, min(length, num_masks - start), block_steps
+        first = min(start, num_masks)
+        yield first, min(length, num_masks - first), block_steps
+
+
+def masks_in_blocks(num_masks: int, config: RemaskGenerationConfig) -> int:
+    """How many masks the steps are spread over: those of a row, or in blocks with `max_length` a whole canvas."""
+    of_canvas = config.block_length is not None and config.max_new_tokens is None and config.max_length is not None
+    return config.max_length if of_canvas else num_masks
 
 
 def with_loop(indices: list[int], start: int, loop_steps: int) -> list[tuple[int, bool]]:
@@ -146,20 +157,31 @@ def _with_remasks_later(schedule: list[RowStep]) -> list[RowStep]:
     return marked[::-1]
 
 
+def _appended(column: Sequence[RowStep], in_place: list[int]) -> tuple[int, int]:
+    """Which appended masks a step is about: the first, and the one after the last, of any row.
+
+    in_place: how many masks come before the appended ones in each row.
+    """
+    blocks = [(row.start - n, row.end - n) for row, n in zip(column, in_place, strict=True) if row.end > row.start]
+    return max(min(start for start, _ in blocks), 0), max(max(end for _, end in blocks), 0)
+
+
 def plan_steps(
     strategy: RemaskStrategy,
     config: RemaskGenerationConfig,
     num_masks: list[int],
-    num_new: int,
+    num_new: list[int],
     steps: int,
     device: torch.device | str,
 ) -> list[Step]:
     """The steps of rows with `num_masks` masks each, the last `num_new` of them appended; their tensors on `device`.
 
+    A step in which every row's block is empty is left out.
+
     Raises:
         ValueError: if there are more blocks than steps, or if the loop would come after the last step.
     """
-    num_blocks = -(-max(num_masks) // config.block_length) if config.block_length else 1
+    num_blocks = -(-masks_in_blocks(max(num_masks), config) // config.block_length) if config.block_length else 1
     if steps < num_blocks:
         raise ValueError(
             f"steps={steps} are too few for {num_blocks} blocks of block_length={config.block_length}: "
@@ -167,17 +189,20 @@ def plan_steps(
         )
     if strategy.loop(config, steps)[0] > steps:
         raise ValueError(f"loop_start={config.loop_start} is after the last of {steps} steps: lower it.")
-    kinds = {count: number for number, count in enumerate(sorted(set(num_masks)))}  # rows with as many are alike
-    schedules = [_with_remasks_later(strategy.schedule(count, config, steps)) for count in kinds]
-    columns = list(zip(*schedules, strict=True))
-    kind_of_row = torch.tensor([kinds[count] for count in num_masks], device=device)
-    on_device = torch.tensor(columns, device=device).index_select(1, kind_of_row).transpose(1, 2)  # (S, entries, B)
-    in_place = [count - num_new for count in kinds]
-    indices = step_indices(strategy, config, steps)
+    pairs = list(zip(num_masks, num_new, strict=True))
+    kinds = {pair: number for number, pair in enumerate(sorted(set(pairs)))}  # rows with as many of both are alike
+    schedules = [_with_remasks_later(strategy.schedule(count, config, steps)) for count, _ in kinds]
+    columns = zip(step_indices(strategy, config, steps), zip(*schedules, strict=True), strict=True)
+    kept = [(index, column) for index, column in columns if any(row.end > row.start for row in column)]
+    in_place = [count - appended for count, appended in kinds]
+    kind_of_row = torch.tensor([kinds[pair] for pair in pairs], device=device)
+    entries = torch.tensor([column for _, column in kept], device=device)
+    on_device = entries.index_select(1, kind_of_row).transpose(1, 2)  # (S, entries, B)
     planned: list[Step] = []
     previous = None
-    for (index, is_loop), values, column in zip(indices, on_device, columns, strict=True):
+    for ((index, is_loop), column), values in zip(kept, on_device, strict=True):
         rows: Any = RowStep(*cast(Any, zip(*column, strict=True)))
+        first_appended, stop_appended = _appended(column, in_place)
         length = max(map(int.__sub__, rows.end, rows.start))
         alpha_t, alpha_s = index / steps, (index if is_loop else index + 1) / steps
         step = Step(
@@ -192,9 +217,9 @@ def plan_steps(
             block_length=length,
             begins_block=rows.start != previous,
             ends_block=any(rows.ends_block),
-            is_last=len(planned) == len(indices) - 1,
-            first_appended=max(min(map(int.__sub__, rows.start, in_place)), 0),
-            stop_appended=max(max(map(int.__sub__, rows.end, in_place)), 0),
+            is_last=len(planned) == len(kept) - 1,
+            first_appended=first_appended,
+            stop_appended=stop_appended,
         )
         planned.append(step)
         previous = rows.start

@@ -16,7 +16,7 @@ from .canvas import vocabulary_size
 
 if TYPE_CHECKING:
     from ..configuration_remask import RemaskGenerationConfig
-    from .canvas import Changes, Generation
+    from .canvas import Canvas, Changes, Generation
     from .schedule import Step
 
 
@@ -36,10 +36,10 @@ def padding_of(model: Any, mask_token_id: int) -> int | None:
 
 
 def check_endings(
-    model: Any, config: RemaskGenerationConfig, criteria: StoppingCriteriaList | None, num_new: int
+    model: Any, config: RemaskGenerationConfig, criteria: StoppingCriteriaList | None, canvas: Canvas
 ) -> int | None:
     """The token that fills a row after its end. Raises ValueError if rows may end and there is none."""
-    if criteria and not num_new:
+    if criteria and not canvas.num_new:
         raise ValueError(
             "stopping_criteria end rows within their new tokens: set max_new_tokens, or leave the criteria out when "
             "there are only the masks of input_ids to fill."
@@ -54,6 +54,8 @@ def check_endings(
             return pad_token_id
     if criteria:
         raise ValueError("stopping_criteria need pad_token_id: what a row holds after its end.")
+    if canvas.back is not None and canvas.back.shape[1] > canvas.tokens.shape[1]:
+        raise ValueError("max_length with prompts of unequal length needs pad_token_id: what follows a row.")
     return None
 
 
@@ -119,11 +121,12 @@ class Endings:
     def _ended(self, generation: Generation, step: Step) -> tuple[torch.Tensor, torch.Tensor]:
         """The rows that end in the block they have completed, (B,) bool, and what follows their end, (B, L) bool."""
         canvas = generation.canvas
+        sequences = canvas.restore(generation.tokens)
         kept = last_kept(
-            canvas.restore(generation.tokens),
-            generation.tokens.shape[1] - canvas.num_new,
+            sequences,
+            sequences.shape[1] - canvas.num_new,
             step.first_appended,
-            (step.rows.end - generation.num_masks + canvas.num_new).clamp(min=0),
+            (step.rows.end - generation.num_masks + canvas.num_appended).clamp(min=0),
             step.stop_appended,
             self.eos_token_ids,
             self.criteria,

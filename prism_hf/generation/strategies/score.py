@@ -335,6 +335,28 @@ class RandomRemasking(ScoreStrategy):
         return uniform(state.canvas.shape, state.canvas.device, state.generator)
 
 
+@register_strategy("confidence")
+@dataclass(frozen=True)
+class ConfidenceRemasking(ScoreStrategy):
+    """Remasks the tokens that were least likely when they were drawn.
+
+    - **Rule**: `num_remask` generated tokens of a step, those of the lowest probability at the step that drew them, go
+      back to the mask; by default as many as `prism` remasks without a threshold.
+    - **When**: the baseline of `prism` without a head: what PRISM's code calls ReMDM-conf on LLaDA.
+    - **Needs**: confidence.
+    - **Relations**: `remdm_conf` remasks a random number, with ReMDM's probabilities. `p2` asks how likely a token is
+      now; this one never asks again.
+    - **Example**: `model.generate(input_ids, max_new_tokens=64, block_length=32, remask_strategy="confidence")`
+    - **Paper**: ReMDM, arXiv 2503.00307; PRISM, arXiv 2510.01384.
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ("confidence",)
+    draws: ClassVar[bool] = False
+
+    def __call__(self, state: StepState) -> torch.Tensor:
+        return state.confidence
+
+
 @register_strategy("prism")
 @dataclass(frozen=True)
 class PrismRemasking(ScoreStrategy):

@@ -75,6 +75,27 @@ def test_equal_to_the_literal_loop(table_model, reference_row, seed):
     assert not (out.sequences == MASK).any() and out.num_forwards == steps
 
 
+@pytest.mark.parametrize("do_sample", [False, True])
+def test_confidence_is_that_of_the_step_that_drew_a_token(table_model, do_sample):
+    model, ids = table_model(12, seed=5), torch.zeros(4, 12, dtype=torch.long)
+    settings = {"remask_strategy": "confidence", "num_remask": 3, "steps": 12, "block_length": 6}
+    settings |= {"return_dict_in_generate": True, "output_trajectory": True, "do_sample": do_sample}
+    record = remask_generate(model, ids, generator=torch.Generator().manual_seed(0), **settings).trajectory
+    before = torch.cat([ids[None], record.canvas[:-1]])
+    psi = torch.zeros(4, 12)
+    for step in range(12):
+        logits = model(before[step]).logits.clone()
+        logits[..., MASK] = -torch.inf
+        block = slice(6 * (step // 6), 6 * (step // 6) + 6)
+        for row in range(4):
+            clean = [i for i in range(block.start, block.stop) if before[step, row, i] != MASK]
+            remasked = record.remasked[step, row].nonzero().flatten().tolist()
+            assert remasked == sorted(sorted(clean, key=lambda i: psi[row, i].item())[: len(remasked)])  # noqa: B023
+        drawn = logits.softmax(-1).gather(-1, record.canvas[step][..., None])[..., 0]
+        psi = torch.where(record.filled[step], drawn, psi)
+    assert record.remasked.sum() == 4 * 2 * 3
+
+
 @pytest.mark.parametrize("total", range(14))
 @pytest.mark.parametrize("parts", range(1, 9))
 def test_shares(shares, middle_shares, total, parts):
@@ -87,7 +108,7 @@ def test_published_counts():
     config = RemaskGenerationConfig(
         block_length=64, remask_strategy="prism", num_remask=12, max_new_tokens=64, remask_start=0.0, remask_end=1.0
     )
-    schedule = plan_steps(resolve_strategy("prism"), config, [64], 64, 64, "cpu")
+    schedule = plan_steps(resolve_strategy("prism"), config, [64], [64], 64, "cpu")
     assert [step.rows.num_remask.item() for step in schedule] == [0] * 26 + [1] * 12 + [0] * 26
     assert [step.rows.num_unmask.item() for step in schedule] == [1] * 26 + [2] * 12 + [1] * 26
     # The step that remasks sees one mask less than it leaves: 64, 63, ... 39, 38, 37, ...
@@ -105,7 +126,7 @@ def test_later_published_counts():
         remask_start=0.0,
         remask_end=1.0,
     )
-    schedule = plan_steps(resolve_strategy("prism"), config, [32], 32, 16, "cpu")
+    schedule = plan_steps(resolve_strategy("prism"), config, [32], [32], 16, "cpu")
     assert [step.rows.num_remask.item() for step in schedule] == [0] * 3 + [1] * 10 + [0] * 3
     assert [step.rows.num_unmask.item() for step in schedule] == [2] * 16
     assert [step.most_unmasked for step in schedule] == [2] * 3 + [3] * 10 + [2] * 3

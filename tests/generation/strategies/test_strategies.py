@@ -55,7 +55,7 @@ def canvases():
 
 
 def settings_for(name):
-    if name in ("random", "prism", "prism_loop"):
+    if name in ("random", "confidence", "prism", "prism_loop"):
         loop = {"loop_start": 3, "loop_steps": 2, "num_remask_loop": 1} if name == "prism_loop" else {}
         return {"remask_strategy": name, "num_remask": 1} | loop
     return {"remask_strategy": name} | ({"critic": Hashed()} if name == "token_critic" else {})
@@ -97,7 +97,15 @@ def test_every_strategy_fills_and_corrects_by_its_name_alone(name, settings):
     for arguments in ({"input_ids": canvases()}, {"input_ids": canvases()[:, :2], "max_new_tokens": 10}):
         out = remask_generate(Hashed(), **arguments, **settings, **RECORD)
         assert not (out.sequences == MASK).any()
-        if name in ("random", "prism", "prism_loop", "wino", "p2", "token_critic"):  # the others do by chance
+        if name in (
+            "random",
+            "confidence",
+            "prism",
+            "prism_loop",
+            "wino",
+            "p2",
+            "token_critic",
+        ):  # the others do by chance
             assert out.trajectory.remasked.any()
     for masks in (1, 2, 3):
         ids = torch.full((1, 12), 5)
@@ -111,7 +119,7 @@ def remasked_counts(**settings):
     return out.trajectory.remasked.sum(-1)[:, 0].tolist()
 
 
-@pytest.mark.parametrize("name", ["prism", "random"])
+@pytest.mark.parametrize("name", ["prism", "random", "confidence"])
 def test_default_numbers_of_remasked_tokens(name):
     """One fewer than a step fills, at least one, in the published window; 12 of 64 in a block, its middle steps."""
     settings = {"remask_strategy": name, "generator": torch.Generator().manual_seed(0)}

@@ -12,9 +12,9 @@ from transformers import AutoModelForMaskedLM
 from trl import get_peft_config
 
 import prism_hf.models  # noqa: F401  (registers LLaDA and MDLM)
-from prism_hf import MaskedDiffusionTrainer, MaskedDiffusionTrainingArguments
+from prism_hf import MaskedDiffusionTrainer, MaskedDiffusionTrainingArguments, RemaskGenerationConfig
 from prism_hf.data import DataArguments
-from prism_hf.evaluation import sudoku_prediction_metrics
+from prism_hf.evaluation import prediction_metrics
 from prism_hf.models.auto import new_config
 from prism_hf.training.model_arguments import ModelArguments, building_arguments, loading_arguments
 from prism_hf.training.running import recipe_data, run_training
@@ -27,6 +27,9 @@ class MdmArguments(ModelArguments):
         metadata={"help": "Of a new model, without model_name_or_path: mdlm, llada, bert, or any type of masked LM."},
     )
     model_config: dict | None = field(default=None, metadata={"help": "Fields of the config of a new model."})
+    generation: dict | None = field(
+        default=None, metadata={"help": "Fields of the RemaskGenerationConfig that evaluations generate with."}
+    )
 
 
 def build(
@@ -39,14 +42,18 @@ def build(
     else:
         config = new_config(model_args.model_type, data["processing_class"], model_args.model_config or {})
         model = AutoModelForMaskedLM.from_config(config, **building_arguments(model_args, training_args))
+    if model_args.generation is not None:
+        model.generation_config = RemaskGenerationConfig(**model_args.generation)
 
-    solves = data_args.dataset == "sudoku" and training_args.predict_with_generate
+    compute_metrics = prediction_metrics(
+        data_args.dataset, training_args.predict_with_generate, data["processing_class"], model_args.eval_scorer
+    )
     return MaskedDiffusionTrainer(
         model,
         training_args,
         **data,
         peft_config=get_peft_config(model_args),
-        compute_metrics=sudoku_prediction_metrics if solves else None,
+        compute_metrics=compute_metrics,
     )
 
 

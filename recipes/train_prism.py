@@ -13,7 +13,7 @@ from trl import get_peft_config
 
 from prism_hf import PrismForMaskedDiffusion, PrismTrainer, PrismTrainingArguments, RemaskGenerationConfig
 from prism_hf.data import DataArguments
-from prism_hf.evaluation import sudoku_prediction_metrics
+from prism_hf.evaluation import prediction_metrics
 from prism_hf.fields import Count
 from prism_hf.models.prism import QUALITY_HEADS
 from prism_hf.resources import model_path
@@ -46,13 +46,15 @@ def build(model_args: PrismArguments, data_args: DataArguments, training_args: P
     )
     model.generation_config = generation_config
 
-    solves = data_args.dataset == "sudoku" and training_args.predict_with_generate
+    compute_metrics = prediction_metrics(
+        data_args.dataset, training_args.predict_with_generate, data["processing_class"], model_args.eval_scorer
+    )
     return PrismTrainer(
         model,
         training_args,
         **data,
         peft_config=get_peft_config(model_args),
-        compute_metrics=sudoku_prediction_metrics if solves else None,
+        compute_metrics=compute_metrics,
     )
 
 

@@ -13,6 +13,7 @@ from trl import get_peft_config
 
 from prism_hf import PrismConfig, PrismForMaskedDiffusion, TokenCriticTrainer, TokenCriticTrainingArguments, load_model
 from prism_hf.data import DataArguments
+from prism_hf.evaluation import prediction_metrics
 from prism_hf.models.attention import available_attention
 from prism_hf.models.auto import new_config
 from prism_hf.models.prism import QUALITY_HEADS
@@ -51,12 +52,16 @@ def build(
         config = PrismConfig(backbone_config=backbone_config, head_type=model_args.head_type)
         critic = AutoModelForMaskedLM.from_config(config, **building_arguments(model_args, training_args))
 
+    compute_metrics = prediction_metrics(
+        data_args.dataset, training_args.predict_with_generate, data["processing_class"], model_args.eval_scorer
+    )
     return TokenCriticTrainer(
         critic,
         training_args,
         denoiser=denoiser,
         **data,
         peft_config=get_peft_config(model_args),
+        compute_metrics=compute_metrics,
     )
 
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from .tasks.code.answers import FoundCode, extract_code, find_code
     from .tasks.code.problems import CodeProblem, read_problems, run_answers
     from .tasks.code.scoring import check_enough, pass_table, read_completions, score_completions
+    from .tasks.predictions import prediction_metrics, text_prediction_metrics
     from .tasks.registry import TASKS, load_task
     from .tasks.sudoku.plots import plot_corrections, quality_samples
     from .tasks.sudoku.task import evaluate_sudoku, load_sudoku, sudoku_metrics, sudoku_prediction_metrics
@@ -76,6 +77,7 @@ __all__ = [
     "plot_comparison",
     "plot_corrections",
     "plot_reliability",
+    "prediction_metrics",
     "quality_samples",
     "read_completions",
     "read_problems",
@@ -86,6 +88,7 @@ __all__ = [
     "score_completions",
     "sudoku_metrics",
     "sudoku_prediction_metrics",
+    "text_prediction_metrics",
     "unigram_entropy",
     "weights_digest",
     "wilson_interval",

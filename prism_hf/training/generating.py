@@ -4,13 +4,16 @@ Processes that share the weights of a model take every forward together, so ther
 depend on the seed and on the rows that are generated at once, not on the state of training.
 """
 
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
+from prism_hf._compat import tokenizer_of
 from prism_hf.generation import remask_generate
 from prism_hf.jobs.completions import batch_seed
+from prism_hf.jobs.lines import to_json, write_whole
 
 from .data_preparation.rows import IGNORED, attended
 from .masking import maskable_tokens
@@ -56,6 +59,27 @@ def fill_rows(
     settings = {**IN_PLACE, "return_dict_in_generate": False, "output_trajectory": False}
     sequences = generate(trainer, prompts, mask, seed, **settings)[own]
     return sequences.masked_fill(~present, IGNORED), input_ids.masked_fill(~maskable, IGNORED)
+
+
+def keep_generations(trainer: Any, sequences: Any, labels: Any, path: Path) -> None:
+    """Write what an evaluation generated as rows of `prompt`, `completion` and `tokens`, of which texts are decoded.
+
+    Args:
+        trainer (`MaskedDiffusionTrainer`): Whose evaluation it is.
+        sequences, labels (`np.ndarray`): See `MaskedDiffusionTrainer.generations`, (N, L).
+        path (`Path`): The JSONL file, in a folder that is made.
+    """
+    tokenizer = tokenizer_of(trainer.processing_class)
+
+    def row_of(ids: Any, written: Any) -> dict[str, Any]:
+        prompt, tokens = ids[~written & (ids != IGNORED)].tolist(), ids[written].tolist()
+        if tokenizer is None:
+            return {"prompt": prompt, "completion": None, "tokens": tokens}
+        return {"prompt": tokenizer.decode(prompt), "completion": tokenizer.decode(tokens), "tokens": tokens}
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = map(row_of, sequences, labels != IGNORED)
+    write_whole(path, (to_json(row, ensure_ascii=False) for row in rows))
 
 
 def padded_prompts(prompts: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -17,6 +17,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -47,6 +48,8 @@ from .randomness import EVALUATION, TRAIN
 from .running_means import RunningMeans
 
 logger = logging.get_logger(__name__)
+
+GENERATIONS = "generations"  # the folder of what evaluations generate
 
 T = TypeVar("T", torch.Tensor, float)  # of a loss: a tensor in a step, a number in what is logged
 
@@ -585,7 +588,10 @@ class MaskedDiffusionTrainer(BaseTrainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
-        """As the parent's; with `predict_with_generate`, in two passes: for the loss, and to generate."""
+        """As the parent's; with `predict_with_generate`, in two passes: for the loss, and to generate.
+
+        What was generated is kept in `generations` of the output folder, by the metrics' prefix and the step.
+        """
         dataset = dataloader.dataset
         self.num_evaluated, self.num_to_evaluate = 0, num_documents(dataset)
         self.forget_metrics(training=False)
@@ -609,4 +615,10 @@ class MaskedDiffusionTrainer(BaseTrainer):
             generated = super().evaluation_loop(dataloader, description, False, *rest)
         finally:
             self.is_generating = False
+        is_whole = self.preprocess_logits_for_metrics is None and not self.args.batch_eval_metrics
+        if is_whole and self.is_world_process_zero():
+            from .generating import keep_generations
+
+            file = Path(self.args.output_dir) / GENERATIONS / f"{metric_key_prefix}-{self.state.global_step}.jsonl"
+            keep_generations(self, generated.predictions, generated.label_ids, file)
         return generated._replace(metrics=output.metrics | generated.metrics, num_samples=output.num_samples)

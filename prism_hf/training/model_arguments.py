@@ -62,6 +62,13 @@ class ModelArguments(ModelConfig):
     lora_task_type: str | None = field(  # type: ignore[assignment]  # TRL's is for causal models
         default=None, metadata={"help": "Read by nobody: an adapter of a masked model has no task type of PEFT's."}
     )
+    eval_scorer: str | None = field(
+        default=None,
+        metadata={
+            "help": "Causal LM that judges the text that evaluations generate, with predict_with_generate: "
+            "generative_perplexity and entropy."
+        },
+    )
     peft: dict | None = field(default=None, metadata={"help": "Old name of use_peft, lora_r and what follows them."})
     quantization: dict | None = field(default=None, metadata={"help": "Old name of load_in_4bit and the like."})
 

@@ -450,6 +450,41 @@ def test_text_is_learned_with_a_tokenizer_of_its_own(tmp_path, launch, streaming
         assert tokenizer.decode(next(iter(rows))["input_ids"], skip_special_tokens=True).startswith(f"{split} 0 ants")
 
 
+def test_samples_from_nothing_are_judged_at_evaluations_and_choose_the_best(save_chat_model, tmp_path, launch):
+    tokenizer = save_chat_model(tmp_path / "model")
+    scorer = GPT2Config(vocab_size=300, n_positions=32, n_embd=32, n_layer=1, n_head=2, eos_token_id=1, bos_token_id=0)
+    GPT2LMHeadModel(scorer).save_pretrained(tmp_path / "scorer")
+    tokenizer.save_pretrained(tmp_path / "scorer")
+    (tmp_path / "prose.txt").write_text("\n\n".join(f"{n} ants and {n} bees" for n in range(60)))
+    settings = {
+        "model_name_or_path": str(tmp_path / "model"),
+        "dataset": "text",
+        "dataset_name": str(tmp_path / "prose.txt"),
+        "length": 16,
+        "ema_decay": 0.5,
+        "learning_rate": 3e-2,
+        "eval_strategy": "steps",
+        "eval_steps": 2,
+        "save_steps": 2,
+        "load_best_model_at_end": True,
+        "metric_for_best_model": "generative_perplexity",
+        "predict_with_generate": True,
+        "num_eval_generations": 3,
+        "eval_scorer": str(tmp_path / "scorer"),
+        "generation": {"steps": 4, "do_sample": True, "order": "random"},
+    }
+    config = {name: value for name, value in LLADA.items() if not name.startswith(("model", "vocab"))} | settings
+    launch("train_mdm.py", config, tmp_path / "out")
+    logged = json.loads((tmp_path / "out" / "trainer_state.json").read_text())["log_history"]
+    scores = {row["step"]: row["eval_generative_perplexity"] for row in logged if "eval_entropy" in row}
+    best = json.loads((tmp_path / "out" / "all_results.json").read_text())
+    assert best["eval_generative_perplexity"] == pytest.approx(min(scores.values()), rel=1e-6)
+    assert best["eval_perplexity_low"] < best["eval_perplexity"] < best["eval_perplexity_high"]
+    for step in scores:
+        rows = (tmp_path / "out" / "generations" / f"eval-{step}.jsonl").read_text().splitlines()
+        assert len(rows) == 3 and all(len(json.loads(row)["tokens"]) == 16 for row in rows)
+
+
 def test_two_processes_generate_the_lines_of_one(save_chat_model, tmp_path, launch):
     save_chat_model(tmp_path / "model")
     (tmp_path / "prompts.txt").write_text("".join(f"x = {n}\n" for n in range(7)))

@@ -54,6 +54,8 @@ def test_compute_metrics_gets_what_the_model_generates(tmp_path, batch_size, num
     assert found["metrics"]["eval_right"] == (expected == labels)[labels != -100].mean()
     assert found["metrics"]["eval_loss"] == pytest.approx(plain["metrics"]["eval_loss"], rel=1e-5)  # of all rows
     assert {"eval_quality_loss", "eval_draft_accuracy"} <= found["metrics"].keys()
+    kept = [json.loads(line) for line in (tmp_path / "generations" / "eval-0.jsonl").read_text().splitlines()]
+    assert [row["prompt"] + row["tokens"] for row in kept] == [row[row != -100].tolist() for row in expected]
     predicted = trainer.predict(rows[:2])
     assert predicted.predictions.tolist() == padded(generated_alone(run.model_of().eval(), rows[:2]))
     assert {"test_right", "test_loss"} <= predicted.metrics.keys()

@@ -14,8 +14,16 @@ import torch
 from accelerate import PartialState
 
 from prism_hf import load_model
-from prism_hf.evaluation import compare, comparison_table, expand_grid, load_task, plot_comparison, weights_digest
-from prism_hf.fields import NotNegative, Positive, Seed, check_fields
+from prism_hf.evaluation import (
+    Match,
+    compare,
+    comparison_table,
+    expand_grid,
+    load_task,
+    plot_comparison,
+    weights_digest,
+)
+from prism_hf.fields import NotNegative, Positive, Seed, build_config, check_fields
 from prism_hf.generation import Order
 from prism_hf.hub.portable import portable
 from prism_hf.jobs.launching import end_with_launcher
@@ -37,6 +45,9 @@ class ComparisonArguments:
         default_factory=lambda: [1.0], metadata={"help": "Of the tokens drawn; 0 takes the likeliest."}
     )
     budgets: list[Positive] = field(default_factory=lambda: [51], metadata={"help": "Numbers of forward passes."})
+    match: dict | None = field(
+        default=None, metadata={"help": "What all rows are to agree in, {value: 4.36, measure: entropy, by: top_p}."}
+    )
     reference: str = field(default="prism", metadata={"help": "The strategy that the others are tested against."})
     model_name_or_path: str | None = field(
         default=None, metadata={"help": "A whole model or an adapter; the shipped PRISM if not given."}
@@ -78,22 +89,24 @@ def compare_strategies(args: ComparisonArguments, path: Path, state: PartialStat
     points = expand_grid(args.strategies or [], args.orders, args.temperatures, args.budgets, critic_name)
     if args.reference not in {point.label for point in points}:
         raise ValueError(f"reference={args.reference!r} is not among the strategies compared: name one that is.")
+    match = None if args.match is None else build_config(Match, args.match, "match")
     model_name = portable(args.model_name_or_path) or "sudoku_prism"
     model = load(model_path(args.model_name_or_path or "sudoku_prism"))
     task = load_task(**args.task, model=model)
 
     folder = path.parent
-    rows = compare(model, task, points, path, model_name, args.batch_size, args.seed, args.bf16, critic)
+    rows = compare(model, task, points, path, model_name, args.batch_size, args.seed, args.bf16, critic, match)
     if state.is_main_process:
         binary = rows[0]["scores"].dtype == torch.bool
         paired = "; in brackets, how many only the row gets right : how many only the reference" if binary else ""
+        agreed = "" if match is None else f" {match}"
         heading = (
             f"# {args.task['name']}: remasking strategies at equal forward passes\n\n"
             f"Model: {model_name}. {task.origin} Seed {args.seed}, batches of {args.batch_size}. A forward pass of a "
             "second network counts as one. Seconds are those of the whole setting on this machine. Each row is tested "
             f"against {args.reference} with the same tokens and order (where it has none of that order, with its best, "
             f"which is named) on the same examples{paired}. {'p-values' if binary else 'Intervals'} are not adjusted "
-            "for the number of tests.\n\n"
+            f"for the number of tests.{agreed}\n\n"
         )
         report = heading + comparison_table(rows, task.measured, args.reference)
         (folder / "comparison.md").write_text(report, encoding="utf-8")

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
     from .comparison.comparison import compare, evaluate
     from .comparison.grid import GridPoint, expand_grid
+    from .comparison.matching import Match
     from .comparison.plots import plot_reliability
     from .comparison.report import comparison_table, plot_comparison
     from .comparison.settings import evaluate_settings
@@ -44,6 +45,7 @@ __all__ = [
     "FoundCode",
     "GridPoint",
     "Judgement",
+    "Match",
     "ProgramResult",
     "Task",
     "auroc",

@@ -17,6 +17,7 @@ from prism_hf.evaluation.tasks.task import Task
 from prism_hf.jobs.results import COMPLETIONS
 
 from .grid import GridPoint, listed_point
+from .matching import Match, is_comparable, matched
 from .settings import check_settings, evaluate_settings
 
 
@@ -76,6 +77,7 @@ def compare(
     seed: int = 0,
     bf16: bool = False,
     critic: nn.Module | None = None,
+    match: Match | None = None,
 ) -> list[dict[str, Any]]:
     """Choose among the candidates of each row on the tuning examples, then complete the reported examples with it.
 
@@ -92,12 +94,15 @@ def compare(
         seed (`int`, *optional*, defaults to 0): Of the sampler.
         bf16 (`bool`, *optional*, defaults to `False`): Run the model under bfloat16 autocast.
         critic (`torch.nn.Module`, *optional*): The network that the strategy `token_critic` asks.
+        match (`Match`, *optional*): A measure that all rows are to agree in, and the field that is moved until they do,
+            for each candidate on the tuning examples and for the chosen one on the reported. A row that does not
+            agree even so has `"agrees": False`.
 
     Returns:
         `list[dict[str, Any]]`: A row a strategy, order, temperature and budget, in the order of the grid: what
         `evaluate_settings` returns, with `label`, `order`, `temperature`, `budget`, `arguments`, `measured`, `scores`
-        (N,), `measures` and `candidates`, of which there are some where arguments were chosen: the arguments, the mean
-        score and the measures on tuning examples and the forward passes of each.
+        (N,), `measures`, `agrees` and `candidates`, of which there are some where arguments were chosen: the arguments,
+        the mean score and the measures on tuning examples and the forward passes of each.
 
     Raises:
         ValueError: before anything is computed, if a setting is wrong, or there are candidates and nothing to tune on.
@@ -121,23 +126,25 @@ def compare(
             "examples to tune on (num_tuning_...), or give one value for each argument."
         )
 
-    def run(split: str, examples: Tensor, chosen: list[GridPoint], seed: int) -> list[dict[str, Any]]:
+    def run(split: str, point: GridPoint) -> tuple[GridPoint, dict[str, Any]]:
+        examples, first = (task.examples, seed) if split == "reported" else (task.tuning_examples, tuning_seed)
         made_with = {"split": split, "num_examples": len(examples), "model": model_name} | task.made_with
-        return _completed(
-            model, task, examples, chosen, path, made_with, batch_size=batch_size, seed=seed, bf16=bf16, critic=critic
-        )
+        kwargs = {"batch_size": batch_size, "seed": first, "bf16": bf16, "critic": critic}
 
-    tuned: dict[tuple, list[tuple[GridPoint, dict[str, Any]]]] = {}
-    if rivals:
-        for point, row in zip(
-            rivals, run("tuning", task.tuning_examples, rivals, seed + task.tuning_seed), strict=True
-        ):
-            tuned.setdefault(point.row, []).append((point, row))
-    chosen = [_best(tuned[row]) if row in tuned else group[0] for row, group in groups.items()]
-    rows = run("reported", task.examples, chosen, seed)
+        def row_of(point: GridPoint) -> dict[str, Any]:
+            return _completed(model, task, examples, [point], path, made_with, **kwargs)[0]
+
+        if match is None:
+            return point, row_of(point)
+        point, row = matched(point, row_of, match)
+        return point, row | {"agrees": match.holds(row)}
+
+    tuning_seed = seed + task.tuning_seed
+    tuned = [[run("tuning", point) for point in group] if len(group) > 1 else [] for group in groups.values()]
+    chosen = [_best(rivals) if rivals else group[0] for rivals, group in zip(tuned, groups.values(), strict=True)]
     return [
-        row | {"candidates": list(map(_candidate, tuned.get(point.row, [])))}
-        for point, row in zip(chosen, rows, strict=True)
+        run("reported", point)[1] | {"candidates": list(map(_candidate, rivals))}
+        for point, rivals in zip(chosen, tuned, strict=True)
     ]
 
 
@@ -169,6 +176,7 @@ def _completed(
             "budget": point.budget,
             "arguments": point.arguments,
             "measured": task.measured,
+            "agrees": True,
             "candidates": [],
         }
         for point, row in zip(points, rows, strict=True)
@@ -187,8 +195,8 @@ def _candidate(tuned: tuple[GridPoint, dict[str, Any]]) -> dict[str, Any]:
 
 
 def _best(candidates: list[tuple[GridPoint, dict[str, Any]]]) -> GridPoint:
-    """The candidate of highest mean score among those that keep to their budget, the first of equals."""
-    within = [pair for pair in candidates if pair[1]["forward_passes"] <= pair[0].budget]
+    """The candidate of highest mean score among those that are comparable, the first of equals."""
+    within = [(point, row) for point, row in candidates if is_comparable(row)]
     return max(within or candidates, key=lambda pair: pair[1]["scores"].double().mean().item())[0]
 
 

@@ -16,6 +16,7 @@ from prism_hf.evaluation.metrics.statistics import (
     wilson_interval,
 )
 
+from .matching import is_comparable
 from .plots import Point, plot_against_passes
 from .settings import describe_arguments
 
@@ -23,7 +24,7 @@ Row = dict[str, Any]
 
 
 def comparison_table(rows: list[Row], measured: str | None = None, reference: str = "prism") -> str:
-    """Rows of `compare` as Markdown: for each budget a table, best first, and what does not keep to it apart.
+    """Rows of `compare` as Markdown: for each budget a table, best first, and what is not comparable apart.
 
     Each is set against a row of the strategy `reference` with the same tokens and the same order, or, if there is none,
     the best of those with the same tokens: by McNemar's exact test where scores are bool, else by a paired bootstrap.
@@ -53,14 +54,13 @@ def comparison_table(rows: list[Row], measured: str | None = None, reference: st
         return _table(rows, measured)
     parts = []
     for budget in sorted({row["budget"] for row in rows}):
-        within, over = _split_by_budget([row for row in rows if row["budget"] == budget])
-        parts.append(f"## {budget} forward passes\n\n{_table(_best_first(within), measured, reference)}")
-        if over:
-            parts.append(
-                f"### Not comparable: more than {budget} forward passes\n\n"
-                "These made more forward passes than the others were allowed: they are in no test and no plot.\n\n"
-                + _table(_best_first(over), measured)
-            )
+        comparable, others = _split([row for row in rows if row["budget"] == budget])
+        parts.append(f"## {budget} forward passes\n\n{_table(_best_first(comparable), measured, reference)}")
+        parts += [
+            f"### Not comparable: {why}\n\nThey are in no test and no plot.\n\n{_table(_best_first(apart), measured)}"
+            for why, apart in _reasons(others, budget).items()
+            if apart
+        ]
     candidates = _candidates_table(rows, measured)
     return "\n".join([*parts, *([f"## What the arguments were chosen from\n\n{candidates}"] if candidates else [])])
 
@@ -83,7 +83,7 @@ def plot_comparison(
         plot_comparison("results.png", compare(model, task, points, "results.jsonl"))
         ```
     """
-    within, _ = _split_by_budget(rows)
+    within, _ = _split(rows)
     points = []
     for row in sorted(within, key=lambda row: row["order"] is None):
         others = [other for other in within if other["temperature"] == row["temperature"] and other["order"]]
@@ -147,13 +147,17 @@ def _best_first(rows: list[Row]) -> list[Row]:
     return sorted(rows, key=lambda row: -_mean(row["scores"]))
 
 
-def _split_by_budget(rows: list[Row]) -> tuple[list[Row], list[Row]]:
-    """Rows that made no more forward passes than their budget, and those that did."""
+def _split(rows: list[Row]) -> tuple[list[Row], list[Row]]:
+    """Rows that are comparable, and those that are not."""
+    return list(filter(is_comparable, rows)), list(filterfalse(is_comparable, rows))
 
-    def keeps_to_it(row: Row) -> bool:
-        return row["budget"] is None or row["forward_passes"] <= row["budget"]
 
-    return list(filter(keeps_to_it, rows)), list(filterfalse(keeps_to_it, rows))
+def _reasons(rows: list[Row], budget: int) -> dict[str, list[Row]]:
+    over = [row for row in rows if row["forward_passes"] > budget]
+    return {
+        f"more than {budget} forward passes": over,
+        "other than the rest in what all are to agree in": [row for row in rows if row not in over],
+    }
 
 
 def _find_reference(rows: list[Row], row: Row, reference: str) -> Row | None:

@@ -16,6 +16,7 @@ def row(label, scores, budget=10, passes=10, order="random", **more):
         "forward_passes": passes,
         "seconds": 3.2,
         "scores": scores,
+        "agrees": True,
         "candidates": [],
         "measures": {},
         "setting": {},

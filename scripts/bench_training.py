@@ -3,10 +3,12 @@
     python scripts/bench_training.py [--shape mdlm llada llada_lora] [--rounds 3]
     python scripts/bench_training.py --scaling [--shape llada_lora] [--rounds 1]
     python scripts/bench_training.py --packing [--shape llada_lora] [--rounds 3]
+    python scripts/bench_training.py --limit
 
 The first compares time, peak memory, arithmetic, loss and gradients; the second the tokens per second and the memory of
 optimiser steps of `PrismTrainer`, of the same batch on one process and shared by two (gloo, DDP), a thread each; the
-third an epoch over documents of 1/16 of the length up to all of it, padded and packed.
+third an epoch over documents of 1/16 of the length up to all of it, padded and packed; the fourth the tokens per second
+of pre-training at the shape of prose_mdm_laptop.yaml, with as many as a large product's rate would allow.
 
 The plain implementation builds the logits of every position in both forwards and keeps both graphs, as one writes it
 first. Each side runs in a process of its own; the sides take turns. Memory is read in a process that gives freed
@@ -32,9 +34,18 @@ from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
-from transformers import PreTrainedConfig, TrainerCallback
+from transformers import BertConfig, BertForMaskedLM, PreTrainedConfig, TrainerCallback
 
-from prism_hf import LladaConfig, MdlmConfig, PrismConfig, PrismForMaskedDiffusion, PrismTrainer, PrismTrainingArguments
+from prism_hf import (
+    LladaConfig,
+    MaskedDiffusionTrainer,
+    MaskedDiffusionTrainingArguments,
+    MdlmConfig,
+    PrismConfig,
+    PrismForMaskedDiffusion,
+    PrismTrainer,
+    PrismTrainingArguments,
+)
 
 VOCAB = 126464
 NUM_DRAFT_TOKENS, UNMASKING_WEIGHT = 8, 0.5
@@ -68,6 +79,17 @@ SHAPES = {
     "llada_lora": Shape(LLADA, length=512, batch=2, lora=True),
     "tiny": Shape(TINY, length=32, batch=2, lora=True),  # to see that the script works
 }
+# That of prose_mdm_laptop.yaml: a sentence encoder of 6 layers with a pruned vocabulary.
+ENCODER = BertConfig(
+    vocab_size=8192,
+    hidden_size=384,
+    num_hidden_layers=6,
+    num_attention_heads=12,
+    intermediate_size=1536,
+    hidden_dropout_prob=0.0,
+    attention_probs_dropout_prob=0.0,
+    attn_implementation="eager",
+)
 # Processes that share the batch, and whether activations are checkpointed.
 SCALES = [(1, False), (1, True), (2, False), (2, True)]
 NUM_STEPS = 4  # of which the first is a warm-up
@@ -333,11 +355,65 @@ def compare_packing(name: str, rounds: int) -> None:
     print(f"{NUM_DOCUMENTS} documents of {shape.length // 16} to {shape.length} tokens, {shape.batch} rows a batch.\n")
 
 
+def pretrain(num_steps: int) -> list[float]:
+    """Seconds of each optimiser step of pre-training."""
+    times = StepTimes()
+    rows = torch.randint(1, ENCODER.vocab_size, (32, 128), generator=torch.Generator().manual_seed(1))
+    with tempfile.TemporaryDirectory() as folder:
+        args = MaskedDiffusionTrainingArguments(
+            folder,
+            loss_normalizer="masked",
+            use_muon=True,
+            ema_decay=0.99,
+            per_device_train_batch_size=32,
+            max_steps=num_steps,
+            bf16=True,
+            use_cpu=True,
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+        )
+        model = BertForMaskedLM(copy.deepcopy(ENCODER))
+        model.config.mask_token_id = 0
+        trainer = MaskedDiffusionTrainer(model, args, train_dataset=[{"input_ids": row} for row in rows])
+        trainer.add_callback(times)
+        trainer.train()
+    return times.seconds
+
+
+def product_rate(size: int = 4096) -> float:
+    """Operations a second of a large square product in bfloat16."""
+    one = torch.randn(size, size, dtype=torch.bfloat16)
+    seconds = []
+    for _ in range(4):
+        began = time.perf_counter()
+        one @ one
+        seconds.append(time.perf_counter() - began)
+    return 2 * size**3 / min(seconds)
+
+
+def compare_with_limit() -> None:
+    """Print the tokens per second of pre-training beside those that arithmetic allows on these cores."""
+    with FlopCounterMode(display=False) as counter:
+        pretrain(1)
+    seconds, tokens = statistics.median(pretrain(8)[1:]), 32 * 128
+    rate, operations = product_rate(), counter.get_total_flops()
+    print(
+        f"{ENCODER.num_hidden_layers} layers, {ENCODER.hidden_size} wide, bfloat16, {torch.get_num_threads()} threads\n"
+    )
+    print("| | tokens a second | 10^9 operations a second |")
+    print("|---|---|---|")
+    print(f"| pre-training | {tokens / seconds:.0f} | {operations / seconds / 1e9:.0f} |")
+    print(f"| a product of 4096 x 4096 | {rate / operations * tokens:.0f} | {rate / 1e9:.0f} |")
+    print(f"\n{operations / tokens / 1e6:.0f} million operations a token, the optimiser's included.\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shape", nargs="+", choices=list(SHAPES))
     parser.add_argument("--scaling", action="store_true", help="checkpointing and processes, not a plain step")
     parser.add_argument("--packing", action="store_true", help="rows of different lengths, padded and packed")
+    parser.add_argument("--limit", action="store_true", help="pre-training beside what arithmetic allows")
     parser.add_argument("--packing_side", choices=["padded", "packed"], help=argparse.SUPPRESS)
     parser.add_argument("--rounds", type=int, help="how often the sides take turns (3; 1 with --scaling)")
     parser.add_argument("--side", choices=["ours", "plain"], help=argparse.SUPPRESS)
@@ -353,6 +429,8 @@ def main() -> None:
     elif args.packing:
         for name in args.shape or ["mdlm", "llada_lora"]:
             compare_packing(name, args.rounds or 3)
+    elif args.limit:
+        compare_with_limit()
     elif args.processes:
         measure_scale(SHAPES[args.shape[0]], args.processes, args.checkpointing)
     elif args.scaling:

@@ -12,15 +12,28 @@ def read_tokenizer(name_or_path: str, revision: str = "main") -> PreTrainedToken
         ValueError: for a model that has none, such as one of Sudoku.
         OSError: for a name of no model, with that name.
     """
+    problem = (
+        f"{name_or_path} has no tokenizer of text, which is read and written here: name a model of text, or save its "
+        "tokenizer beside it."
+    )
     try:
-        return AutoTokenizer.from_pretrained(name_or_path, revision=revision)
+        tokenizer = AutoTokenizer.from_pretrained(name_or_path, revision=revision)
     except ValueError as error:  # that sentencepiece is missing, where nothing is there to read with it
-        raise ValueError(
-            f"{name_or_path} has no tokenizer of text, which is read and written here: name a model of text, or save "
-            "its tokenizer beside it."
-        ) from error
+        raise ValueError(problem) from error
     except OSError as error:  # which does not always say of what
         raise OSError(f"{name_or_path} is no model here, nor to be had from the Hub: {error}") from error
+    if not has_vocabulary(tokenizer):
+        raise ValueError(problem)
+    return tokenizer
+
+
+def has_vocabulary(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a tokenizer knows more than its special tokens.
+
+    Where a BERT's or a RoBERTa's files are missing, transformers builds one of these alone, with ids that are not the
+    model's.
+    """
+    return not set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens)
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase, apply_chat_template: bool = False) -> None:

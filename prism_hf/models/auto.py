@@ -16,12 +16,14 @@ from transformers import (
 )
 from transformers.utils.peft_utils import find_adapter_config_file
 
+from prism_hf._compat import mask_token_of
 from prism_hf.fields import DTYPES, Allowed, check_arguments, check_names, check_value
 from prism_hf.hub import base_seen_from
 
 from .checkpoint.loading import naming_damage, place_of, refuse_two_models
 from .prism import PrismConfig
 from .prism.adapter_checks import read_config, saves_head
+from .prism.modeling_prism import mask_of_tokenizer
 from .prism.peft_model import AutoPeftModelForPrism
 
 Dtype = Annotated[str, Allowed(choices=("auto", *DTYPES))] | torch.dtype | None
@@ -29,6 +31,8 @@ Dtype = Annotated[str, Allowed(choices=("auto", *DTYPES))] | torch.dtype | None
 
 def load_model(name_or_path: str, **kwargs: Any) -> PreTrainedModel | PeftModel:
     """A masked diffusion model, or the adapter of one on its base model, from a folder or the Hub, ready to generate.
+
+    A masked language model whose config names no mask token, as most, gets that of the tokenizer beside it.
 
     Args:
         name_or_path (`str`): Its name on the Hub, or its folder.
@@ -57,10 +61,18 @@ def load_model(name_or_path: str, **kwargs: Any) -> PreTrainedModel | PeftModel:
             return AutoPeftModelForPrism.from_pretrained(name_or_path, **kwargs).eval()
         with naming_damage(name_or_path, kwargs):
             of_base = {name: value for name, value in kwargs.items() if name not in ("revision", "subfolder")}
-            model = AutoModelForMaskedLM.from_pretrained(base, **of_base)
+            model = _with_mask(base, of_base)
             return PeftModel.from_pretrained(model, str(name_or_path), **place_of(kwargs)).eval()
     with naming_damage(name_or_path, kwargs):
-        return AutoModelForMaskedLM.from_pretrained(name_or_path, **kwargs).eval()
+        return _with_mask(name_or_path, kwargs).eval()
+
+
+def _with_mask(name_or_path: str, kwargs: dict[str, Any]) -> PreTrainedModel:
+    """What `AutoModelForMaskedLM` loads, whose config then names the mask token if the model or its tokenizer does."""
+    model = AutoModelForMaskedLM.from_pretrained(name_or_path, **kwargs)
+    if mask_token_of(model.config) is None:
+        model.config.mask_token_id = mask_of_tokenizer(name_or_path, place_of(kwargs))
+    return model
 
 
 def base_without_head(adapter: str, kwargs: dict[str, Any]) -> str | None:

@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 from peft import LoraConfig
-from transformers import BertConfig, BertForMaskedLM
+from transformers import BertConfig, BertForMaskedLM, BertTokenizer
 
 from prism_hf import PrismForMaskedDiffusion, load_model, remask_generate
 from prism_hf.data import SudokuTokenizer
@@ -48,6 +48,20 @@ def folders(tmp_path):
 def test_an_adapter_is_told_by_what_it_computes_with(folders):
     first, second, bare = (weights_digest(load_model(folders / name)) for name in ("adapter", "adapter", "bare"))
     assert first == second != bare
+
+
+def test_a_model_whose_config_names_no_mask_gets_its_tokenizers(tmp_path):
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    BertForMaskedLM(BertConfig(vocab_size=12, **sizes)).save_pretrained(tmp_path)
+    assert load_model(tmp_path).config.mask_token_id is None
+    with pytest.raises(ValueError, match="names no mask token"):
+        PrismForMaskedDiffusion.from_pretrained(tmp_path)
+    (tmp_path / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"ABCDEFG"]))
+    BertTokenizer(str(tmp_path / "vocab.txt"), do_lower_case=False).save_pretrained(tmp_path)
+    model = load_model(tmp_path)
+    assert model.config.mask_token_id == 4
+    filled = remask_generate(model, torch.tensor([[2, 5, 4, 4, 3]]), remask_strategy="random")
+    assert 4 not in filled and filled[0, [0, 1, 4]].tolist() == [2, 5, 3]
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from prism_hf._deprecation import renamed_arguments
+from prism_hf.data.tokenizers import has_vocabulary
 
 # It is attended by nothing, and 0 in what is judged.
 PADDING = -1
@@ -108,11 +109,20 @@ def load_tokenizer(name: str, vocab_size: int, remedy: str) -> PreTrainedTokeniz
         tokenizer = AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError) as error:
         raise ValueError(f"{name} has no tokenizer: {remedy}.") from error
-    # Where its files are missing, transformers may build one without a vocabulary.
-    if not tokenizer("a", add_special_tokens=False).input_ids:
+    if not has_vocabulary(tokenizer):
         raise ValueError(f"{name} has no tokenizer: {remedy}.")
     if len(tokenizer) > vocab_size:
         raise ValueError(
             f"The tokenizer of {name} has {len(tokenizer)} tokens, the model {vocab_size}: it is of another; {remedy}."
         )
+    return tokenizer
+
+
+def tokenizer_of_model(model: Any, name: str | None = None) -> PreTrainedTokenizerBase:
+    """The tokenizer of the model compared. Raises ValueError if it has another mask."""
+    remedy = f"set the task's tokenizer to what {model.name_or_path} was trained with, such as gpt2"
+    tokenizer = load_tokenizer(name or model.name_or_path, model.config.vocab_size, remedy)
+    mask_token_id = model.config.mask_token_id
+    if tokenizer.mask_token_id not in (None, mask_token_id):
+        raise ValueError(f"The tokenizer has mask {tokenizer.mask_token_id}, the model {mask_token_id}: {remedy}.")
     return tokenizer

@@ -25,7 +25,7 @@ from prism_hf.fields import Allowed, Count, Positive, check_arguments
 from prism_hf.hub.portable import portable
 from prism_hf.jobs.digests import json_digest, weights_digest
 
-from .task import Judgement, Task, load_tokenizer
+from .task import Judgement, Task, load_tokenizer, tokenizer_of_model
 
 logger = logging.get_logger(__name__)
 
@@ -80,7 +80,7 @@ def load_text(
     check_arguments(load_text, locals(), "the task text")
     number, mask_token_id = num_samples + num_tuning_samples, model.config.mask_token_id
     prompts = None if prompts_file is None else _distinct_prompts(prompts_file, number)
-    own_tokenizer = _own_tokenizer(model, tokenizer)
+    own_tokenizer = tokenizer_of_model(model, tokenizer)
     reader = _load_reader(scorer, length, model.device, scorer_batch_size)
     examples = torch.full((number, length), mask_token_id)
     if prompts is not None:
@@ -178,16 +178,6 @@ def _judge(
     prompts = prompts_of(examples)
     count_scored_tokens([""] * len(prompts), *reader[:2], prompts=prompts)  # reads the prompts alone
     return judge
-
-
-def _own_tokenizer(model: Any, name: str | None) -> PreTrainedTokenizerBase:
-    """The tokenizer of the model compared. Raises ValueError if it has another mask."""
-    remedy = f"set the task's tokenizer to what {model.name_or_path} was trained with, such as gpt2"
-    tokenizer = load_tokenizer(name or model.name_or_path, model.config.vocab_size, remedy)
-    mask_token_id = model.config.mask_token_id
-    if tokenizer.mask_token_id not in (None, mask_token_id):
-        raise ValueError(f"The tokenizer has mask {tokenizer.mask_token_id}, the model {mask_token_id}: {remedy}.")
-    return tokenizer
 
 
 def _load_reader(name: str, length: int, device: torch.device, batch_size: int) -> Reader:

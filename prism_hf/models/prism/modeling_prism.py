@@ -1,7 +1,8 @@
 """Any masked diffusion backbone with a quality head (PRISM, arXiv 2510.01384)."""
 
 import os
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from transformers.utils import ModelOutput, logging
 from prism_hf._compat import attention_of, keep_weights, mask_token_of, take_over_loading, use_attention
 from prism_hf._deprecation import renamed_arguments
 from prism_hf.backbones import DOCUMENT_ENDS, adapter_of, find_adapter, takes_cache
+from prism_hf.data.tokenizers import has_vocabulary
 from prism_hf.generation import RemaskGenerationMixin
 from prism_hf.generation.denoising.caching import CanvasCache
 from prism_hf.hub import HEAD_SETTINGS, HubMixin
@@ -83,11 +85,19 @@ def check_mask_token(config: PrismConfig) -> None:
 
 def mask_of_tokenizer(name_or_path: str | os.PathLike, hub_kwargs: dict[str, Any]) -> int | None:
     """The mask token by a checkpoint's tokenizer, None where it has neither."""
-    try:
-        return AutoTokenizer.from_pretrained(name_or_path, **hub_kwargs).mask_token_id
-    except (OSError, ValueError):
-        logger.info(f"{name_or_path} has no tokenizer to tell the mask token.")
-        return None
+    with suppress(OSError, ValueError):
+        tokenizer = AutoTokenizer.from_pretrained(name_or_path, **hub_kwargs)
+        if has_vocabulary(tokenizer):
+            return tokenizer.mask_token_id
+    logger.info(f"{name_or_path} has no tokenizer to tell the mask token.")
+    return None
+
+
+def take_config_fields(config: PreTrainedConfig, kwargs: dict[str, Any]) -> None:
+    """Take from a loader's `kwargs` those that the config's class has as fields of its own, and set them."""
+    own = {field.name for field in fields(config)} - {field.name for field in fields(PreTrainedConfig)}
+    for name in own & kwargs.keys():
+        setattr(config, name, kwargs.pop(name))
 
 
 class PrismForMaskedDiffusion(RemaskGenerationMixin, HubMixin, WholeCheckpointMixin, PreTrainedModel):  # type: ignore[misc]
@@ -165,7 +175,8 @@ class PrismForMaskedDiffusion(RemaskGenerationMixin, HubMixin, WholeCheckpointMi
             config (`PreTrainedConfig`, *optional*): In place of the checkpoint's own.
             head_type, head_num_blocks, mask_token_id (*optional*): Of a new head, see `PrismConfig`. Where neither the
                 call nor the backbone's config names the mask token, the checkpoint's tokenizer is asked.
-            **kwargs: To the `from_pretrained` of transformers.
+            **kwargs: To the `from_pretrained` of transformers. As there, those that the backbone's config has as fields
+                (`hidden_dropout_prob`) replace what it says, unless a `config` is given.
 
         Raises:
             ValueError: if the mask token stays unknown, a head argument is given for a model that has its head, or the
@@ -173,9 +184,11 @@ class PrismForMaskedDiffusion(RemaskGenerationMixin, HubMixin, WholeCheckpointMi
         """
         asked = (*HUB_ARGUMENTS, "revision", "subfolder", "trust_remote_code")
         hub_kwargs = {name: kwargs[name] for name in asked if name in kwargs}
+        head = {name: kwargs.pop(name) for name in HEAD_SETTINGS if name in kwargs}
         if config is None:
             config = AutoConfig.from_pretrained(pretrained_model_name_or_path, **hub_kwargs)
-        head = {name: kwargs.pop(name) for name in HEAD_SETTINGS if name in kwargs}
+            if not isinstance(config, PrismConfig):
+                take_config_fields(config, kwargs)
         if isinstance(config, PrismConfig):
             if head:
                 raise ValueError(f"{pretrained_model_name_or_path} has its quality head already; drop {head}.")

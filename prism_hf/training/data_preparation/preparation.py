@@ -8,6 +8,7 @@ from typing import Any
 from transformers.utils import logging
 
 from prism_hf._compat import tokenizer_of, unwrapped
+from prism_hf.data.tokenizers import has_vocabulary
 
 from ..arguments import MaskedDiffusionTrainingArguments
 from .datasets import is_computed
@@ -168,6 +169,11 @@ def _tokenizer_beside(model: Any, args: MaskedDiffusionTrainingArguments) -> Any
         raise ValueError(f"Rows of text need a tokenizer, and the model does not say where it is from: {remedy}")
     try:
         revision = (args.model_init_kwargs or {}).get("revision", "main")
-        return AutoTokenizer.from_pretrained(model_name, revision=revision, trust_remote_code=args.trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(
+            model_name, revision=revision, trust_remote_code=args.trust_remote_code
+        )
+        if not has_vocabulary(tokenizer):
+            raise ValueError("Its files are missing.")
     except (OSError, ValueError) as error:
         raise ValueError(f"Rows of text need a tokenizer, and there is none in {model_name}: {remedy}") from error
+    return tokenizer

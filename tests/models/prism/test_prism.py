@@ -231,6 +231,14 @@ def test_a_saved_model_of_another_vocabulary_or_without_a_shard_is_refused_by_na
         PrismForMaskedDiffusion.from_pretrained(tmp_path)
 
 
+def test_fields_of_a_backbones_config_are_taken_as_arguments(tmp_path):
+    AutoModelForMaskedLM.from_config(BACKBONES["bert"]).save_pretrained(tmp_path)
+    model = PrismForMaskedDiffusion.from_pretrained(tmp_path, mask_token_id=4, hidden_dropout_prob=0.25)
+    assert model.config.backbone_config.hidden_dropout_prob == model.backbone.bert.embeddings.dropout.p == 0.25
+    with pytest.raises(TypeError, match="hidden_dropout"):
+        PrismForMaskedDiffusion.from_pretrained(tmp_path, mask_token_id=4, hidden_dropout=0.25)
+
+
 def test_a_bare_backbone_lacks_nothing_but_the_head(tmp_path):
     """Heads of other tasks, as BERT's checkpoints have them, may be left over."""
     AutoModelForMaskedLM.from_config(BACKBONES["bert"]).save_pretrained(tmp_path)

@@ -7,11 +7,17 @@ from typing import Any
 from prism_hf.evaluation.tasks.code.task import load_code
 from prism_hf.fields import check_names
 
+from .infill import load_infill
 from .sudoku.task import load_sudoku
 from .task import Task
 from .text import load_text
 
-TASKS: dict[str, Callable[..., Task]] = {"code": load_code, "sudoku": load_sudoku, "text": load_text}
+TASKS: dict[str, Callable[..., Task]] = {
+    "code": load_code,
+    "infill": load_infill,
+    "sudoku": load_sudoku,
+    "text": load_text,
+}
 
 
 def load_task(name: str | None = None, model: Any = None, **arguments: Any) -> Task:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .sudoku.tokenizer import SudokuTokenizer
     from .text.encoding import encode_text, load_text_datasets
     from .text.loading import load_text, split_text
-    from .training_data import DataArguments, load_training_data
+    from .training_data import DataArguments, load_evaluation_data, load_training_data
 else:
     __getattr__, __dir__ = lazy_names(__name__)
 
@@ -48,6 +48,7 @@ __all__ = [
     "learn_byte_level_bpe",
     "load_code",
     "load_code_datasets",
+    "load_evaluation_data",
     "load_rows",
     "load_text",
     "load_text_datasets",

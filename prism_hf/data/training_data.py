@@ -188,6 +188,59 @@ def load_training_data(
     return (*_load_rows(args, evaluates), _read_tokenizer(args, source))  # a mistyped path is told first
 
 
+def load_evaluation_data(
+    args: DataArguments,
+    seed: int,
+    model_name_or_path: str | None = None,
+    text_field: str = "text",
+    num_proc: int | None = None,
+) -> tuple[Dataset | IterableDataset, PreTrainedTokenizerBase]:
+    """What a trained model is evaluated on, and its tokenizer.
+
+    Of `text` only that is read and tokenized: what `held_out` takes of the training split, or with 0 the test split. Of
+    other data it is what `load_training_data` holds out, or all where nothing is.
+
+    Args:
+        args, seed, model_name_or_path, text_field, num_proc: See `load_training_data`.
+
+    Raises:
+        ValueError: if the data cannot be had as asked for.
+
+    Example:
+        ```python
+        data_args = DataArguments(dataset="text", dataset_name="prose", held_out=0, tokenizer_name_or_path="gpt2")
+        rows, tokenizer = load_evaluation_data(data_args, seed=0)
+        ```
+    """
+    if args.dataset != "text":
+        train, held_out, tokenizer = load_training_data(args, seed, model_name_or_path, True, text_field, num_proc)
+        return train if held_out is None else held_out, tokenizer
+    from .text.encoding import encode_text
+    from .text.loading import load_text, split_text
+
+    source = args.tokenizer_name_or_path or model_name_or_path
+    if source is None:
+        raise ValueError("dataset='text' needs tokenizer_name_or_path, or a model that has a tokenizer.")
+    split = args.dataset_train_split if args.held_out else args.dataset_test_split
+    documents = load_text(
+        str(args.dataset_name), args.dataset_config, split, args.dataset_streaming, text_field, args.sample_by
+    )
+    if args.held_out:
+        _, documents = split_text(documents, args.held_out, seed, num_proc)
+    tokenizer = _read_tokenizer(args, source)
+    return encode_text(documents, tokenizer, label=str(args.dataset_name), **_encoding(args, num_proc)), tokenizer
+
+
+def _encoding(args: DataArguments, num_proc: int | None) -> dict[str, Any]:
+    """What `encode_text` is told of `text`."""
+    return {
+        "length": args.length or 1024,
+        "wrap": args.wrap,
+        "detokenizer": args.detokenizer,
+        "num_proc": num_proc,
+    }
+
+
 def _load_sudoku(args: DataArguments, seed: int) -> Loaded:
     train: Dataset = (
         SudokuGrids(args.num_train_samples, seed + 1, args.layout, args.blanks)
@@ -223,16 +276,8 @@ def _load_text(
         if source is None
         else _read_tokenizer(args, source)
     )
-    encoded = encode_both(
-        train,
-        held_out,
-        str(args.dataset_name),
-        tokenizer=tokenizer,
-        length=args.length or 1024,
-        wrap=args.wrap,
-        detokenizer=args.detokenizer,
-        num_proc=num_proc,
-    )
+    encoding = _encoding(args, num_proc)
+    encoded = encode_both(train, held_out, str(args.dataset_name), tokenizer=tokenizer, **encoding)
     return (*encoded, tokenizer)
 
 

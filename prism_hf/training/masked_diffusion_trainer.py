@@ -231,13 +231,15 @@ class MaskedDiffusionTrainer(BaseTrainer):
 
     def take_model(self) -> None:
         """Set `self.model` up as the arguments say, and leave the record of the training with it."""
-        from prism_hf.backbones import takes_positions
+        from prism_hf.backbones import forward_parameters, takes_positions
         from prism_hf.generation.denoising.reading import family_of
 
         from .publishing import record_training
 
         inner = unwrapped(self.model)
         self.shifted_logits = family_of(inner).shifted_logits
+        # A quality head is not run where nothing reads it.
+        self.unread = {"return_quality": False} if "return_quality" in forward_parameters(inner) else {}
         self.keeps_logits = takes_positions(inner) and not self.shifted_logits
         if isinstance(inner, PreTrainedModel):
             inner.add_model_tags(list(self._tag_names))
@@ -434,7 +436,7 @@ class MaskedDiffusionTrainer(BaseTrainer):
         Draws depend on the state of training only.
         """
         noised = self.noised(inputs, model.training)
-        kwargs = {"logits_to_keep": noised.rows.places(noised.masked)} if self.keeps_logits else {}
+        kwargs = self.unread | ({"logits_to_keep": noised.rows.places(noised.masked)} if self.keeps_logits else {})
         outputs = model(**noised.rows.inputs(noised.z, self.model), **kwargs)
         logits = exclude_token(self.masked_logits(outputs, noised).float(), self.mask_token_id)
         losses = token_losses(logits, noised.targets)

@@ -14,13 +14,20 @@ import torch
 import yaml
 from accelerate import DeepSpeedPlugin, DistributedType
 from accelerate.commands.config.config_args import load_config_from_file
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 import prism_hf
-from prism_hf import LladaForMaskedDiffusion, PrismForMaskedDiffusion, load_model, remask_generate
+from prism_hf import (
+    LladaForMaskedDiffusion,
+    MaskedDiffusionTrainer,
+    PrismForMaskedDiffusion,
+    load_model,
+    remask_generate,
+)
 from prism_hf.command import COMMANDS, command_of_config
-from prism_hf.data import DataArguments, load_training_data
+from prism_hf.data import DataArguments, encode_text, load_text, load_training_data
 from prism_hf.evaluation import isolation_problem
 from prism_hf.training import MaskedDiffusionTrainingArguments, parse_arguments
 
@@ -91,6 +98,7 @@ ARGUMENTS = {
     "train-prism": ("PrismArguments", "DataArguments", "PrismTrainingArguments"),
     "train-token-critic": ("CriticArguments", "DataArguments", "TokenCriticTrainingArguments"),
     "evaluate sudoku": ("EvaluationArguments",),
+    "evaluate bound": ("BoundArguments", "CorpusArguments"),
     "evaluate code": ("CodeArguments",),
     "compare": ("ComparisonArguments",),
 }
@@ -485,6 +493,44 @@ def test_samples_from_nothing_are_judged_at_evaluations_and_choose_the_best(save
         assert len(rows) == 3 and all(len(json.loads(row)["tokens"]) == 16 for row in rows)
 
 
+def test_the_bound_of_a_corpus_is_that_of_a_training(save_chat_model, tmp_path, launch):
+    tokenizer = save_chat_model(tmp_path / "llada")
+    prism = PrismForMaskedDiffusion.from_pretrained(tmp_path / "llada")
+    prism.save_pretrained(tmp_path / "prism")
+    adapted = get_peft_model(prism, LoraConfig(target_modules=["q_proj"], init_lora_weights=False))
+    adapted.peft_config["default"].base_model_name_or_path = str(tmp_path / "prism")
+    adapted.save_pretrained(tmp_path / "adapter")
+    for name in ("prism", "adapter"):
+        tokenizer.save_pretrained(tmp_path / name)
+    text = "\n\n".join(f"= Ants = {n} ants , a well @-@ known kind , met {n} bees ." for n in range(60))
+    (tmp_path / "wiki.txt").write_text(text)
+    config = {
+        "dataset_name": str(tmp_path / "wiki.txt"),
+        "detokenizer": "wikitext",
+        "length": 32,
+        "num_eval_masks": 2,
+        "use_cpu": True,
+    }
+    found = {}
+    for name, processes in (("llada", 1), ("prism", 1), ("adapter", 1), ("adapter", 2)):
+        folder = tmp_path / f"{name}-{processes}"
+        given = {"model_name_or_path": str(tmp_path / name), "output_file": str(folder / "bound.json")}
+        printed = launch("evaluate_bound.py", config | given, folder, processes=processes)
+        found[name, processes] = json.loads((folder / "bound.json").read_text())
+        assert f"perplexity at most {found[name, processes]['perplexity']:.4g} (95% interval" in printed
+    rows = encode_text(load_text(tmp_path / "wiki.txt"), tokenizer, length=32, detokenizer="wikitext")
+    args = MaskedDiffusionTrainingArguments(tmp_path, use_cpu=True, report_to="none", num_eval_masks=2, seed=0)
+    for name in ("llada", "adapter"):
+        expected = MaskedDiffusionTrainer(load_model(str(tmp_path / name)), args, eval_dataset=rows).evaluate()
+        for number in ("perplexity", "perplexity_low", "perplexity_high"):
+            assert found[name, 1][number] == pytest.approx(expected[f"eval_{number}"], rel=1e-5)
+            assert found["prism", 1][number] == pytest.approx(found["llada", 1][number], rel=1e-5)
+            assert found["adapter", 2][number] == pytest.approx(found["adapter", 1][number], rel=1e-5)
+    assert found["adapter", 1]["perplexity"] != pytest.approx(found["prism", 1]["perplexity"], rel=1e-3)
+    assert found["llada", 1]["num_rows"] == found["adapter", 2]["num_rows"] == len(rows)
+    assert str(tmp_path) not in json.dumps(list(found.values()))
+
+
 def test_two_processes_generate_the_lines_of_one(save_chat_model, tmp_path, launch):
     save_chat_model(tmp_path / "model")
     (tmp_path / "prompts.txt").write_text("".join(f"x = {n}\n" for n in range(7)))
@@ -581,11 +627,13 @@ def test_every_config_names_arguments_that_exist(path, tmp_path):
     command = command_of_config(path.stem)
     recipe = runpy.run_path(str(RECIPES / COMMANDS[command].recipe))
     types = tuple(recipe[name] for name in ARGUMENTS[command])
-    overrides = ["--output_dir", str(tmp_path)]
+    given = yaml.safe_load(path.read_text())
+    output = "output_file" if "output_file" in given else "output_dir"
+    overrides = [f"--{output}", str(tmp_path)]
     if command.startswith("train"):
         overrides += ["--bf16", "false", "--use_cpu", "true"]
-    *_, arguments = parse_arguments(types, ["--config", str(path), *overrides])
-    assert arguments.output_dir == str(tmp_path)
+    parsed = parse_arguments(types, ["--config", str(path), *overrides])
+    assert [vars(each)[output] for each in parsed if output in vars(each)] == [str(tmp_path)]
 
 
 def test_a_misspelt_argument_is_named_with_the_right_one(tmp_path):

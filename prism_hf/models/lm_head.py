@@ -9,9 +9,7 @@ from prism_hf._compat import attention_of, setting
 from prism_hf.diffusion.drafting import take_positions
 
 # Where a CPU's float32 product of few rows with a large matrix gains from being transposed; found by measuring.
-MOST_ROWS, LEAST_WEIGHTS = 256, 2**21
-# How much of the vocabulary is multiplied at a time: the product is laid out again while the processor's cache has it.
-TOKENS_AT_ONCE = 2048
+MOST_ROWS, LEAST_WEIGHTS = 64, 2**21
 
 
 def keep_positions(states: torch.Tensor, logits_to_keep: torch.Tensor | None) -> torch.Tensor:
@@ -64,9 +62,10 @@ class LmHead(nn.Linear):
 
     On a CPU, a product of a few rows with a matrix of the vocabulary's size reads the matrix at a fraction of the speed
     that memory has, and the product of the matrix with a few columns does not. In float32 and without gradients, up to
-    256 rows are therefore computed the other way round, a part of the vocabulary at a time, padded to a number that the
-    library is fast at: one row to 2, two to 4 rows as they are, more to a multiple of 8. The results differ by
-    rounding.
+    64 rows are therefore computed the other way round, padded to a number that the library is fast at: one row to 2,
+    two to 4 rows as they are, more to a multiple of 8. It is one product and one copy: in parts, which keep to the
+    processor's cache, threads wait for one another so often that a busy machine takes ten times as long. The results
+    differ by rounding.
     """
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
@@ -76,9 +75,7 @@ class LmHead(nn.Linear):
             return super().forward(hidden_states)
         padded = 2 if rows == 1 else rows if rows <= 4 else -(-rows // 8) * 8
         columns = nn.functional.pad(hidden_states.reshape(rows, -1), (0, 0, 0, padded - rows)).t()
-        logits = hidden_states.new_empty(rows, self.out_features)
-        for part, weight in zip(logits.split(TOKENS_AT_ONCE, dim=1), self.weight.split(TOKENS_AT_ONCE), strict=True):
-            part.copy_((weight @ columns).t()[:rows])
+        logits = (self.weight @ columns).t()[:rows].contiguous()
         if self.bias is not None:
             logits += self.bias
         return logits.view(*hidden_states.shape[:-1], -1)

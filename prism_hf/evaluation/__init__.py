@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from .sandbox.sandbox import ProgramResult, check_isolation, isolation_problem, run_program, run_programs
     from .tasks.code.answers import FoundCode, extract_code, find_code
     from .tasks.code.problems import CodeProblem, read_problems, run_answers
-    from .tasks.code.scoring import check_enough, pass_table, read_completions, score_completions
+    from .tasks.code.scoring import check_enough, pass_table, read_completions, score_completions, score_to_jsonl
     from .tasks.predictions import prediction_metrics, text_prediction_metrics
     from .tasks.registry import TASKS, load_task
     from .tasks.sudoku.plots import plot_corrections, quality_samples
@@ -88,6 +88,7 @@ __all__ = [
     "run_program",
     "run_programs",
     "score_completions",
+    "score_to_jsonl",
     "sudoku_metrics",
     "sudoku_prediction_metrics",
     "text_prediction_metrics",

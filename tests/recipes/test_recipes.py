@@ -99,7 +99,8 @@ ARGUMENTS = {
     "train-token-critic": ("CriticArguments", "DataArguments", "TokenCriticTrainingArguments"),
     "evaluate sudoku": ("EvaluationArguments",),
     "evaluate bound": ("BoundArguments", "CorpusArguments"),
-    "evaluate code": ("CodeArguments",),
+    "evaluate code": ("ProblemArguments", "CodeArguments"),
+    "generate": ("ProblemArguments", "GenerateArguments"),
     "compare": ("ComparisonArguments",),
 }
 
@@ -316,6 +317,50 @@ def test_code_is_compared_by_its_tests_once(save_chat_model, tmp_path, launch):
     launch("compare.py", config, tmp_path / "one")
     assert (tmp_path / "one" / "results.jsonl").read_text() == results  # nothing was computed again
     assert (tmp_path / "one" / "comparison.md").read_text() == report
+
+
+def test_a_grid_of_settings_writes_and_scores_a_file_each(save_chat_model, tmp_path, launch):
+    """The published grid on a tiny model: every setting runs, and what they wrote is one table."""
+    tokenizer = save_chat_model(tmp_path / "backbone")
+    PrismForMaskedDiffusion.from_pretrained(tmp_path / "backbone").save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    problem = {"test_setup_code": "", "code": "def one():\n    return 1", "test_list": ["assert one() == 1"]}
+    rows = [problem | {"task_id": n, "text": f"Give one, {'really ' * (n - 11)}" + "now."} for n in (11, 14)]
+    rows.append(problem | {"task_id": 511, "text": "Not of the test split."})
+    (tmp_path / "mbpp.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = yaml.safe_load((RECIPES / "configs" / "llada_8b_mbpp.yaml").read_text()) | {
+        "model_name_or_path": str(tmp_path / "model"),
+        "problems_file": str(tmp_path / "mbpp.jsonl"),
+        "output_file": str(tmp_path / "out" / "mbpp.jsonl"),
+        "attn_implementation": "eager",
+        "num_samples": 2,
+        "use_cpu": True,
+        "generation": {"max_length": 256, "steps": 16, "do_sample": True},
+    }
+    kept = ("none_32", "random_64", "confidence_32", "prism_64")
+    config["settings"] = {name: config["settings"][name] for name in kept}
+    launch("generate.py", config, tmp_path / "run")
+    names = [f"mbpp.{name}.jsonl" for name in config["settings"]]
+    written = {path.name for path in (tmp_path / "out").iterdir()}
+    assert written == {file for name in names for file in (name, f"{name}.settings.json", f"{name}.manifest.json")}
+    for name in names:
+        made = [json.loads(line) for line in (tmp_path / "out" / name).read_text().split("\n")[:-1]]
+        assert [row["task_id"] for row in made] == [11, 11, 14, 14]
+        per_block = 4 if "64" in name else 2
+        for row in made:
+            masks = 256 - len(tokenizer(row["prompt"]).input_ids)
+            assert row["forward_passes"] <= per_block * -(-masks // (64 if "64" in name else 32))
+        manifest = json.loads((tmp_path / "out" / f"{name}.manifest.json").read_text())
+        assert manifest["generation"]["max_length"] == 256 and manifest["num_samples"] == 4
+    scoring = {
+        "problems_file": config["problems_file"],
+        "samples": [str(tmp_path / "out" / name) for name in names],
+        "k": [1, 2],
+        "isolation": "limits" if isolation_problem() else "namespaces",
+    }
+    table = launch("evaluate_code.py", scoring, tmp_path / "scores")
+    assert all(f"| mbpp.{name} | 0.0% |" in table for name in config["settings"])
+    assert "4 completions of 2 problems. Code" in table
 
 
 def test_lora_under_ddp_and_fsdp2_is_that_of_one_process(tmp_path, launch):

@@ -3,6 +3,9 @@
 Layouts as published, JSONL, which may be gzipped: mbpp.jsonl (arXiv 2108.07732) with `text`, `code`,
 `test_setup_code` and `test_list`; HumanEval.jsonl.gz (arXiv 2107.03374) with `prompt`, `canonical_solution`, `test` and
 `entry_point`.
+
+Prompts are those of PRISM's code for LLaDA: HumanEval's docstring or MBPP's text, and how to answer. Its default is
+HumanEval without doctests.
 """
 
 import contextlib
@@ -11,11 +14,12 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from prism_hf.data.code.texts import code_prompt, first_function_name
+from prism_hf.data.code.texts import code_prompt, first_docstring, first_function_name, signature_of, without_doctests
 from prism_hf.data.files import read_bytes, read_object, text_lines
 from prism_hf.evaluation.sandbox.sandbox import ProgramResult, run_programs
+from prism_hf.fields import Allowed
 
 from .answers import as_body, binds, extract_code
 
@@ -27,6 +31,9 @@ OF_HUMANEVAL = {"canonical_solution", "test", "entry_point"}
 # By task_id, as the authors of MBPP split it. Problems 1 to 10 are for few-shot prompts.
 MBPP_SPLITS = {"prompt": range(1, 11), "test": range(11, 511), "validation": range(511, 601), "train": range(601, 975)}
 
+FORMS_OF_PROMPT = ("name", "signature")
+PromptForm = Annotated[str, Allowed(choices=FORMS_OF_PROMPT)]
+
 # A class that some of MBPP's tests use, and only its reference solutions define.
 PAIR = "class Pair:\n    def __init__(self, a, b):\n        self.a = a\n        self.b = b\n\n\n"
 
@@ -37,12 +44,14 @@ class CodeProblem:
 
     Args:
         task_id (`int` or `str`): What the benchmark calls it.
-        instruction (`str`): What is asked.
+        instruction (`str`): What is asked, without examples.
         entry_point (`str`): The function to write.
         given (`str`): Code that stands before an answer: for HumanEval, imports and the function's head with its
             docstring, so that an answer may be its body or the whole function.
         reference (`str`): An answer that is right.
         tests (`str`): Code that raises, run after given and answer, if the answer is wrong.
+        with_examples (`str`, *optional*): What is asked, with examples of calls, where there are some.
+        signature (`str`, *optional*): The line that the function begins with in the reference, or in what is given.
 
     Example:
         ```python
@@ -58,20 +67,36 @@ class CodeProblem:
     given: str
     reference: str
     tests: str
+    with_examples: str | None = None
+    signature: str | None = None
 
     @property
     def prompt(self) -> str:
         """What a model is asked: the prompt that it is trained on, see `prism_hf.data.code`."""
-        return code_prompt(self.instruction, self.entry_point)
+        return self.prompt_in()
+
+    def prompt_in(self, form: PromptForm = "name", examples: bool = False) -> str:
+        """What a model is asked in one of the published forms.
+
+        Args:
+            form (`str`, *optional*, defaults to `"name"`): The prompt gives the function's `"name"`, or its
+                `"signature"`, the line that it begins with; the name where no signature is known.
+            examples (`bool`, *optional*, defaults to `False`): HumanEval's docstring whole, not without its doctests;
+                MBPP's text and its tests.
+        """
+        text = self.with_examples if examples and self.with_examples else self.instruction
+        return code_prompt(text, self.entry_point, self.signature if form == "signature" else None)
 
 
-def read_problems(path: str | Path) -> list[CodeProblem]:
-    """The problems of a file in the layout of MBPP, sanitized or not, or HumanEval; a JSON object a line, or one array.
+def read_problems(path: str | Path, name: str | None = None) -> list[CodeProblem]:
+    """The problems of a file or dataset in the layout of MBPP, sanitized or not, or HumanEval.
 
-    Text that a model is to read may be a chat, a list of messages, which then is the text of them all.
+    A file has a JSON object a line, or one array. Of a dataset, all splits are read. Text that a model is to read may
+    be a chat, a list of messages, which then is the text of them all.
 
     Args:
-        path (`str` or `Path`): The file, which may be gzipped.
+        path (`str` or `Path`): A file, which may be gzipped, a folder of a dataset, or its name on the Hub.
+        name (`str`, *optional*): The dataset's configuration, where it has several: `"sanitized"` of MBPP.
 
     Returns:
         `list[CodeProblem]`: The problems, in order.
@@ -87,7 +112,7 @@ def read_problems(path: str | Path) -> list[CodeProblem]:
     """
     problems: list[CodeProblem] = []
     seen: dict[int | str, str] = {}
-    for where, row in _rows_of(read_bytes(path), str(path)):
+    for where, row in _rows_at(path, name):
         problem = _read_problem(row, f"{path}, {where}")
         if problem.task_id in seen:
             first = seen[problem.task_id]
@@ -99,7 +124,21 @@ def read_problems(path: str | Path) -> list[CodeProblem]:
     return problems
 
 
-def _rows_of(data: bytes, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def _rows_at(path: str | Path, name: str | None) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The rows of a file, or of all splits of a dataset, each with its place."""
+    file = Path(path).expanduser()
+    if file.is_file() or file.suffix in (".json", ".jsonl", ".gz"):
+        if name is not None:
+            raise ValueError(f"{path} is a file, which has no configuration {name!r}: leave it out.")
+        yield from rows_of(read_bytes(path), str(path))
+        return
+    from prism_hf.data.loading import load_rows
+
+    rows = load_rows(path, name, split="all")
+    yield from ((f"row {number}", dict(row)) for number, row in enumerate(rows, start=1))
+
+
+def rows_of(data: bytes, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """The rows of JSONL, or of one JSON array, each with its place."""
     lines = text_lines(data, name)
     if "".join(lines.values()).lstrip().startswith("["):
@@ -156,7 +195,16 @@ def _from_mbpp(row: dict[str, Any], where: str) -> CodeProblem:
         raise ValueError(f"{where}: 'test_list' must be a list of at least one line of code, got {tests!r}.")
     tests = "\n".join([row["test_setup_code"], *tests, ""])
     given = PAIR if re.search(r"\bPair\(", tests) else ""
-    return CodeProblem(row["task_id"], row["text"], name, given, row["code"], tests)
+    return CodeProblem(
+        task_id=row["task_id"],
+        instruction=row["text"],
+        entry_point=name,
+        given=given,
+        reference=row["code"],
+        tests=tests,
+        with_examples=f"{row['text'].strip()}\n\nThese tests are to pass:\n" + "\n".join(row["test_list"]),
+        signature=signature_of(row["code"], name),
+    )
 
 
 def _from_humaneval(row: dict[str, Any], where: str, is_chat: bool = False) -> CodeProblem:
@@ -166,19 +214,40 @@ def _from_humaneval(row: dict[str, Any], where: str, is_chat: bool = False) -> C
         raise ValueError(f"{where}: 'prompt' does not define the 'entry_point' {name!r}.")
     if _function_head(row["test"], "check") is None:
         raise ValueError(f"{where}: 'test' must define the function check, got {row['test']!r:.80}.")
+    # As published, though the first function of four prompts is one that the function asked for calls.
+    docstring = asked if is_chat else first_docstring(given) or asked
     return CodeProblem(
         task_id=row["task_id"],
-        instruction=asked if is_chat else f"Complete this function:\n\n{asked.strip()}",
+        instruction=without_doctests(docstring),
         entry_point=name,
         given=given,
         reference=row["canonical_solution"],
         tests=f"{row['test']}\ncheck({name})\n",
+        with_examples=docstring,
+        signature=signature_of(given, name),
     )
 
 
 def _function_head(code: str, name: str) -> re.Match | None:
     """Where a top-level function begins."""
     return re.search(rf"^(?:async +)?def +{re.escape(name)}\b", code, re.MULTILINE)
+
+
+def of_split(problems: Sequence[CodeProblem], split: str | None) -> list[CodeProblem]:
+    """The problems of one of `MBPP_SPLITS`; all of HumanEval, which has none, and where it is None or `"all"`.
+
+    Raises ValueError if there is none.
+    """
+    if split in (None, "all") or not any(isinstance(problem.task_id, int) for problem in problems):
+        return list(problems)
+    found = [problem for problem in problems if problem.task_id in MBPP_SPLITS[split]]
+    if not found:
+        known = MBPP_SPLITS[split]
+        raise ValueError(
+            f"None of {len(problems)} problems is of MBPP's {split} split, task ids {known.start} to {known.stop - 1}: "
+            "set split='all'."
+        )
+    return found
 
 
 def program_of(problem: CodeProblem, answer: str) -> str:

@@ -17,7 +17,7 @@ from prism_hf.evaluation.tasks.task import PADDING, Judgement, Task, load_tokeni
 from prism_hf.fields import Count, Positive, check_arguments
 from prism_hf.jobs.digests import json_digest
 
-from .problems import MBPP_SPLITS, CodeProblem, read_problems
+from .problems import CodeProblem, PromptForm, of_split, read_problems
 from .scoring import count_forms, score_completions
 
 
@@ -34,6 +34,9 @@ def load_code(
     timeout: Seconds = 10.0,
     num_workers: Positive | None = None,
     num_samples: Positive = 1,
+    problems_config: str | None = None,
+    prompt_form: PromptForm = "name",
+    with_examples: bool = False,
 ) -> Task:
     """Functions to write. Score: whether all tests pass, so that its mean is pass@1.
 
@@ -44,7 +47,8 @@ def load_code(
 
     Args:
         model (`PreTrainedModel`): The model compared.
-        problems_file (`str`): mbpp.jsonl or HumanEval.jsonl.gz, or a file in the layout of either.
+        problems_file (`str`): mbpp.jsonl or HumanEval.jsonl.gz, a file in the layout of either, or a dataset's name on
+            the Hub.
         num_problems (`int`, *optional*): The first of them, all if not given.
         num_tuning_problems (`int`, *optional*, defaults to 0): The first of MBPP's validation split, which has 90.
         tuning_file (`str`, *optional*): The MBPP file that holds it, by default `problems_file`.
@@ -57,6 +61,8 @@ def load_code(
         num_workers (`int`, *optional*): Programs at once, by default one a CPU.
         num_samples (`int`, *optional*, defaults to 1): Answers to each problem, of which the score is the share that
             passes; they differ where tokens are drawn. Problems to tune on have one.
+        problems_config (`str`, *optional*): The configuration of a dataset, such as `"sanitized"`.
+        prompt_form, with_examples (*optional*): See `CodeProblem.prompt_in`.
 
     Returns:
         `Task`: The task.
@@ -72,13 +78,21 @@ def load_code(
     """
     check_arguments(load_code, locals(), "the task code")
     check_isolation(isolation)
-    problems = _first(_reported_problems(problems_file), num_problems, "num_problems", problems_file)
+    reported = of_split(read_problems(problems_file, problems_config), "test")
+    problems = _first(reported, num_problems, "num_problems", problems_file)
     tuning_problems = _problems_to_tune_on(tuning_file or problems_file, num_tuning_problems)
     remedy = f"set the task's tokenizer to what {model.name_or_path} was trained with"
     own_tokenizer = load_tokenizer(tokenizer or model.name_or_path, model.config.vocab_size, remedy)
     mask_token_id = model.config.mask_token_id
     examples, tuning_examples = (
-        _encode(each, own_tokenizer, max_new_tokens, mask_token_id, apply_chat_template)
+        _encode(
+            [problem.prompt_in(prompt_form, with_examples) for problem in each],
+            [f"The prompt of problem {problem.task_id}" for problem in each],
+            own_tokenizer,
+            max_new_tokens,
+            mask_token_id,
+            apply_chat_template,
+        )
         for each in (problems, tuning_problems)
     )
 
@@ -123,19 +137,11 @@ def _judgement(problems: list[CodeProblem], answers: list[str], num_samples: int
     return Judgement(passed[:, 0] if samples == 1 else passed.double().mean(-1), rows, measures)
 
 
-def _reported_problems(path: str) -> list[CodeProblem]:
-    """All problems of HumanEval, or the test split of MBPP, whose task ids are numbers."""
-    problems = read_problems(path)
-    return _of_split(problems, "test") if any(isinstance(problem.task_id, int) for problem in problems) else problems
-
-
 def _problems_to_tune_on(path: str, number: int) -> list[CodeProblem]:
-    problems = _of_split(read_problems(path), "validation") if number else []
-    return _first(problems, number, "num_tuning_problems", f"the validation split of MBPP in {path}")
-
-
-def _of_split(problems: list[CodeProblem], split: str) -> list[CodeProblem]:
-    return [problem for problem in problems if problem.task_id in MBPP_SPLITS[split]]
+    problems = read_problems(path) if number else []
+    in_layout = [problem for problem in problems if isinstance(problem.task_id, int)]
+    found = of_split(in_layout, "validation") if in_layout else []
+    return _first(found, number, "num_tuning_problems", f"the validation split of MBPP in {path}")
 
 
 def _first(problems: list[CodeProblem], number: int | None, name: str, source: str) -> list[CodeProblem]:
@@ -146,7 +152,8 @@ def _first(problems: list[CodeProblem], number: int | None, name: str, source: s
 
 
 def _encode(
-    problems: list[CodeProblem],
+    prompts: list[str],
+    names: list[str],
     tokenizer: PreTrainedTokenizerBase,
     max_new_tokens: int,
     mask_token_id: int,
@@ -156,13 +163,7 @@ def _encode(
 
     Raises ValueError if the tokenizer lacks the template, or a prompt holds the mask token.
     """
-    encoded = encode_prompts(
-        [problem.prompt for problem in problems],
-        tokenizer,
-        apply_chat_template,
-        mask_token_id=mask_token_id,
-        names=[f"The prompt of problem {problem.task_id}" for problem in problems],
-    )
+    encoded = encode_prompts(prompts, tokenizer, apply_chat_template, mask_token_id=mask_token_id, names=names)
     rows = [torch.tensor(ids + [mask_token_id] * max_new_tokens) for ids in encoded]
     if not rows:
         return torch.empty(0, max_new_tokens, dtype=torch.long)

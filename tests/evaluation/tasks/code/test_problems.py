@@ -2,10 +2,14 @@
 
 import gzip
 import json
+from dataclasses import replace
 
 import pytest
 
+from prism_hf.data.code.texts import signature_of, without_doctests
 from prism_hf.evaluation import isolation_problem, read_problems, run_answers
+from prism_hf.evaluation.tasks.code.arguments import ProblemArguments
+from prism_hf.evaluation.tasks.code.problems import MBPP_SPLITS, of_split
 
 MBPP = [
     {
@@ -96,15 +100,70 @@ def test_references_pass_and_others_fail(tmp_path, isolation):
     assert all(result.passed for result in run_answers(mbpp[:2] + humaneval, others, **run))
 
 
-def test_prompts_name_what_to_write(tmp_path):
-    problems = read_problems(write(tmp_path / "a.jsonl", [MBPP[0], HUMANEVAL[0]]))
-    ends = (
-        "Answer with Python code only, between <py> and </py>. The code must define one top-level function with the "
-        "name"
+ANSWER = "Answer with Python code only, between <py> and </py>. The code must define one top-level function"
+
+
+def test_prompts_in_the_published_forms(tmp_path):
+    mbpp, largest, decode = read_problems(write(tmp_path / "a.jsonl", [MBPP[0], *HUMANEVAL]))
+    text = MBPP[0]["text"]
+    assert mbpp.prompt == mbpp.prompt_in() == f"{text}\n\n{ANSWER} with the name `add`."
+    assert mbpp.prompt_in("signature") == f"{text}\n\n{ANSWER} that begins with `def add(a, b):`."
+    tests = "\n".join(MBPP[0]["test_list"])
+    assert (
+        mbpp.prompt_in(examples=True) == f"{text}\n\nThese tests are to pass:\n{tests}\n\n{ANSWER} with the name `add`."
     )
-    assert problems[0].prompt == f"{MBPP[0]['text']}\n\n{ends} `add`."
-    assert problems[1].prompt.endswith(f'\n    3\n    """\n\n{ends} `largest`.')
-    assert "def largest(numbers: List[int]) -> int:" in problems[1].prompt
+    assert largest.prompt == f"The largest.\n\n{ANSWER} with the name `largest`."
+    assert largest.prompt_in("signature", examples=True) == (
+        f"The largest.\n>>> largest([1, 3, 2])\n3\n\n{ANSWER} that begins with "
+        "`def largest(numbers: List[int]) -> int:`."
+    )
+    assert decode.prompt_in("signature") == f"Text backwards.\n\n{ANSWER} that begins with `def decode(text: str):`."
+
+
+@pytest.mark.parametrize(
+    "code, expected",
+    [
+        ("def f(a): return {1: a}", "def f(a):"),
+        ("x: int = 1\nasync def f(a={1: 2}, b=lambda c: c):  # a: b\n  pass", "async def f(a={1: 2}, b=lambda c: c):"),
+        ("def f(\r\n  a: int,\r\n) -> dict[int, int]:\r\n  pass", "def f(\n  a: int,\n) -> dict[int, int]:"),
+        ("def f(a", None),
+        ("def g(a): pass", None),
+        ("class C:\n  def f(self): pass", None),
+    ],
+)
+def test_a_signature_is_as_it_was_written(code, expected):
+    assert signature_of(code, "f") == expected
+
+
+@pytest.mark.parametrize(
+    "text, left",
+    [
+        ("A.\n>>> f(1)\n2\n\nB.\n    >>> f(2)\n    3", "A.\nB."),
+        (">>> f(1)\n2", ">>> f(1)\n2"),
+        ("A.\n>>> f(1)\n2\n>>> f(2)\n3\n", "A."),
+        ("A >>> b.", "A >>> b."),
+    ],
+)
+def test_doctests_go_up_to_a_blank_line(text, left):
+    assert without_doctests(text) == left
+
+
+def test_a_prompt_without_docstring_is_asked_whole(tmp_path):
+    row = HUMANEVAL[0] | {"prompt": "def largest(numbers):\n"}
+    (problem,) = read_problems(write(tmp_path / "a.jsonl", [row]))
+    assert problem.prompt.startswith("def largest(numbers):\n\nAnswer")
+
+
+def test_splits_are_of_task_ids(tmp_path):
+    rows = [MBPP[0] | {"task_id": n} for n in (1, 10, 11, 510, 511, 600, 601, 974)]
+    problems = read_problems(write(tmp_path / "a.jsonl", rows))
+    ids = {split: [each.task_id for each in of_split(problems, split)] for split in MBPP_SPLITS}
+    assert ids == {"prompt": [1, 10], "test": [11, 510], "validation": [511, 600], "train": [601, 974]}
+    assert of_split(problems, "all") == problems
+    humaneval = read_problems(write(tmp_path / "b.jsonl", HUMANEVAL))
+    assert of_split(humaneval, "test") == humaneval
+    with pytest.raises(ValueError, match="None of 1 problems is of MBPP's test split, task ids 11 to 510"):
+        of_split(problems[:1], "test")
 
 
 SANITIZED = {
@@ -115,6 +174,28 @@ SANITIZED = {
     "test_imports": ["import math"],
     "test_list": MBPP[0]["test_list"],
 }
+
+
+def test_a_dataset_with_splits_and_configurations_is_read_whole(tmp_path):
+    """As google-research-datasets/mbpp has them on the Hub."""
+    folder = tmp_path / "mbpp"
+    for name, splits in {"full": {"train": [MBPP[2]], "test": MBPP[:2]}, "sanitized": {"test": [SANITIZED]}}.items():
+        (folder / name).mkdir(parents=True)
+        for split, rows in splits.items():
+            write(folder / name / f"{split}.jsonl", rows)
+    configs = [{"config_name": name, "data_files": f"{name}/*.jsonl"} for name in ("full", "sanitized")]
+    configs[0]["data_files"] = [{"split": split, "path": f"full/{split}.jsonl"} for split in ("train", "test")]
+    (folder / "README.md").write_text(f"---\nconfigs: {json.dumps(configs)}\n---\n")
+    args = ProblemArguments(problems_file=str(folder), problems_config="full", split="all")
+    assert sorted(each.task_id for each in args.problems()) == [11, 12, 511]
+    assert set(args.problems()) == set(read_problems(write(tmp_path / "mbpp.jsonl", MBPP)))
+    assert [row["task_id"] for row in replace(args, split=None).prompts(num_samples=2)] == [11, 11, 12, 12]
+    (sanitized,) = replace(args, problems_config="sanitized").problems()
+    assert sanitized.tests.startswith("import math")
+    with pytest.raises(ValueError, match="is a file, which has no configuration 'full'"):
+        read_problems(tmp_path / "mbpp.jsonl", "full")
+    with pytest.raises(ValueError, match="Set task, mbpp or humaneval, or problems_file"):
+        ProblemArguments().problems()
 
 
 def as_chat(text):

@@ -38,6 +38,7 @@ COMMANDS = {
     "generate": Command("generate.py", "Complete prompts, or write samples from nothing, into a JSONL file."),
     "chat": Command("chat.py", "Chat with a model in this terminal.", launched=False),
     "evaluate sudoku": Command("evaluate_sudoku.py", "Success rate of a model, for a list of sampler settings."),
+    "evaluate text": Command("evaluate_text.py", "Perplexity, entropy and MAUVE of samples that files hold."),
     "evaluate bound": Command("evaluate_bound.py", "Perplexity of a model on any corpus, with an interval."),
     "evaluate code": Command("evaluate_code.py", "pass@k of completions that a file holds.", launched=False),
     "compare": Command("compare.py", "Remasking strategies at equal forward passes: sudoku, text or code."),

@@ -18,14 +18,28 @@ if TYPE_CHECKING:
     from .metrics.code import pass_at_k
     from .metrics.likelihood import Continuation, log_likelihood_bound
     from .metrics.loading import load_metric, metric_path
-    from .metrics.statistics import bootstrap_interval, mcnemar_test, paired_bootstrap, wilson_interval
+    from .metrics.statistics import (
+        bootstrap_interval,
+        bootstrap_ratio,
+        mcnemar_test,
+        paired_bootstrap,
+        paired_bootstrap_ratio,
+        wilson_interval,
+    )
     from .metrics.text import (
         count_scored_tokens,
+        distinct_n,
         generative_perplexity,
+        last_states,
         mauve,
+        mauve_of_states,
         negative_log_likelihood,
+        repetition,
         unigram_entropy,
     )
+    from .samples.files import Samples, read_samples
+    from .samples.report import plot_samples, samples_table
+    from .samples.scoring import SampleScores, score_samples
     from .sandbox.sandbox import ProgramResult, check_isolation, isolation_problem, run_program, run_programs
     from .tasks.code.answers import FoundCode, extract_code, find_code
     from .tasks.code.problems import CodeProblem, read_problems, run_answers
@@ -35,6 +49,7 @@ if TYPE_CHECKING:
     from .tasks.sudoku.plots import plot_corrections, quality_samples
     from .tasks.sudoku.task import evaluate_sudoku, load_sudoku, sudoku_metrics, sudoku_prediction_metrics
     from .tasks.task import Judgement, Task
+    from .tasks.text import as_reader
 else:
     __getattr__, __dir__ = lazy_names(__name__, markdown_table="comparison_table", plot_success="plot_comparison")
 
@@ -47,14 +62,19 @@ __all__ = [
     "Judgement",
     "Match",
     "ProgramResult",
+    "SampleScores",
+    "Samples",
     "Task",
+    "as_reader",
     "auroc",
     "bootstrap_interval",
+    "bootstrap_ratio",
     "check_enough",
     "check_isolation",
     "compare",
     "comparison_table",
     "count_scored_tokens",
+    "distinct_n",
     "evaluate",
     "evaluate_settings",
     "evaluate_sudoku",
@@ -65,29 +85,37 @@ __all__ = [
     "generative_perplexity",
     "is_solved",
     "isolation_problem",
+    "last_states",
     "load_metric",
     "load_sudoku",
     "load_task",
     "log_likelihood_bound",
     "mauve",
+    "mauve_of_states",
     "mcnemar_test",
     "metric_path",
     "negative_log_likelihood",
     "paired_bootstrap",
+    "paired_bootstrap_ratio",
     "pass_at_k",
     "pass_table",
     "plot_comparison",
     "plot_corrections",
     "plot_reliability",
     "prediction_metrics",
+    "plot_samples",
     "quality_samples",
     "read_completions",
     "read_problems",
+    "read_samples",
     "reliability_bins",
+    "repetition",
     "run_answers",
     "run_program",
     "run_programs",
+    "samples_table",
     "score_completions",
+    "score_samples",
     "score_to_jsonl",
     "sudoku_metrics",
     "sudoku_prediction_metrics",

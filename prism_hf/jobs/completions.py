@@ -136,7 +136,11 @@ def generate_to_jsonl(
         passes = [row.get("forward_passes") for row in rows]
         made_with = depends_on | describe_model(model) | (source or {})
         return made_with | {
-            "tokenizer": {"name": portable(tokenizer.name_or_path), "eos_token": tokenizer.eos_token},
+            "tokenizer": {
+                "name": portable(tokenizer.name_or_path),
+                "eos_token": tokenizer.eos_token,
+                "special_tokens": tokenizer.all_special_tokens,
+            },
             "num_samples": len(rows),
             "forward_passes": None if None in passes else max(passes),
             "device": PartialState().device.type,

@@ -19,7 +19,7 @@ EXAMPLES = {
     name: inspect.cleandoc(example)
     for name in evaluation.__all__
     for example in re.findall(r"```python\n(.*?)```", getattr(evaluation, name).__doc__ or "", re.DOTALL)
-    if not re.search(r"gpt2|mauve\(", example)
+    if not re.search(r"gpt2|mauve", example)
 }
 PROBLEM = {
     "task_id": 11,
@@ -47,13 +47,19 @@ def given(sudoku, tmp_path, monkeypatch):
         monkeypatch.setattr(run_program, "__defaults__", limits)
     asked, completions = evaluation.read_completions("completions.jsonl", evaluation.read_problems("mbpp.jsonl"))
     output = model.generate(sudoku.puzzles, return_dict_in_generate=True, output_trajectory=True, steps=4)
+    for name in ("none", "prism", "samples"):
+        rows = [{"completion": f"{name} {n}", "tokens": [n, 2 * n]} for n in range(3)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    scorer = GPT2LMHeadModel(GPT2Config(vocab_size=300, n_positions=48, n_embd=32, n_layer=1, n_head=2)).eval()
+    files = [evaluation.read_samples(f"{name}.jsonl") for name in ("none", "prism")]
+    reader = evaluation.as_reader(scorer, tokenizer)
     points = evaluation.expand_grid([{"name": "none"}], ["random"], [0], [4])
     return {
         **{name: getattr(evaluation, name) for name in evaluation.__all__},
         **{"torch": torch, "model": model, "tokenizer": tokenizer, "asked": asked, "completions": completions},
         **{"puzzles": sudoku.puzzles, "solutions": sudoku.solutions, "output": output},
         **{"examples": sudoku.puzzles, "expected": sudoku.solutions, "task": sudoku.task, "points": points},
-        "scorer": GPT2LMHeadModel(GPT2Config(vocab_size=300, n_positions=48, n_embd=32, n_layer=1, n_head=2)).eval(),
+        **{"scorer": scorer, "scores": evaluation.score_samples(files, reader, "scores.jsonl")},
     }
 
 
@@ -71,4 +77,7 @@ def test_an_example_runs(name, given):
 
 def test_there_are_examples():
     described = {name for name in evaluation.__all__ if callable(getattr(evaluation, name))}
-    assert described - EXAMPLES.keys() == {"mauve", "negative_log_likelihood", "evaluate_sudoku"}
+    assert described - EXAMPLES.keys() == {
+        *("mauve", "mauve_of_states", "negative_log_likelihood", "evaluate_sudoku", "as_reader"),
+        *("prediction_metrics", "text_prediction_metrics"),
+    }

@@ -98,6 +98,7 @@ ARGUMENTS = {
     "train-prism": ("PrismArguments", "DataArguments", "PrismTrainingArguments"),
     "train-token-critic": ("CriticArguments", "DataArguments", "TokenCriticTrainingArguments"),
     "evaluate sudoku": ("EvaluationArguments",),
+    "evaluate text": ("TextArguments",),
     "evaluate bound": ("BoundArguments", "CorpusArguments"),
     "evaluate code": ("ProblemArguments", "CodeArguments"),
     "generate": ("ProblemArguments", "GenerateArguments"),

@@ -58,7 +58,7 @@ def plot_against_passes(
         ]
         _frame(axis, shown, ticks, percent)
         axis.set(title=panel, xlabel="forward passes", ylabel=measured)
-        _name_lines(axis, ends, emphasised)
+        name_lines(axis, ends, emphasised)
     figure.savefig(path, dpi=120)
 
 
@@ -107,17 +107,17 @@ def _frame(axis: "Axes", points: list[Point], ticks: list[float], percent: bool)
     axis.grid(alpha=0.3)
 
 
-def _name_lines(axis: "Axes", ends: list[tuple[float, float, str, str]], emphasised: str | None) -> None:
-    """Write the label of each line, in its colour, beside its right end: (score, passes, label, colour)."""
-    bottom, top = axis.get_ylim()
+def name_lines(axis: "Axes", ends: list[tuple[float, float, str, str]], emphasised: str | None) -> None:
+    """Write the label of each line, in its colour, to the right of its end: (y, x, label, colour)."""
     ends = sorted(ends)
-    heights = spread([end[0] for end in ends], 0.045 * (top - bottom), top)
+    to_fraction = axis.transData - axis.transAxes  # whatever the scales
+    heights = spread([float(to_fraction.transform((end[1], end[0]))[1]) for end in ends], 0.045, 1.0)
     for (mean, last, label, color), height in zip(ends, heights, strict=True):
         axis.annotate(
             label,
             (last, mean),
             (1.04, height),
-            textcoords=("axes fraction", "data"),
+            textcoords="axes fraction",
             va="center",
             fontsize=9,
             color=color,

@@ -119,7 +119,7 @@ def _table(rows: list[Row], measured: str, reference: str | None = None) -> str:
         pairs = [_against(row, _find_reference(rows, row, reference)) for row in rows]
         cells[f"against {reference}"] = [difference for difference, _ in pairs]
         cells["McNemar p" if binary else "95% interval of the difference"] = [sureness for _, sureness in pairs]
-    return _markdown(list(cells), list(zip(*cells.values(), strict=True)))
+    return markdown(list(cells), list(zip(*cells.values(), strict=True)))
 
 
 def _candidates_table(rows: list[Row], measured: str) -> str:
@@ -135,10 +135,11 @@ def _candidates_table(rows: list[Row], measured: str) -> str:
         chosen = describe_arguments(row["arguments"])
         lines.append([str(row["budget"]), row["label"], _order(row), _tokens(row), chosen, tried])
     heads = ["budget", "strategy", "order", "tokens", "chosen", f"{measured} on other examples"]
-    return _markdown(heads, lines) if lines else ""
+    return markdown(heads, lines) if lines else ""
 
 
-def _markdown(heads: list[str], lines: Iterable[Sequence[str]]) -> str:
+def markdown(heads: list[str], lines: Iterable[Sequence[str]]) -> str:
+    """A table as Markdown."""
     first, *others = (f"| {' | '.join(cells)} |" for cells in [heads, *lines])
     return "\n".join([first, "|" + "---|" * len(heads), *others]) + "\n"
 

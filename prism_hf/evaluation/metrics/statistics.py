@@ -1,6 +1,7 @@
 """Intervals and paired tests for scores of examples: what a difference between two samplers is worth."""
 
-from typing import Annotated
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -99,14 +100,88 @@ def bootstrap_interval(
     check_arguments(bootstrap_interval, locals())
     if scores.ndim != 1 or len(scores) == 0:
         raise ValueError(f"Expected one score for each example, (N,) with N > 0, got shape {tuple(scores.shape)}.")
-    values = scores.detach().double().cpu().numpy()
-    if len(values) == 1:  # which scipy refuses
-        return values.item(), values.item()
+    return _percentiles(np.mean, [scores], num_resamples, level, seed)
+
+
+def bootstrap_ratio(
+    totals: Tensor, numbers: Tensor, num_resamples: Positive = 10_000, level: Fraction = 0.95, seed: Seed = 0
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of a mean over parts of examples, such as the cross-entropy of all tokens of texts.
+
+    What is drawn anew is the examples, each with all its parts.
+
+    Args:
+        totals (`torch.Tensor` of shape `(N,)`): Of each example the sum over its parts.
+        numbers (`torch.Tensor` of shape `(N,)`): The number of its parts.
+        num_resamples, level, seed: See `bootstrap_interval`.
+
+    Returns:
+        `tuple[float, float]`: The lower and the upper end of sum(totals) / sum(numbers).
+
+    Raises:
+        ValueError: if the two are not of as many examples.
+
+    Example:
+        ```python
+        >>> low, high = bootstrap_ratio(torch.tensor([12.0, 30.0]), torch.tensor([4, 10]))
+        ```
+    """
+    return _percentiles(_ratio, _paired(totals, numbers), num_resamples, level, seed)
+
+
+def paired_bootstrap_ratio(
+    first: tuple[Tensor, Tensor],
+    second: tuple[Tensor, Tensor],
+    num_resamples: Positive = 10_000,
+    level: Fraction = 0.95,
+    seed: Seed = 0,
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of the difference of two such means over parts of the same examples.
+
+    Args:
+        first, second (`tuple[torch.Tensor, torch.Tensor]`): The totals and the numbers of each, see `bootstrap_ratio`.
+        num_resamples, level, seed: See `bootstrap_interval`.
+
+    Returns:
+        `tuple[float, float]`: The lower and the upper end of the first's less the second's.
+
+    Raises:
+        ValueError: if they are not of as many examples.
+
+    Example:
+        ```python
+        >>> numbers = torch.tensor([4, 4])
+        >>> paired_bootstrap_ratio((torch.tensor([8.0, 12.0]), numbers), (torch.tensor([4.0, 8.0]), numbers))
+        (1.0, 1.0)
+        ```
+    """
+    _paired(first[0], second[0])
+    samples = [*_paired(*first), *_paired(*second)]
+
+    def difference(*drawn: np.ndarray, axis: int = -1) -> np.ndarray:
+        return _ratio(drawn[0], drawn[1], axis) - _ratio(drawn[2], drawn[3], axis)
+
+    return _percentiles(difference, samples, num_resamples, level, seed)
+
+
+def _ratio(totals: np.ndarray, numbers: np.ndarray, axis: int = -1) -> np.ndarray:
+    return totals.sum(axis) / numbers.sum(axis)
+
+
+def _percentiles(
+    statistic: Callable[..., Any], samples: Sequence[Tensor], num_resamples: int, level: float, seed: int
+) -> tuple[float, float]:
+    """The percentile bootstrap interval of a statistic of samples (N,), of which the same examples are drawn."""
+    values = [each.detach().double().cpu().numpy() for each in samples]
+    if len(values[0]) == 1:  # which scipy refuses
+        value = float(statistic(*values, axis=-1))
+        return value, value
     low, high = bootstrap(
-        (values,),
-        np.mean,
+        values,
+        statistic,
         n_resamples=num_resamples,
         batch=500,  # all at once would be num_resamples * N numbers
+        paired=len(values) > 1,
         confidence_level=level,
         method="percentile",
         rng=seed,

@@ -3,7 +3,8 @@
 A text is scored as MDLM, ReMDM and PRISM do: a causal model reads it in its own tokens.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_outputs import CausalLMOutput
 
 from prism_hf._compat import setting
+from prism_hf.fields import Positive, check_arguments
 
 
 def negative_log_likelihood(
@@ -133,6 +135,57 @@ def unigram_entropy(ids: Tensor, counted: Tensor | None = None) -> Tensor:
     return -((frequency.double() / number).log() * counted).sum(-1) / number[:, 0]
 
 
+def distinct_n(samples: Sequence[Sequence[int]], n: Positive) -> float:
+    """The share of different n-grams among all n-grams of the samples together (Li et al. 2016, arXiv 1510.03055).
+
+    It falls with the number of samples: compare what has equally many, of one length.
+
+    Args:
+        samples (`Sequence[Sequence[int]]`): The tokens of each.
+        n (`int`): The length of an n-gram.
+
+    Returns:
+        `float`: 1 if all differ; NaN if no sample has `n` tokens.
+
+    Example:
+        ```python
+        >>> distinct_n([[1, 2, 1, 2], [1, 2]], n=2)  # (1, 2), (2, 1), (1, 2) and (1, 2)
+        0.5
+        ```
+    """
+    check_arguments(distinct_n, {"n": n})
+    ngrams = [ngram for sample in samples for ngram in _ngrams(sample, n)]
+    return len(set(ngrams)) / len(ngrams) if ngrams else math.nan
+
+
+def repetition(samples: Sequence[Sequence[int]], n: Positive = 4) -> Tensor:
+    """For each sample the share of its n-grams that occur in it before: rep-n (Welleck et al. 2020, arXiv 1908.04319).
+
+    Args:
+        samples (`Sequence[Sequence[int]]`): The tokens of each.
+        n (`int`, *optional*, defaults to 4): The length of an n-gram.
+
+    Returns:
+        `torch.Tensor`: The shares (N,), float64; 0 where a sample has fewer than `n` tokens.
+
+    Example:
+        ```python
+        >>> repetition([[1, 2, 3, 1, 2, 3], [1, 2, 3, 4, 5, 6]], n=2)  # (1, 2) and (2, 3) come again
+        tensor([0.4000, 0.0000], dtype=torch.float64)
+        ```
+    """
+    check_arguments(repetition, {"n": n})
+    shares = []
+    for sample in samples:
+        ngrams = _ngrams(sample, n)
+        shares.append(1 - len(set(ngrams)) / len(ngrams) if ngrams else 0.0)
+    return torch.tensor(shares, dtype=torch.float64)
+
+
+def _ngrams(sample: Sequence[int], n: int) -> list[tuple[int, ...]]:
+    return list(zip(*(sample[start:] for start in range(n)), strict=False))
+
+
 def mauve(
     texts: Sequence[str],
     references: Sequence[str],
@@ -167,13 +220,37 @@ def mauve(
         likeness = mauve(texts, references, scorer, tokenizer)
         ```
     """
+    _compute_mauve()  # before anything is read
+    states, people = (last_states(each, scorer, tokenizer, batch_size, max_length) for each in (texts, references))
+    return mauve_of_states(states, people, seed, **kwargs)
+
+
+def mauve_of_states(states: np.ndarray, references: np.ndarray, seed: int = 25, **kwargs: Any) -> float:
+    """The same between what `last_states` returns: with several seeds, each text is read once.
+
+    Args:
+        states, references (`np.ndarray` of shape `(N, D)`): Of the texts, and of texts written by people.
+        seed, **kwargs: See `mauve`.
+
+    Returns:
+        `float`: As of `mauve`. Raises ImportError without the package.
+
+    Example:
+        ```python
+        states, references = (last_states(each, scorer, tokenizer) for each in (texts, references))
+        likeness = [mauve_of_states(states, references, seed) for seed in range(5)]
+        ```
+    """
+    return float(_compute_mauve()(p_features=references, q_features=states, seed=seed, **kwargs).mauve)
+
+
+def _compute_mauve() -> Callable[..., Any]:
+    """That of the package. Raises ImportError without it."""
     try:
         from mauve import compute_mauve
     except ImportError as error:
         raise ImportError("MAUVE needs a package: pip install mauve-text, or prism_hf[mauve].") from error
-    max_length = context_length(scorer, max_length)
-    features = [_last_states(each, scorer, tokenizer, batch_size, max_length) for each in (references, texts)]
-    return float(compute_mauve(p_features=features[0], q_features=features[1], seed=seed, **kwargs).mauve)
+    return compute_mauve
 
 
 def context_length(scorer: PreTrainedModel, max_length: int | None = None) -> int | None:
@@ -187,15 +264,23 @@ def context_length(scorer: PreTrainedModel, max_length: int | None = None) -> in
     return limit if max_length is None else max_length
 
 
-def _last_states(
+def last_states(
     texts: Sequence[str],
     scorer: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    batch_size: int,
-    max_length: int | None,
+    batch_size: int = 8,
+    max_length: int | None = None,
 ) -> np.ndarray:
-    """The scorer's last hidden state at each text's last token, (N, D)."""
-    ids, _ = _encode_texts(texts, tokenizer, max_length)
+    """The scorer's last hidden state at each text's last token, (N, D), the features of MAUVE.
+
+    For the arguments see `negative_log_likelihood`. Raises ValueError if a text has no tokens.
+
+    Example:
+        ```python
+        states = last_states(["def f(x): return x"], scorer, tokenizer)
+        ```
+    """
+    ids, _ = _encode_texts(texts, tokenizer, context_length(scorer, max_length))
     for text, row in zip(texts, ids, strict=True):
         if len(row) == 0:
             raise ValueError(f"A text has no tokens, so that nothing is known of it: {text!r}. Leave it out.")

@@ -103,10 +103,13 @@ def _judge_says_all(init: Callable[..., None]) -> Callable[..., None]:
 Task.__init__ = _judge_says_all(renamed_arguments(score="judge")(Task.__init__))  # type: ignore[method-assign]
 
 
-def load_tokenizer(name: str, vocab_size: int, remedy: str) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model with a vocabulary of that size. Raises ValueError, with a remedy, if none is there."""
+def load_tokenizer(name: str, vocab_size: int, remedy: str, **kwargs: Any) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model with a vocabulary of that size. Raises ValueError, with a remedy, if none is there.
+
+    kwargs: to `AutoTokenizer.from_pretrained`.
+    """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        tokenizer = AutoTokenizer.from_pretrained(name, **kwargs)
     except (OSError, ValueError) as error:
         raise ValueError(f"{name} has no tokenizer: {remedy}.") from error
     if not has_vocabulary(tokenizer):

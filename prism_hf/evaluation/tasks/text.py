@@ -91,7 +91,7 @@ def load_text(
     if num_tuning_samples:
         others = "with other random numbers" if prompts is None else "from the prompts that follow"
         origin += f" Arguments were chosen on {num_tuning_samples} others, {others}."
-    references = None if references_file is None else _read_references(references_file)
+    references = None if references_file is None else read_references(references_file)
     if references is not None and find_spec("mauve") is None:
         logger.warning("MAUVE is left out, since its package is not installed: pip install mauve-text.")
         origin += " MAUVE is left out, since the package mauve-text is not installed."
@@ -125,18 +125,27 @@ def as_reader(
     tokenizer: str | PreTrainedTokenizerBase | None = None,
     batch_size: int = 8,
     device: torch.device | None = None,
+    **kwargs: Any,
 ) -> Reader:
     """A scorer by its name, which then is put on `device`, by default the accelerator if there is one; or itself.
 
-    tokenizer: the scorer's, by default the one saved with it. Raises ValueError if there is none.
+    tokenizer: the scorer's, by default the one saved with it. kwargs: to `from_pretrained` of a scorer by its name,
+    such as `dtype`, and `gguf_file`, of which the tokenizer is read too. Raises ValueError if there is none.
+
+    Example:
+        ```python
+        reader = as_reader("gpt2-large", batch_size=32)
+        ```
     """
     model: Any = scorer
     if isinstance(scorer, str):
-        model = AutoModelForCausalLM.from_pretrained(scorer)
+        model = AutoModelForCausalLM.from_pretrained(scorer, **kwargs)
         model.to(device or torch.accelerator.current_accelerator(check_available=True) or "cpu").eval()
     if tokenizer is None or isinstance(tokenizer, str):
         name = tokenizer or (scorer if isinstance(scorer, str) else model.name_or_path)
-        tokenizer = load_tokenizer(name, model.config.vocab_size, "name a scorer that has one, such as gpt2-large")
+        remedy = "name a scorer that has one, such as gpt2-large"
+        places = {key: kwargs[key] for key in ("gguf_file", "revision") if key in kwargs and tokenizer is None}
+        tokenizer = load_tokenizer(name, model.config.vocab_size, remedy, **places)
     return Reader(model, tokenizer, batch_size)
 
 
@@ -191,7 +200,7 @@ def _load_reader(name: str, length: int, device: torch.device, batch_size: int) 
     return reader
 
 
-def _read_references(path: str) -> list[str]:
+def read_references(path: str) -> list[str]:
     """The texts of a file, one a line. Raises ValueError where a JSON object has no `text`, or if there are none."""
     file, texts = existing_file(path), []
     for number, line in text_lines(file.read_bytes(), path).items():

@@ -2,7 +2,14 @@ import pytest
 import torch
 from scipy import stats
 
-from prism_hf.evaluation import bootstrap_interval, mcnemar_test, paired_bootstrap, wilson_interval
+from prism_hf.evaluation import (
+    bootstrap_interval,
+    bootstrap_ratio,
+    mcnemar_test,
+    paired_bootstrap,
+    paired_bootstrap_ratio,
+    wilson_interval,
+)
 
 
 def pairs(both, only_first, only_second, neither):
@@ -80,3 +87,21 @@ def test_wilsons_interval_holds_the_rates_that_the_observed_one_is_near(successe
 
 def test_one_score_has_an_interval_of_one_point():
     assert bootstrap_interval(torch.ones(1)) == bootstrap_interval(torch.ones(3)) == (1.0, 1.0)
+
+
+def test_a_ratio_of_equal_numbers_is_the_mean_and_its_interval_that_of_the_delta_method():
+    generator = torch.Generator().manual_seed(0)
+    numbers = torch.randint(20, 60, (400,), generator=generator)
+    totals = numbers * (3 + 0.5 * torch.randn(400, generator=generator, dtype=torch.float64))
+    same = torch.full((400,), 20)
+    expected = [end / 20 for end in bootstrap_interval(totals)]
+    assert bootstrap_ratio(totals, same) == pytest.approx(expected, abs=0.01)
+    ratio = (totals.sum() / numbers.sum()).item()
+    error = 1.96 * (totals - ratio * numbers).std().item() / numbers.double().mean().item() / 20
+    assert bootstrap_ratio(totals, numbers) == pytest.approx((ratio - error, ratio + error), abs=0.1 * error)
+    # What pairs have in common cancels out.
+    shifted = (totals + 0.25 * numbers, numbers)
+    assert paired_bootstrap_ratio(shifted, (totals, numbers)) == pytest.approx((0.25, 0.25))
+    assert bootstrap_ratio(totals[:1], numbers[:1]) == pytest.approx([(totals[0] / numbers[0]).item()] * 2)
+    with pytest.raises(ValueError, match="two scores for each example"):
+        paired_bootstrap_ratio(shifted, (totals[1:], numbers[1:]))

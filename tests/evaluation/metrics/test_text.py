@@ -11,9 +11,11 @@ import prism_hf
 from prism_hf.data import python_files, train_byte_level_bpe
 from prism_hf.evaluation import (
     count_scored_tokens,
+    distinct_n,
     generative_perplexity,
     mauve,
     negative_log_likelihood,
+    repetition,
     unigram_entropy,
 )
 
@@ -142,3 +144,17 @@ def test_mauve_tells_the_same_texts_from_others(scorer, tokenizer):
     assert different == pytest.approx(whole.mauve, abs=1e-3)
     with pytest.raises(ValueError, match="no tokens"):
         mauve([""], words, scorer, tokenizer)
+
+
+def test_ngrams_are_counted_as_by_hand():
+    samples = [[1, 2, 1, 2, 1], [1, 2, 3], [7], []]
+    # 12 21 12 21, 12 23: of six bigrams three differ; of four in the first sample two come again.
+    assert distinct_n(samples, 2) == 3 / 6 and distinct_n(samples, 1) == 4 / 9
+    assert repetition(samples, 2).tolist() == [0.5, 0, 0, 0]
+    assert repetition(samples, 1).tolist() == [3 / 5, 0, 0, 0]
+    assert math.isnan(distinct_n(samples, 6)) and repetition(samples).tolist() == [0, 0, 0, 0]
+    row = torch.randint(3, (60,), generator=torch.Generator().manual_seed(0)).tolist()
+    seen_before = [row[i : i + 4] in [row[j : j + 4] for j in range(i)] for i in range(57)]
+    assert repetition([row]).item() == pytest.approx(sum(seen_before) / 57)
+    with pytest.raises(ValueError, match="n=0"):
+        distinct_n(samples, 0)

@@ -119,6 +119,21 @@ def without_gradient_sync(accelerator: "Accelerator") -> Iterator[None]:
     state._set_sync_gradients(synchronises)
 
 
+# Steps of a stream of `datasets` that give as many rows as they take. A step that is mapped in batches may not.
+_KEEP_LENGTH = (
+    *("SelectColumnsIterable", "MappedExamplesIterable", "FormattedExamplesIterable"),
+    *("RebatchedArrowExamplesIterable", "BufferShuffledExamplesIterable"),
+)
+
+
+def gives_all_rows(stream: Any) -> bool:
+    """Whether a stream of `datasets` has as many rows as its split: nothing filters, takes, skips or repeats some."""
+    step = stream._ex_iterable
+    while type(step).__name__ in _KEEP_LENGTH and not getattr(step, "batched", False):
+        step = step.ex_iterable
+    return type(step).__name__ in ("ExamplesIterable", "ArrowExamplesIterable")
+
+
 def actions_of(parser: argparse.ArgumentParser) -> list[argparse.Action]:
     """The arguments that a parser knows, which argparse lets nobody list."""
     return parser._actions

@@ -1,8 +1,9 @@
 """Which model a recipe loads and how, by TRL's names."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from trl import ModelConfig, get_quantization_config
 
@@ -79,6 +80,7 @@ class ModelArguments(ModelConfig):
             self._take_old("quantization", OLD_QUANTIZATION, OLD_QUANTIZATION_DEFAULTS)
         super().__post_init__()
         check_fields(self, GIVEN)
+        self.lora_target_modules = cast(Any, _as_names(self.lora_target_modules))
         if self.model_name_or_path is not None:
             self.model_name_or_path = model_path(self.model_name_or_path)
         if self.use_peft and not (self.lora_target_modules or self.lora_target_parameters):
@@ -95,6 +97,13 @@ class ModelArguments(ModelConfig):
         settings = {names[key]: value for key, value in given.items()}
         warn_renamed(f"{mapping} of a recipe", ", ".join(dict.fromkeys([*defaults, *settings])))
         vars(self).update({**defaults, **settings})
+
+
+def _as_names(modules: str | list[str] | None) -> str | list[str] | None:
+    """One name of modules as a list of it: TRL makes it text, of which PEFT takes all but `all-linear` for a regex."""
+    if isinstance(modules, str) and modules != "all-linear" and re.fullmatch(r"[\w.-]+", modules):
+        return [modules]
+    return modules
 
 
 def building_arguments(model_args: ModelConfig, args: MaskedDiffusionTrainingArguments) -> dict[str, Any]:

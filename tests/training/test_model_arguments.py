@@ -4,7 +4,7 @@ from dataclasses import fields
 
 import pytest
 import torch
-from peft import LoraConfig
+from peft import LoraConfig, get_peft_model
 from transformers import BitsAndBytesConfig
 from trl import ModelConfig, ScriptArguments, get_peft_config, get_quantization_config
 
@@ -68,7 +68,7 @@ def test_old_mappings_serve_and_warn(tmp_path):
     assert model_args == parse(tmp_path, FLAT)[0]
     with pytest.warns(FutureWarning):
         model_args, *_ = parse(tmp_path, "peft: {target_modules: [q_proj]}\nquantization: {load_in_4bit: true}")
-    ours, theirs = get_peft_config(model_args), LoraConfig(target_modules="q_proj")
+    ours, theirs = get_peft_config(model_args), LoraConfig(target_modules=["q_proj"])
     assert ours.to_dict() == theirs.to_dict()
     assert get_quantization_config(model_args).to_dict() == BitsAndBytesConfig(load_in_4bit=True).to_dict()
     with pytest.raises(ValueError, match="Unknown field of peft 'rank'"):
@@ -123,3 +123,12 @@ def test_what_a_model_is_loaded_with(tmp_path, caplog):
     }
     assert args.model_init_kwargs is None
     assert "'flash_attention_2' is not to be had, as the model runs on the CPU" in caplog.text
+
+
+@pytest.mark.parametrize("given", ["q_proj", "[q_proj]"])
+def test_one_name_of_modules_is_no_regex(tmp_path, text_model, given):
+    model_args, *_ = parse(tmp_path, f"use_peft: true\nlora_target_modules: {given}")
+    adapted = get_peft_model(text_model(), get_peft_config(model_args)).targeted_module_names
+    assert adapted and all(name.endswith(".q_proj") for name in adapted)
+    model_args, *_ = parse(tmp_path, "use_peft: true\nlora_target_modules: .*q_proj")
+    assert get_peft_model(text_model(), get_peft_config(model_args)).targeted_module_names == adapted

@@ -76,3 +76,10 @@ def test_a_checkpoint_that_does_not_say_where_the_stream_was(train):
     train("whole", skips=True, max_steps=1)
     with pytest.raises(ValueError, match="does not say where the stream was, as it was written without ignore_data"):
         train("resumed", "whole/checkpoint-1")
+
+
+def test_a_state_that_was_cut(text_tokenizer, tmp_path):
+    (tmp_path / "stream_state.json").write_text('{"epoch": 0, "sta')
+    stream = ResumedStream(datasets.Dataset.from_dict({"text": ["a"]}).to_iterable_dataset(), rows=1)
+    with pytest.raises(ValueError, match=r"stream_state.json is damaged: .* resume an earlier checkpoint, or"):
+        stream.restore(tmp_path)

@@ -5,6 +5,7 @@ from typing import Any, cast
 
 from datasets import Dataset, IterableDataset
 
+from prism_hf._compat import gives_all_rows
 from prism_hf.data.files import DocumentUnit
 from prism_hf.data.loading import Rows, columns_of, load_rows
 from prism_hf.data.splits import is_held_out, is_trained_on
@@ -98,5 +99,7 @@ def _split_last(rows: Rows, number: int) -> tuple[Rows, Rows]:
 
 
 def _known_length(rows: IterableDataset) -> int | None:
+    if not gives_all_rows(rows):  # what is told of the split is of more, or of fewer
+        return None
     split = (rows.info.splits or {}).get(str(rows.split))
     return cast("int | None", split and split.num_examples)

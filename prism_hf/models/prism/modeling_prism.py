@@ -187,8 +187,7 @@ class PrismForMaskedDiffusion(RemaskGenerationMixin, HubMixin, WholeCheckpointMi
         head = {name: kwargs.pop(name) for name in HEAD_SETTINGS if name in kwargs}
         if config is None:
             config = AutoConfig.from_pretrained(pretrained_model_name_or_path, **hub_kwargs)
-            if not isinstance(config, PrismConfig):
-                take_config_fields(config, kwargs)
+            take_config_fields(config.backbone_config if isinstance(config, PrismConfig) else config, kwargs)
         if isinstance(config, PrismConfig):
             if head:
                 raise ValueError(f"{pretrained_model_name_or_path} has its quality head already; drop {head}.")

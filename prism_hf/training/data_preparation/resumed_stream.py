@@ -77,7 +77,7 @@ class ResumedStream(IterableDataset):
         """Let the next epoch begin where a checkpoint says.
 
         Raises:
-            ValueError: if it does not say it.
+            ValueError: if it does not say it, or cannot be read.
         """
         path = os.path.join(folder, STREAM_STATE_NAME)
         if not os.path.isfile(path):
@@ -86,7 +86,13 @@ class ResumedStream(IterableDataset):
                 "it without, once."
             )
         with open(path) as file:
-            saved = json.load(file)
+            try:
+                saved = json.load(file)
+            except ValueError as error:
+                raise ValueError(
+                    f"{path} is damaged: {error}. Copy it again, resume an earlier checkpoint, or resume without "
+                    "ignore_data_skip=True, once, which reads the stream from its start."
+                ) from error
         self.first_epoch = saved["epoch"]
         if saved["state"] is not None:
             # A copy: `datasets` begins each further epoch at a state that it was given.

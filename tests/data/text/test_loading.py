@@ -82,6 +82,10 @@ def test_the_last_documents_are_held_out(tmp_path, texts):
             with pytest.raises(ValueError, match="held_out=10: the stream does not say how many"):
                 split_text(rows, 10)
             rows.info.splits = datasets.SplitDict({"train": datasets.SplitInfo("train", num_examples=len(texts))})
+            for fewer in (rows.filter(len), rows.take(20), rows.skip(1), rows.map(dict, batched=True)):
+                with pytest.raises(ValueError, match="held_out=10: the stream does not say how many"):
+                    split_text(fewer, 10)
+            rows = rows.rename_column("text", "words").select_columns("words").rename_column("words", "text")
         train, held_out = split_text(rows, 10)
         assert [row["text"] for row in train] == texts[:-10]
         assert [row["text"] for row in held_out] == texts[-10:]

@@ -235,6 +235,9 @@ def test_fields_of_a_backbones_config_are_taken_as_arguments(tmp_path):
     AutoModelForMaskedLM.from_config(BACKBONES["bert"]).save_pretrained(tmp_path)
     model = PrismForMaskedDiffusion.from_pretrained(tmp_path, mask_token_id=4, hidden_dropout_prob=0.25)
     assert model.config.backbone_config.hidden_dropout_prob == model.backbone.bert.embeddings.dropout.p == 0.25
+    model.save_pretrained(tmp_path / "prism")
+    model = PrismForMaskedDiffusion.from_pretrained(tmp_path / "prism", hidden_dropout_prob=0.5)
+    assert model.config.backbone_config.hidden_dropout_prob == model.backbone.bert.embeddings.dropout.p == 0.5
     with pytest.raises(TypeError, match="hidden_dropout"):
         PrismForMaskedDiffusion.from_pretrained(tmp_path, mask_token_id=4, hidden_dropout=0.25)
 

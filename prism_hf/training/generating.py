@@ -11,6 +11,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from prism_hf._compat import tokenizer_of
+from prism_hf.data.prompts import decode_with_ends
 from prism_hf.generation import remask_generate
 from prism_hf.jobs.completions import batch_seed
 from prism_hf.jobs.lines import to_json, write_whole
@@ -62,7 +63,7 @@ def fill_rows(
 
 
 def keep_generations(trainer: Any, sequences: Any, labels: Any, path: Path) -> None:
-    """Write what an evaluation generated as rows of `prompt`, `completion` and `tokens`, of which texts are decoded.
+    """Write what an evaluation generated as rows of `prompt`, `completion` and `tokens`, as `prism-hf generate` does.
 
     Args:
         trainer (`MaskedDiffusionTrainer`): Whose evaluation it is.
@@ -75,7 +76,8 @@ def keep_generations(trainer: Any, sequences: Any, labels: Any, path: Path) -> N
         prompt, tokens = ids[~written & (ids != IGNORED)].tolist(), ids[written].tolist()
         if tokenizer is None:
             return {"prompt": prompt, "completion": None, "tokens": tokens}
-        return {"prompt": tokenizer.decode(prompt), "completion": tokenizer.decode(tokens), "tokens": tokens}
+        completion = decode_with_ends(tokens, tokenizer, tokenizer.eos_token or "")
+        return {"prompt": tokenizer.decode(prompt), "completion": completion, "tokens": tokens}
 
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = map(row_of, sequences, labels != IGNORED)

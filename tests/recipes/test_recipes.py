@@ -539,6 +539,26 @@ def test_samples_from_nothing_are_judged_at_evaluations_and_choose_the_best(save
         assert len(rows) == 3 and all(len(json.loads(row)["tokens"]) == 16 for row in rows)
 
 
+def test_published_samples_of_text_are_written_and_scored(save_chat_model, tmp_path, launch, monkeypatch):
+    tokenizer = save_chat_model(tmp_path / "llada")
+    PrismForMaskedDiffusion.from_pretrained(tmp_path / "llada").save_pretrained(tmp_path / "outputs" / "mdlm_owt_prism")
+    scorer = GPT2Config(vocab_size=300, n_positions=64, n_embd=32, n_layer=1, n_head=2, eos_token_id=1, bos_token_id=0)
+    GPT2LMHeadModel(scorer).save_pretrained(tmp_path / "scorer")
+    for folder in (tmp_path / "outputs" / "mdlm_owt_prism", tmp_path / "scorer"):
+        tokenizer.save_pretrained(folder)
+    monkeypatch.chdir(tmp_path)
+    published = yaml.safe_load((RECIPES / "configs" / "owt_170m_samples.yaml").read_text())
+    assert published["generation"] == {"max_new_tokens": 1024, "steps": 256, "do_sample": True, "top_p": 0.9}
+    less = {"num_samples": 2, "bf16": False, "use_cpu": True}
+    short = {"generation": published["generation"] | {"max_new_tokens": 32, "steps": 8}}
+    launch("generate.py", published | less | short, tmp_path / "samples")
+    evaluated = yaml.safe_load((RECIPES / "configs" / "owt_170m_evaluate.yaml").read_text())
+    printed = launch("evaluate_text.py", evaluated | {"scorer": "scorer", "use_cpu": True}, tmp_path / "scores")
+    rows = [json.loads(line) for line in (tmp_path / "scores" / "results.jsonl").read_text().splitlines()]
+    assert len(rows) == len(published["settings"]) == len(evaluated["samples"])
+    assert all(name in printed for name in published["settings"])
+
+
 def test_the_bound_of_a_corpus_is_that_of_a_training(save_chat_model, tmp_path, launch):
     tokenizer = save_chat_model(tmp_path / "llada")
     prism = PrismForMaskedDiffusion.from_pretrained(tmp_path / "llada")

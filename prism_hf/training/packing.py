@@ -39,7 +39,7 @@ class Rows:
         return {"input_ids": ids, "attention_mask": None if mask is None else mask.repeat(len(ids) // len(mask), 1)}
 
     def places(self, where: Tensor) -> Tensor:
-        """Positions of the rows (R, W) bool, in what the model reads; their order stays."""
+        """Positions (D * R, W) bool of D canvases of the rows, in what the model reads; their order stays."""
         return where
 
     def by_row(self, values: Tensor) -> Tensor:
@@ -82,7 +82,9 @@ class PackedRows:
         return torch.where(self.index < 0, 0, of_first + canvases).flatten(0, 1)
 
     def places(self, where: Tensor) -> Tensor:
-        return where.flatten()[self.index.clamp(min=0)] & (self.index >= 0)
+        number = len(where) // self.size[0]
+        spread = where.view(number, -1)[:, self.index.clamp(min=0)] & (self.index >= 0)
+        return spread.flatten(0, 1)
 
     def by_row(self, values: Tensor) -> Tensor:
         number, size = len(values) // len(self.index), self.size[0] * self.size[1]

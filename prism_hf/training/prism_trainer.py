@@ -25,7 +25,7 @@ from prism_hf.hub import papers
 from .arguments import PrismTrainingArguments
 from .masked_diffusion_trainer import T
 from .masking import Noised
-from .quality_trainer import JudgedDrafts, QualityTrainer, freeze_backbone, touching_all
+from .quality_trainer import JudgedDrafts, QualityTrainer, freeze_backbone, surenesses, touching_all
 from .sharding import gathered
 
 
@@ -117,14 +117,16 @@ class PrismTrainer(QualityTrainer):
         """
         noised = self.noised(inputs, model.training)
         unmasking, of_tokens, y, filled = self.unmask_and_draft(model, noised)
-        outputs = model(**noised.rows.inputs(y, self.model), return_logits=False)
+        read = {"return_logits": False} if model.training else {"logits_to_keep": noised.rows.places(filled)}
+        judged = model(**noised.rows.inputs(y, self.model), **read)
         correct = y == inputs["input_ids"].repeat(self.args.num_drafts, 1)
-        outputs = JudgedDrafts(noised.rows.by_row(outputs.quality_logits), filled, correct)
+        outputs = JudgedDrafts(noised.rows.by_row(judged.quality_logits), filled, correct)
         quality_logits, correct = outputs.judgements()
         quality = quality_loss(quality_logits, correct, noised.denominators["quality_loss"])
         losses = {"unmasking_loss": unmasking, "quality_loss": quality}
         self.add_losses(model.training, noised, losses, of_tokens)
-        self.add_judgements(model.training, quality_logits, correct)
+        rivals = None if model.training else surenesses(judged.logits, y[filled], self.mask_token_id)
+        self.add_judgements(model.training, quality_logits, correct, rivals)
         loss = touching_all(self.total_loss(losses), model)
         return (loss, outputs) if return_outputs else loss
 

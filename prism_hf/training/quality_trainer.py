@@ -70,11 +70,27 @@ class JudgedDrafts(ModelOutput):
         return self.quality_logits[self.filled], self.correct[self.filled]
 
 
+RIVALS = ("probability", "margin")
+
+
+def surenesses(logits: torch.Tensor, tokens: torch.Tensor, mask_token_id: int) -> torch.Tensor:
+    """What the logits (N, V) at N visible tokens (N,) say of them without a head, (N, 2).
+
+    That is the probability of each, and by how much it exceeds that of the likeliest other token.
+    """
+    at_mask = torch.tensor([mask_token_id], device=logits.device)
+    probs = logits.float().index_fill(-1, at_mask, -torch.inf).softmax(-1)
+    own = probs.gather(-1, tokens[:, None])
+    return torch.cat([own, own - probs.scatter(-1, tokens[:, None], -1.0).amax(-1, keepdim=True)], dim=-1)
+
+
 class QualityTrainer(MaskedDiffusionTrainer):
     """Trains the quality head of a `PrismForMaskedDiffusion` on drafts; a subclass says which, and its loss.
 
     Metrics: `draft_accuracy` (share of drafted tokens that are right), `quality_auroc` and `quality_ece` (expected
-    calibration error in 15 bins), each over all that was drafted since the last log, on all processes.
+    calibration error in 15 bins), each over all that was drafted since the last log, on all processes. An evaluation of
+    a head that reads the same forward as the posterior adds what is had without a head, `probability_auroc` and
+    `margin_auroc`, of the drafted token in that forward.
 
     `compute_metrics` and `predict` get the quality of the drafts' tokens (rows, L), in [0, 1], and as labels (rows, L)
     whether they are right; both are -100 where a draft filled nothing. With D > 1 drafts of each row, (rows, L, D).
@@ -121,10 +137,17 @@ class QualityTrainer(MaskedDiffusionTrainer):
             split_head(optimizer, self.model if model is None else model, self.args.head_learning_rate)
         return optimizer
 
-    def add_judgements(self, training: bool, quality_logits: torch.Tensor, correct: torch.Tensor) -> None:
-        """Add (N,) judged tokens, and whether they are right, to what is logged."""
+    def add_judgements(
+        self,
+        training: bool,
+        quality_logits: torch.Tensor,
+        correct: torch.Tensor,
+        rivals: torch.Tensor | None = None,
+    ) -> None:
+        """Add (N,) judged tokens, whether they are right and, (N, 2), what `RIVALS` say, to what is logged."""
         self.means[training].add("draft_accuracy", correct.sum(), torch.ones_like(correct).sum())
-        self.judged[training].append(torch.stack([quality_logits.detach().float().sigmoid(), correct.float()], dim=1))
+        judged = torch.stack([correct.float(), quality_logits.detach().float().sigmoid()], dim=1)
+        self.judged[training].append(judged if rivals is None else torch.cat([judged, rivals], dim=1))
 
     def predictions(self, noised: Noised, outputs: JudgedDrafts) -> tuple[torch.Tensor, torch.Tensor]:
         """What `compute_metrics` and `predict` get of a batch.
@@ -145,11 +168,12 @@ class QualityTrainer(MaskedDiffusionTrainer):
 
             judged = self.accelerator.pad_across_processes(torch.cat(self.judged[training]), dim=0, pad_index=-1)
             judged = self.accelerator.gather(judged).cpu()
-            quality, correct = judged[judged[:, 1] >= 0].unbind(dim=1)
+            correct, quality, *rivals = judged[judged[:, 0] >= 0].unbind(dim=1)
             self.judged[training].clear()
             if len(quality):
                 metrics["quality_auroc"] = auroc(quality, correct)
                 metrics["quality_ece"] = expected_calibration_error(quality, correct)
+                metrics |= {f"{name}_auroc": auroc(said, correct) for name, said in zip(RIVALS, rivals, strict=False)}
         return metrics
 
     def forget_metrics(self, training: bool) -> None:

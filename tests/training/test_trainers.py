@@ -179,7 +179,7 @@ def test_metrics_are_exact_over_accumulation(prism, sequences, arguments):
             assert len(values) == 3
             expected = sum(total for total, _ in values) / sum(count for _, count in values)
             assert curve(trainer, name)[step] == pytest.approx(expected, rel=1e-6)
-        quality, correct = judged[step].unbind(1)
+        correct, quality = judged[step].unbind(1)
         assert curve(trainer, "draft_accuracy")[step] == pytest.approx(correct.mean().item())
         assert curve(trainer, "quality_auroc")[step] == pytest.approx(roc_auc_score(correct, quality))
 
@@ -228,6 +228,27 @@ def test_last_checkpoint_ignores_one_that_was_cut_off(tmp_path):
         if whole:
             (folder / "trainer_state.json").write_text("{}")
     assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
+
+
+@torch.no_grad()
+def test_an_evaluation_sets_the_head_against_the_posterior_of_its_forward(prism, sequences, arguments):
+    rows = sequences(40, seed=1)
+    args = arguments(PrismTrainingArguments, num_draft_tokens=5, per_device_eval_batch_size=40)
+    trainer, read = PrismTrainer(prism, args, eval_dataset=rows), []
+    hook = prism.register_forward_hook(lambda module, args, kwargs, output: read.append(kwargs), with_kwargs=True)
+    metrics = trainer.evaluate()
+    hook.remove()
+    z, y = (kwargs["input_ids"] for kwargs in read[:2])
+    filled = (z == prism.config.mask_token_id) & (y != prism.config.mask_token_id)
+    x = torch.stack([torch.as_tensor(row["input_ids"]) for row in rows])
+    probs = prism.eval()(input_ids=y).logits
+    probs[..., prism.config.mask_token_id] = -torch.inf
+    ranked = [
+        (each[token], each[token] - each[each != each[token]].max())
+        for each, token in zip(probs.softmax(-1)[filled], y[filled], strict=True)
+    ]
+    for name, said in zip(("probability", "margin"), torch.tensor(ranked).T, strict=True):
+        assert metrics[f"eval_{name}_auroc"] == pytest.approx(roc_auc_score((y == x)[filled], said), abs=1e-3)
 
 
 def test_evaluation_is_repeatable_and_leaves_training_alone(prism, sequences, arguments):

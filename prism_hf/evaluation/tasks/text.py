@@ -40,6 +40,7 @@ def load_text(
     num_tuning_samples: Count = 0,
     prompts_file: str | None = None,
     scorer: str = "gpt2-large",
+    scorer_gguf_file: str | None = None,
     tokenizer: str | None = None,
     scorer_batch_size: Positive = 8,
     references_file: str | None = None,
@@ -59,6 +60,7 @@ def load_text(
         prompts_file (`str`, *optional*): Text or JSONL, see `read_prompts`. Of equal prompts one counts.
         scorer (`str`, *optional*, defaults to `"gpt2-large"`): A causal language model, from the Hub or a folder, with
             its tokenizer.
+        scorer_gguf_file (`str`, *optional*): The GGUF file of the scorer, which holds both (`prism_hf[gguf]`).
         tokenizer (`str`, *optional*): That of the model, from the Hub or a folder; by default the one saved with it.
         scorer_batch_size (`int`, *optional*, defaults to 8): Samples that the scorer reads at once.
         references_file (`str`, *optional*): Texts written by people, one a line, as text or as JSON with a field
@@ -81,7 +83,8 @@ def load_text(
     number, mask_token_id = num_samples + num_tuning_samples, model.config.mask_token_id
     prompts = None if prompts_file is None else _distinct_prompts(prompts_file, number)
     own_tokenizer = tokenizer_of_model(model, tokenizer)
-    reader = _load_reader(scorer, length, model.device, scorer_batch_size)
+    places = {} if scorer_gguf_file is None else {"gguf_file": scorer_gguf_file}
+    reader = _load_reader(scorer, length, model.device, scorer_batch_size, **places)
     examples = torch.full((number, length), mask_token_id)
     if prompts is not None:
         examples = _masked_examples(prompts, own_tokenizer, length, mask_token_id)
@@ -189,9 +192,9 @@ def _judge(
     return judge
 
 
-def _load_reader(name: str, length: int, device: torch.device, batch_size: int) -> Reader:
+def _load_reader(name: str, length: int, device: torch.device, batch_size: int, **kwargs: Any) -> Reader:
     """A scorer with its tokenizer. Raises ValueError if it cannot score texts of `length` tokens."""
-    reader = as_reader(name, batch_size=batch_size, device=device)
+    reader = as_reader(name, batch_size=batch_size, device=device, **kwargs)
     limit = context_length(reader.scorer)
     if limit is not None and limit < length:
         raise ValueError(

@@ -32,6 +32,7 @@ from transformers import AutoTokenizer
 import prism_hf
 from prism_hf import LladaConfig, LladaForMaskedDiffusion
 from prism_hf.data import train_byte_level_bpe
+from prism_hf.evaluation import isolation_problem
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 SOURCES = Path(prism_hf.__file__).parent / "diffusion"
@@ -76,7 +77,7 @@ LORA = {
     "lora_dropout": 0.1,
 }
 CODE = {"dataset": "source_files", "dataset_name": str(SOURCES), "length": 32, "held_out": 0.0}
-# By what is written: the recipe and its arguments. TEXT_MODEL and PROMPTS stand for what `prepare` makes.
+# By what is written: the recipe and its arguments. Words in capitals stand for what `prepare` makes.
 RUNS: dict[str, tuple[str, dict[str, Any]]] = {
     "train_mdm, EMA": (
         "train_mdm.py",
@@ -137,11 +138,30 @@ RUNS: dict[str, tuple[str, dict[str, Any]]] = {
             "generation": {"max_new_tokens": 12, "steps": 12, "do_sample": True},
         },
     ),
+    "generate, settings of a task": (
+        "generate.py",
+        {
+            "model_name_or_path": "TEXT_MODEL",
+            "problems_file": "PROBLEMS",
+            "num_samples": 2,
+            "batch_size": 2,
+            "use_cpu": True,
+            "generation": {"max_length": 192, "steps": 12, "do_sample": True},
+            "settings": {
+                "none": {"block_length": 64, "remask_strategy": "none"},
+                "confidence": {"block_length": 32, "remask_strategy": "confidence", "num_remask": 10},
+            },
+        },
+    ),
+    "evaluate_code": (
+        "evaluate_code.py",
+        {"problems_file": "PROBLEMS", "samples": "SAMPLES", "k": [1, 2], "isolation": "ISOLATION"},
+    ),
 }
 
 
 def prepare(work: Path) -> dict[str, str]:
-    """A tiny model of text and a file of prompts, by what stands for them in `RUNS`."""
+    """A tiny model of text, files of prompts, problems and samples, and an isolation, by their words in `RUNS`."""
     for recipe in RECIPES.glob("*.py"):
         runpy.run_path(str(recipe))  # imports what it needs
     model, prompts = work / "text_model", work / "prompts.txt"
@@ -153,7 +173,15 @@ def prepare(work: Path) -> dict[str, str]:
     tokenizer.save_pretrained(model)
     AutoTokenizer.from_pretrained(model)  # imports what loads it
     prompts.write_text("".join(f"x{number} = {number}\n" for number in range(24)))
-    return {"TEXT_MODEL": str(model), "PROMPTS": str(prompts)}
+    problems, samples = work / "problems.jsonl", work / "samples.jsonl"
+    rows = [{"task_id": n, "text": "Give it.", "code": f"def f():\n    return {n}"} for n in range(11, 17)]
+    tests = [row | {"test_setup_code": "", "test_list": [f"assert f() == {row['task_id']}"]} for row in rows]
+    problems.write_text("".join(json.dumps(row) + "\n" for row in tests))
+    answers = [{"task_id": row["task_id"], "completion": rows[n % 4]["code"]} for row in rows for n in range(4)]
+    samples.write_text("".join(json.dumps(row) + "\n" for row in answers))
+    isolation = "limits" if isolation_problem() else "namespaces"
+    files = {"PROMPTS": prompts, "PROBLEMS": problems, "SAMPLES": samples}
+    return {"TEXT_MODEL": str(model), "ISOLATION": isolation} | {name: str(path) for name, path in files.items()}
 
 
 def start(recipe: str, config: Path, log: Path) -> int:

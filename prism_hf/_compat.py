@@ -137,3 +137,12 @@ def gives_all_rows(stream: Any) -> bool:
 def actions_of(parser: argparse.ArgumentParser) -> list[argparse.Action]:
     """The arguments that a parser knows, which argparse lets nobody list."""
     return parser._actions
+
+
+def harness_cli(usage: str) -> Any:
+    """The command line of lm-evaluation-harness, whose help on a run begins with `usage`; it has no public parser."""
+    from lm_eval._cli import HarnessCLI
+
+    cli = HarnessCLI()
+    cli._subparsers.choices["run"].usage = usage
+    return cli

@@ -41,6 +41,7 @@ COMMANDS = {
     "evaluate text": Command("evaluate_text.py", "Perplexity, entropy and MAUVE of samples that files hold."),
     "evaluate bound": Command("evaluate_bound.py", "Perplexity of a model on any corpus, with an interval."),
     "evaluate code": Command("evaluate_code.py", "pass@k of completions that a file holds.", launched=False),
+    "lm-eval": Command("lm_evaluation.py", "lm-evaluation-harness, with the model prism_hf."),
     "compare": Command("compare.py", "Remasking strategies at equal forward passes: sudoku, text or code."),
 }
 _BELONGS = re.compile(r"# prism-hf ([a-z -]+) --config \w+\n")

@@ -5,8 +5,10 @@ import re
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 
-def read_tokenizer(name_or_path: str, revision: str = "main") -> PreTrainedTokenizerBase:
-    """The tokenizer of a model, of a branch, tag or commit of the Hub.
+def read_tokenizer(
+    name_or_path: str, revision: str = "main", trust_remote_code: bool = False
+) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model, of a branch, tag or commit of the Hub, whose own code runs only where it is trusted.
 
     Raises:
         ValueError: for a model that has none, such as one of Sudoku.
@@ -17,7 +19,7 @@ def read_tokenizer(name_or_path: str, revision: str = "main") -> PreTrainedToken
         "tokenizer beside it."
     )
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name_or_path, revision=revision)
+        tokenizer = AutoTokenizer.from_pretrained(name_or_path, revision=revision, trust_remote_code=trust_remote_code)
     except ValueError as error:  # that sentencepiece is missing, where nothing is there to read with it
         raise ValueError(problem) from error
     except OSError as error:  # which does not always say of what

@@ -113,8 +113,7 @@ def log_likelihood_bound(
     """
     check_arguments(log_likelihood_bound, {name: value for name, value in locals().items() if name != "texts"})
     check_names("likelihood", [likelihood], LIKELIHOODS)
-    if mc_num % mc_batch_size:
-        raise ValueError(f"mc_batch_size={mc_batch_size} must divide mc_num={mc_num}: take another.")
+    check_copies(mc_num, mc_batch_size)
     if any(not text.target for text in texts):
         raise ValueError("A text has no token to score: leave it out.")
     totals = torch.zeros(len(texts), dtype=torch.float64)
@@ -131,6 +130,12 @@ def log_likelihood_bound(
             nlls = masked_nlls(model, clean[rows], masked[part], given[rows], mask_token_id, cfg_scale)
             totals.index_add_(0, torch.tensor(index)[rows], weights[part] * nlls / mc_num)
     return (-totals).tolist()
+
+
+def check_copies(mc_num: int, mc_batch_size: int) -> None:
+    """Raise ValueError where the copies of a text cannot be drawn in batches of that size."""
+    if mc_num % mc_batch_size:
+        raise ValueError(f"mc_batch_size={mc_batch_size} must divide mc_num={mc_num}: take another.")
 
 
 def masked_copies(text: Continuation, draw: Draw, mc_num: int, mc_batch_size: int) -> tuple[Tensor, Tensor]:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .metrics.code import pass_at_k
     from .metrics.likelihood import Continuation, log_likelihood_bound
     from .metrics.loading import load_metric, metric_path
+    from .metrics.parallelism import accuracy_under_parallelism
     from .metrics.statistics import (
         bootstrap_interval,
         bootstrap_ratio,
@@ -65,6 +66,7 @@ __all__ = [
     "SampleScores",
     "Samples",
     "Task",
+    "accuracy_under_parallelism",
     "as_reader",
     "auroc",
     "bootstrap_interval",

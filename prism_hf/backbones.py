@@ -106,7 +106,7 @@ class BackboneAdapter:
         ```python
         from prism_hf.models.prism import BACKBONE_ADAPTERS, BackboneAdapter, through
 
-        BACKBONE_ADAPTERS["Dream"] = BackboneAdapter(shifted_logits=True)
+        BACKBONE_ADAPTERS["my_shifted_type"] = BackboneAdapter(shifted_logits=True)
         BACKBONE_ADAPTERS["my_bert"] = BackboneAdapter(through("cls.predictions.transform"))
         ```
     """
@@ -205,6 +205,7 @@ BACKBONE_ADAPTERS = {
     "data2vec-text": ROBERTA,
     "deberta": DEBERTA,
     "deberta-v2": DEBERTA,
+    "Dream": BackboneAdapter(shifted_logits=True, first_position=0),
     "distilbert": BackboneAdapter(through("vocab_transform", "activation", "vocab_layer_norm"), first_position=0),
     "electra": BackboneAdapter(through("generator_predictions"), first_position=0),
     "ernie": BERT,

@@ -124,7 +124,7 @@ FAMILIES = {
     "yoso": {},
 }
 FAMILIES = {name: fields for name, fields in FAMILIES.items() if name.split("/")[0] in CONFIG_MAPPING_NAMES}
-OURS = ("llada", "mdlm")  # have tests of their own
+OURS = ("Dream", "llada", "mdlm")  # have tests of their own
 every_family = pytest.mark.parametrize("name", FAMILIES)
 IDS = torch.randint(5, VOCAB, (2, 9), generator=torch.Generator().manual_seed(0))
 IDS[:, 3], IDS[0, 6:] = MASK, PAD
@@ -292,17 +292,17 @@ def test_models_pickle(model):
 # What nobody has described
 
 
-class DreamConfig(PreTrainedConfig):
-    model_type = "Dream"
+class ShiftedConfig(PreTrainedConfig):
+    model_type = "shifted"
     vocab_size: int = VOCAB
     hidden_size: int = 16
     mask_token_id: int | None = MASK
 
 
-class DreamModel(PreTrainedModel):
+class ShiftedModel(PreTrainedModel):
     """Attends to both sides; its logits at position i are of the token at i + 1."""
 
-    config_class = DreamConfig
+    config_class = ShiftedConfig
     base_model_prefix = "model"
 
     def __init__(self, config):
@@ -336,7 +336,7 @@ def causal(model_type):
 
 
 UNKNOWN = {
-    "Dream": lambda: DreamModel(DreamConfig()),
+    "shifted": lambda: ShiftedModel(ShiftedConfig()),
     "qwen2": lambda: causal("qwen2"),
     "llama": lambda: causal("llama"),
     "modernbert-decoder": lambda: causal("modernbert-decoder"),
@@ -364,9 +364,12 @@ def test_an_undescribed_family_is_refused_with_the_remedy(model_type, tmp_path):
 
 
 def test_a_shifted_family_is_trained_and_drafts_at_the_left_neighbour(monkeypatch, tmp_path):
-    monkeypatch.setitem(BACKBONE_ADAPTERS, "Dream", BackboneAdapter(shifted_logits=True))
+    monkeypatch.setitem(BACKBONE_ADAPTERS, "shifted", BackboneAdapter(shifted_logits=True))
     torch.manual_seed(3)
-    dream, batch = DreamModel(DreamConfig()).eval(), {"input_ids": IDS[1:], "maskable": torch.ones_like(IDS[1:]) > 0}
+    dream, batch = (
+        ShiftedModel(ShiftedConfig()).eval(),
+        {"input_ids": IDS[1:], "maskable": torch.ones_like(IDS[1:]) > 0},
+    )
     batch["input_ids"] = batch["input_ids"].where(batch["input_ids"] != MASK, 5)
     args = MaskedDiffusionTrainingArguments(
         str(tmp_path), use_cpu=True, report_to="none", loss_normalizer="masked", min_timestep=0.5
@@ -414,9 +417,9 @@ def test_a_mask_token_outside_the_vocabulary_is_refused():
 
 @pytest.mark.parametrize("settings", [{}, {"remask_strategy": "p2"}, {"remask_strategy": "random", "num_remask": 1}])
 def test_a_shifted_family_is_read_at_the_left_neighbour(monkeypatch, settings):
-    monkeypatch.setitem(BACKBONE_ADAPTERS, "Dream", BackboneAdapter(shifted_logits=True))
+    monkeypatch.setitem(BACKBONE_ADAPTERS, "shifted", BackboneAdapter(shifted_logits=True))
     torch.manual_seed(3)
-    dream = DreamModel(DreamConfig()).eval()
+    dream = ShiftedModel(ShiftedConfig()).eval()
     generate = {"max_new_tokens": 5, "attention_mask": REAL, "do_sample": True} | settings
     shifted, plain = (
         remask_generate(model, IDS, generator=torch.Generator().manual_seed(0), **generate)

@@ -49,7 +49,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/**/*.md"))]
 FENCE = RawFencedCodeBlockLexer(re.compile(r'(?P<language>\w*)(?: title="(?P<title>[^"]*)")?$\n', re.MULTILINE))
 FOREIGN = ("cd", "git", "mkdocs", "pre-commit", "source", "sbatch", "uv")  # programs that no test starts
-ROOMS = ("data", "evaluation", "generation", "models.llada", "models.mdlm", "models.prism", "training")
+ROOMS = ("data", "evaluation", "generation", "models.dream", "models.llada", "models.mdlm", "models.prism", "training")
 OURS = ("datasets", "peft", "prism_hf", "transformers", "trl")
 
 

@@ -1,4 +1,4 @@
-"""What LLaDA and MDLM do as models of their own: they generate, by settings that are saved with them."""
+"""What LLaDA, MDLM and Dream do as models of their own: they generate, by settings that are saved with them."""
 
 import json
 
@@ -18,13 +18,17 @@ from prism_hf import (
 )
 from prism_hf.hub import TrainingRecord
 from prism_hf.hub.usage import usage
+from prism_hf.models.dream import DreamConfig, DreamForMaskedDiffusion
 
 MASK = 4
 IDS = torch.tensor([[5, 6, MASK, 7], [8, 9, 10, MASK]])
 LLADA = {"d_model": 32, "n_layers": 1, "n_heads": 2, "mlp_hidden_size": 48, "eos_token_id": None, "pad_token_id": 0}
+DREAM_SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2}
+DREAM_SIZES |= {"num_key_value_heads": 1, "eos_token_id": None, "pad_token_id": 0}
 MDLM = {"hidden_dim": 32, "cond_dim": 16, "n_blocks": 1, "n_heads": 2}
 MODELS = {
     "llada": lambda: LladaForMaskedDiffusion(LladaConfig(**LLADA, vocab_size=40, mask_token_id=MASK)),
+    "Dream": lambda: DreamForMaskedDiffusion(DreamConfig(**DREAM_SIZES, vocab_size=40, mask_token_id=MASK)),
     "mdlm": lambda: MdlmForMaskedDiffusion(MdlmConfig(**MDLM, vocab_size=40, mask_token_id=MASK)),
 }
 

@@ -171,11 +171,12 @@ def masked_logits(
         tokens = torch.cat([tokens, tokens.masked_fill(is_given, mask_token_id)])
         masked = masked.repeat(2, 1)
     kwargs: dict[str, Any] = {"return_quality": False} if "return_quality" in forward_parameters(model) else {}
-    if takes_positions(model):
+    shifted = family_of(model).shifted_logits
+    if takes_positions(model) and not shifted:
         logits = model(input_ids=tokens, attention_mask=None, logits_to_keep=masked, **kwargs).logits
     else:
         output = model(input_ids=tokens, attention_mask=None, **kwargs)
-        logits = logits_of(logits_in(output, model), masked, family_of(model).shifted_logits)
+        logits = logits_of(logits_in(output, model), masked, shifted)
     if not cfg_scale:
         return logits
     conditional, unconditional = logits.float().chunk(2)

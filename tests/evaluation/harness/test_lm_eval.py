@@ -308,7 +308,7 @@ def test_published_settings_are_arguments_of_the_model(path):
     settings = read_settings({name: value for name, value in held["model_args"].items() if name not in OWN})
     config = RemaskGenerationConfig(**settings)
     assert config.max_new_tokens == config.steps
-    folders = ("gsm8k", "minerva_math", "humaneval", "mbpp")
+    folders = ("benchmarks", "gsm8k", "humaneval", "mbpp")
     texts = [file.read_text() for name in folders for file in (HARNESS / "tasks" / name).glob("*.yaml")]
     for task in held["tasks"]:
         assert any(re.search(rf"^(task|group): {task}$", text, re.MULTILINE) for text in texts), task

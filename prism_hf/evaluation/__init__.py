@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from .sandbox.sandbox import ProgramResult, check_isolation, isolation_problem, run_program, run_programs
     from .tasks.code.answers import FoundCode, extract_code, find_code
     from .tasks.code.problems import CodeProblem, read_problems, run_answers
+    from .tasks.code.revision import Revision, failing_revisions, make_revisions
     from .tasks.code.scoring import check_enough, pass_table, read_completions, score_completions, score_to_jsonl
     from .tasks.predictions import prediction_metrics, text_prediction_metrics
     from .tasks.registry import TASKS, load_task
@@ -63,6 +64,7 @@ __all__ = [
     "Judgement",
     "Match",
     "ProgramResult",
+    "Revision",
     "SampleScores",
     "Samples",
     "Task",
@@ -83,6 +85,7 @@ __all__ = [
     "expand_grid",
     "expected_calibration_error",
     "extract_code",
+    "failing_revisions",
     "find_code",
     "generative_perplexity",
     "is_solved",
@@ -91,6 +94,7 @@ __all__ = [
     "load_metric",
     "load_sudoku",
     "load_task",
+    "make_revisions",
     "log_likelihood_bound",
     "mauve",
     "mauve_of_states",

@@ -77,6 +77,7 @@ def usage() -> str:
 `prism-hf COMMAND --help` lists the arguments of a recipe. Those of `accelerate launch`, such as --num_processes 8, go
 to it, but `chat` and `evaluate code` are one process. --accelerate_config is its --config_file, by path or name:
 {_listed(names_in(RECIPES / "accelerate"))}
+`evaluate --samples FILES` is of the task that the files are of.
 --config is a YAML file of arguments of both, by path or name. Those that ship, with the command that each is for:
 {_configs_of_commands()}"""
 
@@ -106,6 +107,8 @@ def _listed(names: Collection[str]) -> str:
 def command_of(arguments: list[str]) -> tuple[str, list[str]]:
     """The command that the arguments begin with, of one word or two, and the rest of them.
 
+    `evaluate --samples FILE ...` is `evaluate` of the task that the files are of.
+
     Raises:
         ValueError: for one that is unknown, with the nearest.
     """
@@ -114,12 +117,34 @@ def command_of(arguments: list[str]) -> tuple[str, list[str]]:
         if name in COMMANDS:
             return name, arguments[words:]
     first = arguments[0]
+    if first == "evaluate" and arguments[1:] and arguments[1].startswith("--samples"):
+        return f"evaluate {task_of_samples(arguments[1:])}", arguments[1:]
     tasks = [name for name in COMMANDS if name.startswith(f"{first} ")]
     if tasks:
         given = f", not {' '.join(arguments[:2])!r}" if arguments[1:] else ""
         raise ValueError(f"write {' or '.join(map(repr, tasks))}{given}. Other tasks are those of 'compare'.")
     near = did_you_mean(first, (name.split()[0] for name in COMMANDS)) or f" Choose one of {', '.join(COMMANDS)}."
     raise ValueError(f"{first!r} is no command.{near}")
+
+
+def task_of_samples(arguments: list[str]) -> str:
+    """The task of the files of `--samples`: code where rows name a problem, else text.
+
+    Raises:
+        ValueError: for a file that is none of rows, or files of both.
+    """
+    from .data.files import read_bytes, read_object, text_lines
+
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--samples", nargs="+", default=[])
+    tasks = {}
+    for path in parser.parse_known_args(arguments)[0].samples:
+        line = next(iter(text_lines(read_bytes(path), path).values()), "")
+        tasks["code" if "task_id" in read_object(line, f"{path}, line 1") else "text"] = path
+    if len(tasks) != 1:
+        found = " and ".join(f"{path} is of {task}" for task, path in tasks.items())
+        raise ValueError(f"--samples: {found}; evaluate each by itself." if found else "--samples names no file.")
+    return next(iter(tasks))
 
 
 def names_in(folder: Path) -> list[str]:

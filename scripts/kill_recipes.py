@@ -27,7 +27,7 @@ from typing import Any
 
 import torch
 import yaml
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 import prism_hf
 from prism_hf import LladaConfig, LladaForMaskedDiffusion
@@ -128,6 +128,22 @@ RUNS: dict[str, tuple[str, dict[str, Any]]] = {
             "generation": {"max_new_tokens": 12, "steps": 12, "do_sample": True},
         },
     ),
+    "compare, text": (
+        "compare.py",
+        {
+            "model_name_or_path": "TEXT_MODEL",
+            "task": {"name": "text", "length": 12, "num_samples": 6, "scorer": "SCORER"},
+            "strategies": [{"name": "none"}, {"name": "random", "num_remask": 1}],
+            "reference": "none",
+            "budgets": [4, 6],
+            "batch_size": 2,
+            "use_cpu": True,
+        },
+    ),
+    "evaluate_text": (
+        "evaluate_text.py",
+        {"samples": ["TEXTS", "OTHER_TEXTS"], "scorer": "SCORER", "scorer_batch_size": 2, "use_cpu": True},
+    ),
     "generate, from nothing": (
         "generate.py",
         {
@@ -161,10 +177,10 @@ RUNS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def prepare(work: Path) -> dict[str, str]:
-    """A tiny model of text, files of prompts, problems and samples, and an isolation, by their words in `RUNS`."""
+    """Tiny models of text, files of prompts, problems and samples, and an isolation, by their words in `RUNS`."""
     for recipe in RECIPES.glob("*.py"):
         runpy.run_path(str(recipe))  # imports what it needs
-    model, prompts = work / "text_model", work / "prompts.txt"
+    model, scorer, prompts = work / "text_model", work / "scorer", work / "prompts.txt"
     tokenizer = train_byte_level_bpe(sorted(SOURCES.glob("*.py")), 300)
     special = {name: getattr(tokenizer, name) for name in ("mask_token_id", "eos_token_id", "pad_token_id")}
     torch.manual_seed(0)
@@ -172,6 +188,9 @@ def prepare(work: Path) -> dict[str, str]:
     LladaForMaskedDiffusion(config).save_pretrained(model)
     tokenizer.save_pretrained(model)
     AutoTokenizer.from_pretrained(model)  # imports what loads it
+    shape = {"vocab_size": len(tokenizer), "n_positions": 32, "n_embd": 32, "n_layer": 1, "n_head": 2}
+    GPT2LMHeadModel(GPT2Config(**shape, eos_token_id=tokenizer.eos_token_id)).save_pretrained(scorer)
+    tokenizer.save_pretrained(scorer)
     prompts.write_text("".join(f"x{number} = {number}\n" for number in range(24)))
     problems, samples = work / "problems.jsonl", work / "samples.jsonl"
     rows = [{"task_id": n, "text": "Give it.", "code": f"def f():\n    return {n}"} for n in range(11, 17)]
@@ -180,8 +199,13 @@ def prepare(work: Path) -> dict[str, str]:
     answers = [{"task_id": row["task_id"], "completion": rows[n % 4]["code"]} for row in rows for n in range(4)]
     samples.write_text("".join(json.dumps(row) + "\n" for row in answers))
     isolation = "limits" if isolation_problem() else "namespaces"
-    files = {"PROMPTS": prompts, "PROBLEMS": problems, "SAMPLES": samples}
-    return {"TEXT_MODEL": str(model), "ISOLATION": isolation} | {name: str(path) for name, path in files.items()}
+    files = {"TEXT_MODEL": model, "SCORER": scorer, "PROMPTS": prompts, "PROBLEMS": problems, "SAMPLES": samples}
+    for shift, name in enumerate(("TEXTS", "OTHER_TEXTS")):
+        files[name] = work / f"{name.lower()}.jsonl"
+        texts = [f"{letter} = {shift + number}" for number, letter in enumerate("abcdefgh" * 20)]
+        rows = [{"completion": text, "tokens": tokenizer(text).input_ids} for text in texts]
+        files[name].write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return {"ISOLATION": isolation} | {name: str(path) for name, path in files.items()}
 
 
 def start(recipe: str, config: Path, log: Path) -> int:
@@ -275,16 +299,22 @@ def differences(one: dict[str, Any], two: dict[str, Any]) -> list[str]:
     return sorted(name for name in one.keys() | two.keys() if name not in one or not is_same(one[name], two.get(name)))
 
 
+def named(value: Any, names: dict[str, str]) -> Any:
+    """Arguments, with what `prepare` made for what stands for it."""
+    if isinstance(value, dict):
+        return {name: named(each, names) for name, each in value.items()}
+    if isinstance(value, list):
+        return [named(each, names) for each in value]
+    return names.get(value, value) if isinstance(value, str) else value
+
+
 def try_recipe(label: str, work: Path, kills: int, draws: random.Random, names: dict[str, str]) -> dict[str, Any]:
     """Kill, restart and compare one of `RUNS`. Returns counts, and the names of the files that differ."""
     recipe, arguments = RUNS[label]
     work.mkdir()
     output, config, log = work / "output", work / "config.yaml", work / "log.txt"
     where = {"output_file": str(output / "out.jsonl")} if recipe == "generate.py" else {"output_dir": str(output)}
-    arguments = {
-        name: names.get(value, value) if isinstance(value, str) else value for name, value in arguments.items()
-    }
-    config.write_text(yaml.safe_dump(arguments | where))
+    config.write_text(yaml.safe_dump(named(arguments, names) | where))
     began = time.monotonic()
     finish(recipe, config, log)
     seconds = time.monotonic() - began

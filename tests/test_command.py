@@ -140,6 +140,21 @@ def test_a_config_is_a_file_or_a_name(launched, tmp_path, monkeypatch):
         assert launched[-1].training_script_args == [f"--config={path}"]
 
 
+def test_samples_tell_what_evaluates_them(tmp_path, capsys):
+    text, code = tmp_path / "text.jsonl", tmp_path / "code.jsonl"
+    text.write_text('{"completion": "a"}\n')
+    code.write_text('\n{"task_id": 11, "completion": "a"}\n{"task_id": 12, "completion": "b"}\n')
+    rest = ["--samples", str(text), str(text), "--scorer", "gpt2"]
+    assert command.command_of(["evaluate", *rest]) == ("evaluate text", rest)
+    assert command.command_of(["evaluate", f"--samples={code}"]) == ("evaluate code", [f"--samples={code}"])
+    for files, said in (
+        ([text, code], f"{text} is of text and {code} is of code; evaluate each by itself"),
+        ([tmp_path / "txt.jsonl"], "Did you mean"),
+    ):
+        assert command.main(["evaluate", "--samples", *map(str, files)]) == 2
+        assert said in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

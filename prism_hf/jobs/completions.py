@@ -31,9 +31,8 @@ from prism_hf.generation.denoising.canvas import count_new
 from prism_hf.generation.denoising.stopping import as_ids
 from prism_hf.generation.generation_remask import prepare_generation, remask_generate
 from prism_hf.generation.strategies.base import RemaskStrategy
-from prism_hf.hub.portable import portable
 
-from .manifest import describe_model, versions
+from .manifest import describe_model, describe_tokenizer, versions
 from .output_lock import output_lock
 from .share import by_main_process, share_parts
 from .store import ResumableJsonl
@@ -120,7 +119,7 @@ def generate_to_jsonl(
         "apply_chat_template": apply_chat_template,
         "add_special_tokens": add_special_tokens,
         "bf16": bf16,
-        "generation": _settings_of(config),
+        "generation": settings_of(config),
     } | (settings or {})
     starts = range(0, len(rows), batch_size)
 
@@ -136,11 +135,7 @@ def generate_to_jsonl(
         passes = [row.get("forward_passes") for row in rows]
         made_with = depends_on | describe_model(model) | (source or {})
         return made_with | {
-            "tokenizer": {
-                "name": portable(tokenizer.name_or_path),
-                "eos_token": tokenizer.eos_token,
-                "special_tokens": tokenizer.all_special_tokens,
-            },
+            "tokenizer": describe_tokenizer(tokenizer),
             "num_samples": len(rows),
             "forward_passes": None if None in passes else max(passes),
             "device": PartialState().device.type,
@@ -156,7 +151,8 @@ def generate_to_jsonl(
         by_main_process(lambda: output.finish(range(len(starts)), describe))
 
 
-def _settings_of(config: RemaskGenerationConfig) -> dict[str, Any]:
+def settings_of(config: RemaskGenerationConfig) -> dict[str, Any]:
+    """The settings that a config holds, without what transformers adds."""
     return {name: value for name, value in config.to_dict().items() if name in config.fields}
 
 
@@ -164,7 +160,7 @@ def _as_written_now(earlier: dict[str, Any]) -> dict[str, Any]:
     """What an earlier version wrote that an output depends on, with the names and the new fields of this one."""
     with warnings.catch_warnings(), contextlib.suppress(ValueError, KeyError):  # such as a strategy without a name
         warnings.simplefilter("ignore", FutureWarning)
-        earlier = earlier | {"generation": _settings_of(RemaskGenerationConfig.from_dict(earlier["generation"]))}
+        earlier = earlier | {"generation": settings_of(RemaskGenerationConfig.from_dict(earlier["generation"]))}
     return ONLY_CHOICE | earlier
 
 

@@ -11,6 +11,7 @@ import torch
 import transformers
 from huggingface_hub import try_to_load_from_cache
 from torch import nn
+from transformers import PreTrainedTokenizerBase
 from transformers.utils import ADAPTER_CONFIG_NAME, CONFIG_NAME
 from transformers.utils.hub import extract_commit_hash
 
@@ -66,6 +67,21 @@ def describe_source(name: str, revision: str | None = None) -> dict[str, Any]:
     files = [try_to_load_from_cache(name, file, revision=revision) for file in (ADAPTER_CONFIG_NAME, CONFIG_NAME)]
     found = next((file for file in files if isinstance(file, str)), None)
     return {"model": name, "revision": revision, "commit_hash": extract_commit_hash(found, None)}
+
+
+def describe_tokenizer(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """What is to be known of the tokenizer of samples: how an end of text looks, and what is no text.
+
+    Example:
+        ```python
+        print(describe_tokenizer(AutoTokenizer.from_pretrained("gpt2"))["eos_token"])
+        ```
+    """
+    return {
+        "name": portable(tokenizer.name_or_path),
+        "eos_token": tokenizer.eos_token,
+        "special_tokens": tokenizer.all_special_tokens,
+    }
 
 
 def versions() -> dict[str, str]:

@@ -31,11 +31,11 @@ def share_row(
     returns the rest of the row, given the rows of all parts; only the main process calls it, once, as what it tells
     need not be the same twice, such as whether a program ends in time.
     """
-    name = json_digest(made_with)
-    unfinished = ResumableJsonl(path.with_name(f"{path.stem}.{name}.jsonl"))
+    unfinished = unfinished_row(path, made_with)
 
     def make_row() -> dict[str, Any]:
-        rest = _without_completions(finish(unfinished.rows(parts)), path.parent / COMPLETIONS / f"{name}.jsonl")
+        kept = path.parent / COMPLETIONS / f"{json_digest(made_with)}.jsonl"
+        rest = _without_completions(finish(unfinished.rows(parts)), kept)
         row = made_with | rest
         append_line(path, row)
         return row
@@ -46,6 +46,11 @@ def share_row(
         row = by_main_process(make_row)
     by_main_process(unfinished.drop_shards)
     return row
+
+
+def unfinished_row(path: Path, made_with: dict[str, Any]) -> ResumableJsonl:
+    """Where the parts of a row are kept until it is made."""
+    return ResumableJsonl(path.with_name(f"{path.stem}.{json_digest(made_with)}.jsonl"))
 
 
 def find_row(rows: list[dict[str, Any]], made_with: dict[str, Any]) -> dict[str, Any] | None:

@@ -83,24 +83,33 @@ class ResumableJsonl:
         return [row for part in parts for row in done[part]]
 
     def finish(
-        self, parts: Sequence[int], describe: Callable[[list[dict[str, Any]]], dict[str, Any]] | None = None
+        self,
+        parts: Sequence[int],
+        describe: Callable[[list[dict[str, Any]]], dict[str, Any]] | None = None,
+        as_rows: Callable[[list[dict[str, Any]]], list[dict[str, Any]]] = lambda rows: rows,
     ) -> None:
         """Write the output whole from the shards, which go then, unless it is written already. Raises as `rows`.
 
-        What `describe` tells of its rows is written to `<path>.manifest.json` before, with `seconds`.
+        What `describe` tells of the rows of its parts is written to `<path>.manifest.json` before, with `seconds` where
+        it tells none. The output holds what `as_rows` makes of them.
         """
         if not self.path.exists():
             rows = self.rows(parts)
             if describe is not None:
-                manifest = describe(rows) | {"seconds": self.seconds()}
+                manifest = {"seconds": self.seconds()} | describe(rows)
                 write_whole(manifest_of(self.path), [to_json(manifest, indent=2, ensure_ascii=False)])
-            write_whole(self.path, (to_json(row, ensure_ascii=False) for row in rows))
+            write_whole(self.path, (to_json(row, ensure_ascii=False) for row in as_rows(rows)))
         self.drop_shards()
 
     def drop_shards(self) -> None:
         """Remove the shards, of which something has been made."""
         for shard in self._shards():
             shard.unlink()
+
+    def move_shards(self, other: "ResumableJsonl") -> None:
+        """Let another output go on with what this one's runs have done."""
+        for shard in self._shards():
+            shard.replace(other.path.with_name(other.path.name + shard.name.removeprefix(self.path.name)))
 
     def shard(self, process_index: int) -> Path:
         """Where a process keeps what it has done."""

@@ -261,7 +261,8 @@ def test_text_is_compared_by_its_likelihood_once(save_chat_model, tmp_path, laun
     printed = launch("compare.py", config, tmp_path / "out")
     report = (tmp_path / "out" / "comparison.md").read_text()
     assert printed.strip() == report.strip() and "5 samples of 12 tokens from prompts of prompts.txt" in report
-    assert "| log-likelihood | 95% interval | generative perplexity | entropy | seconds | against prism |" in report
+    assert "| log-likelihood | 95% interval | generative perplexity | entropy | distinct-2 | " in report
+    assert "| repetition | seconds | against prism |" in report
     assert "in brackets" not in report and "p-values" not in report
     assert (tmp_path / "out" / "comparison.png").read_bytes().startswith(b"\x89PNG")
     results = (tmp_path / "out" / "results.jsonl").read_text()
@@ -269,6 +270,16 @@ def test_text_is_compared_by_its_likelihood_once(save_chat_model, tmp_path, laun
     launch("compare.py", config, tmp_path / "out")
     assert (tmp_path / "out" / "results.jsonl").read_text() == results  # nothing was computed again
     assert (tmp_path / "out" / "comparison.md").read_text() == report
+    # What was written is a file of samples to the other recipe.
+    samples = sorted(map(str, (tmp_path / "out" / "samples").glob("reported-*.jsonl")))
+    scoring = {"samples": samples, "scorer": str(tmp_path / "scorer"), "use_cpu": True, "reference": "prism"}
+    printed = launch("evaluate_text.py", scoring, tmp_path / "scores")
+    rows = [json.loads(line) for line in results.splitlines()]
+    for row in rows[-6:]:
+        shown = f"| {row['forward_passes']} | 5 | {row['measures']['generative perplexity']:.0f} ["
+        assert shown in printed
+    assert printed.strip() == (tmp_path / "scores" / "samples.md").read_text().strip()
+    assert (tmp_path / "scores" / "samples.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_code_is_compared_by_its_tests_once(save_chat_model, tmp_path, launch):
@@ -620,8 +631,8 @@ def test_two_processes_write_the_samples_of_one(save_chat_model, tmp_path, launc
     save_chat_model(tmp_path / "model")
     config = {
         "model_name_or_path": str(tmp_path / "model"),
-        "num_samples": 5,
-        "batch_size": 2,
+        "num_samples": 40,
+        "batch_size": 16,
         "use_cpu": True,
         "generation": {"max_new_tokens": 12, "steps": 3, "do_sample": True},
     }
@@ -630,10 +641,18 @@ def test_two_processes_write_the_samples_of_one(save_chat_model, tmp_path, launc
         launch("generate.py", config | output, tmp_path / f"run{processes}", processes=processes)
     one, two = ((tmp_path / f"{processes}.jsonl").read_text() for processes in (1, 2))
     assert one == two
-    assert [len(json.loads(line)["tokens"]) for line in one.splitlines()] == [12] * 5
+    assert [len(json.loads(line)["tokens"]) for line in one.splitlines()] == [12] * 40
     manifests = [json.loads((tmp_path / f"{processes}.jsonl.manifest.json").read_text()) for processes in (1, 2)]
     assert all(manifest.pop("seconds") > 0 for manifest in manifests) and manifests[0] == manifests[1]
-    assert (manifests[0]["model"], manifests[0]["num_samples"], manifests[0]["forward_passes"]) == ("model", 5, 3)
+    assert (manifests[0]["model"], manifests[0]["num_samples"], manifests[0]["forward_passes"]) == ("model", 40, 3)
+    shape = {"vocab_size": 300, "n_positions": 32, "n_embd": 32, "n_layer": 1, "n_head": 2}
+    GPT2LMHeadModel(GPT2Config(**shape, eos_token_id=1, bos_token_id=0)).save_pretrained(tmp_path / "scorer")
+    AutoTokenizer.from_pretrained(tmp_path / "model").save_pretrained(tmp_path / "scorer")
+    scoring = {"samples": [str(tmp_path / "1.jsonl")], "scorer": str(tmp_path / "scorer"), "use_cpu": True}
+    for processes in (1, 2):
+        launch("evaluate_text.py", scoring, tmp_path / f"scores{processes}", processes=processes)
+    for file in ("results.jsonl", "samples.md"):
+        assert (tmp_path / "scores1" / file).read_text() == (tmp_path / "scores2" / file).read_text()
     bos = config | {"output_file": str(tmp_path / "bos.jsonl"), "add_bos_token": True}
     launch("generate.py", bos, tmp_path / "bos")
     assert json.loads((tmp_path / "bos.jsonl").read_text().splitlines()[0])["prompt"] == "<|startoftext|>"

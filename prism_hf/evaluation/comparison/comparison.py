@@ -161,12 +161,12 @@ def _completed(
 
     def measure(sequences: Tensor) -> dict[str, Any]:
         scores, completions, measures = task.judged(sequences, examples)
-        return {"scores": pack_scores(scores), "measures": measures, COMPLETIONS: completions}
+        kept = {} if task.writing else {COMPLETIONS: completions}
+        return {"scores": pack_scores(scores), "measures": measures} | kept
 
     settings = [point.setting for point in points]
-    rows = evaluate_settings(
-        model, examples, settings, path, measure, made_with, never_drawn=task.never_drawn, **kwargs
-    )
+    kwargs |= {"never_drawn": task.never_drawn, "judged_with": task.judged_with, "writing": task.writing}
+    rows = evaluate_settings(model, examples, settings, path, measure, made_with, **kwargs)
     return [
         _unpacked(row)
         | {

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from prism_hf._compat import config_of
 from prism_hf._deprecation import with_new_names
-from prism_hf.evaluation.tasks.task import PADDING
+from prism_hf.evaluation.tasks.task import PADDING, Writing
 from prism_hf.generation import (
     RemaskGenerationConfig,
     RemaskGenerationOutput,
@@ -24,12 +24,19 @@ from prism_hf.generation.configuration_remask import RENAMED
 from prism_hf.generation.denoising.reading import check_quality
 from prism_hf.generation.strategies.base import RemaskStrategy, resolve_strategy
 from prism_hf.hub.portable import portable
+from prism_hf.jobs.completions import settings_of
 from prism_hf.jobs.digests import digest, json_digest, weights_digest
+from prism_hf.jobs.lines import whole_lines
+from prism_hf.jobs.manifest import describe_model, versions
 from prism_hf.jobs.output_lock import output_lock
-from prism_hf.jobs.results import share_row
+from prism_hf.jobs.results import find_row, share_row
+from prism_hf.jobs.share import by_main_process
+
+from .sampling import SAMPLES, Kept, manifest_beside, sequences_of, share_samples
 
 # Of a setting, what `generate_with_retries` takes beside the arguments of `remask_generate`.
 RETRYING = ("retries", "retry_below", "hide")
+COSTS = ("forward_passes", "mean_forward_passes", "seconds")
 
 
 def evaluate_settings(
@@ -44,6 +51,8 @@ def evaluate_settings(
     bf16: bool = False,
     critic: nn.Module | None = None,
     never_drawn: Sequence[int] = (),
+    judged_with: dict[str, Any] | None = None,
+    writing: Writing | None = None,
 ) -> list[dict[str, Any]]:
     """Complete examples once for each of the settings, and keep what is measured of them.
 
@@ -69,6 +78,10 @@ def evaluate_settings(
         bf16 (`bool`, *optional*, defaults to `False`): Run the model under bfloat16 autocast.
         critic (`torch.nn.Module`, *optional*): The network for the settings with an entry `critic`, which is its name.
         never_drawn (`Sequence[int]`, *optional*): Tokens suppressed in every setting, beside its own `suppress_tokens`.
+        judged_with (`dict[str, Any]`, *optional*): What `measure` depends on besides, kept in each row too.
+        writing (`Writing`, *optional*): With it, completed examples go to a file of samples in a folder `samples`
+            beside `path`, which the row names, with its manifest, before they are measured. They are not computed again
+            for another `judged_with`.
 
     Returns:
         `list[dict[str, Any]]`: For each setting what it is, what is in `made_with`, `forward_passes` (of the slowest
@@ -94,28 +107,70 @@ def evaluate_settings(
         made_with = made_with | {"never_drawn": json_digest(list(never_drawn))}
     own = {"examples": digest(examples), "weights": weights_digest(model), "batch_size": batch_size}
     made_with = portable(made_with) | own | {"seed": seed, "bf16": bf16}
-    parts = range(0, len(examples), batch_size)
+    path, parts, judged_with = Path(path), range(0, len(examples), batch_size), portable(judged_with or {})
 
     def complete(setting: dict[str, Any], start: int) -> list[dict[str, Any]]:
         batch = examples[start : start + batch_size].to(PartialState().device)
         return [_complete_batch(model, batch, setting, seed + start, bf16, critic, never_drawn)]
 
     def finish(batches: list[dict[str, Any]]) -> dict[str, Any]:
-        passes = [each for batch in batches for each in batch["passes"]]
-        sequences = torch.tensor([tokens for batch in batches for tokens in batch["sequences"]])
-        return {
-            "forward_passes": max(batch["num_forwards"] for batch in batches),
-            "mean_forward_passes": round(sum(passes) / len(examples), 2),
-            "seconds": round(sum(batch["seconds"] for batch in batches) / PartialState().num_processes, 2),
-            **measure(sequences),
-        }
+        return _shared_out(_costs_of(batches)) | measure(sequences_of(batches))
 
     def row_of(setting: dict[str, Any]) -> dict[str, Any]:
-        made = {"setting": setting} | made_with
-        return share_row(Path(path), made, parts, partial(complete, setting), finish, describe(setting))
+        made, make, title = {"setting": setting} | made_with, partial(complete, setting), describe(setting)
+        row = made | judged_with
+        if writing is None or by_main_process(lambda: find_row(whole_lines(path), row)) is not None:
+            return share_row(path, row, parts, make, finish, title)
+        manifest = partial(_manifest, model, made, critic, writing)
+        kept = Kept(examples, config_of(model).mask_token_id, writing)
+        file = share_samples(path, made, judged_with, parts, make, kept, manifest, title)
+        return share_row(path, row, (), make, lambda _: _judged(file, kept, measure))
 
     with output_lock(path):
         return list(map(row_of, settings))
+
+
+def _judged(file: Path, kept: Kept, measure: Callable[[Tensor], dict[str, Any]]) -> dict[str, Any]:
+    """What is measured of a file of samples, with its name and what it cost."""
+    manifest = manifest_beside(file)
+    costs = _shared_out({name: manifest[name] for name in COSTS})
+    return costs | {SAMPLES: f"{SAMPLES}/{file.name}"} | measure(kept.sequences_in(file))
+
+
+def _costs_of(batches: list[dict[str, Any]]) -> dict[str, Any]:
+    """The forward passes of the slowest batch, their mean over examples, and the seconds of all batches."""
+    passes = [each for batch in batches for each in batch["passes"]]
+    most, seconds = max(batch["num_forwards"] for batch in batches), sum(batch["seconds"] for batch in batches)
+    return dict(zip(COSTS, (most, round(sum(passes) / len(passes), 2), round(seconds, 2)), strict=True))
+
+
+def _shared_out(costs: dict[str, Any]) -> dict[str, Any]:
+    """The same with the seconds that all processes at once took."""
+    return costs | {"seconds": round(costs["seconds"] / PartialState().num_processes, 2)}
+
+
+def _manifest(
+    model: nn.Module,
+    made_with: dict[str, Any],
+    critic: nn.Module | None,
+    writing: Writing,
+    batches: list[dict[str, Any]],
+) -> dict[str, Any]:
+    """What a file of samples was made with."""
+    setting = made_with["setting"]
+    config, _ = prepared_config(model, attempts_of(setting)[0], critic)
+    others = {name: value for name, value in made_with.items() if name != "setting"}
+    model_name = {"model": made_with["model"]} if made_with.get("model") else {}
+    return others | {
+        **describe_model(model),
+        **model_name,
+        "generation": settings_of(config) | setting,
+        "tokenizer": writing.tokenizer,
+        "num_samples": len(sequences_of(batches)),
+        **_costs_of(batches),
+        "device": PartialState().device.type,
+        "versions": versions(),
+    }
 
 
 def _complete_batch(

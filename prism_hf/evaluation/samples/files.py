@@ -19,6 +19,7 @@ from prism_hf.jobs.store import manifest_of
 # What a manifest tells that is no choice of whoever sampled, or that follows from another entry.
 TOLD_APART_BY_NOTHING = (
     *("seconds", "versions", "device", "forward_passes", "num_samples", "num_prompts", "prompts", "tokenizer"),
+    *("examples", "num_examples", "split", "never_drawn", "mean_forward_passes"),
     *("return_dict_in_generate", "max_length", "mask_token_id", "pad_token_id", "suppress_tokens"),
 )
 

@@ -42,6 +42,23 @@ class Judgement(NamedTuple):
     measures: dict[str, float | str] = {}
 
 
+class Writing(NamedTuple):
+    """How what a sampler writes is kept before it is judged, in a file of samples.
+
+    Args:
+        rows (`Callable`): Takes completed examples and what they were, and returns a line for each, with `completion`.
+        tokenizer (`dict[str, Any]`): What the manifest tells of it, see `describe_tokenizer` of `prism_hf.jobs`.
+
+    Example:
+        ```python
+        writing = Writing(lambda sequences, examples: [{"completion": decode(row)} for row in sequences], {})
+        ```
+    """
+
+    rows: Callable[[Tensor, Tensor], list[dict[str, Any]]]
+    tokenizer: dict[str, Any]
+
+
 @dataclass(frozen=True)
 class Task:
     """Examples and how completions of them are judged.
@@ -57,6 +74,9 @@ class Task:
         tuning_seed (`int`, *optional*, defaults to 0): Added to the sampler's seed for the examples to tune on, where
             it is not the examples but their random numbers that differ.
         never_drawn (`list[int]`, *optional*): Tokens that no sampler may draw.
+        judged_with (`dict[str, Any]`, *optional*): What a judgement depends on and completed examples do not, such as a
+            scorer: with another, kept ones are judged again.
+        writing (`Writing`, *optional*): How completed examples are kept. They are kept with the judgement if not given.
 
     Example:
         ```python
@@ -76,6 +96,8 @@ class Task:
     made_with: dict[str, Any] = field(default_factory=dict)
     tuning_seed: int = 0
     never_drawn: list[int] = field(default_factory=list)
+    judged_with: dict[str, Any] = field(default_factory=dict)
+    writing: Writing | None = None
 
     def judged(self, sequences: Tensor, examples: Tensor) -> Judgement:
         """What the judge says of completed examples (N, L'), with what is kept of each."""

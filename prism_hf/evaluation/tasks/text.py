@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -16,16 +17,19 @@ from prism_hf.data.prompts import decode_with_ends, encode_prompts, read_prompts
 from prism_hf.evaluation.metrics.text import (
     context_length,
     count_scored_tokens,
+    distinct_n,
     generative_perplexity,
     mauve,
     negative_log_likelihood,
+    repetition,
     unigram_entropy,
 )
 from prism_hf.fields import Allowed, Count, Positive, check_arguments
 from prism_hf.hub.portable import portable
 from prism_hf.jobs.digests import json_digest, weights_digest
+from prism_hf.jobs.manifest import describe_tokenizer
 
-from .task import Judgement, Task, load_tokenizer, tokenizer_of_model
+from .task import Judgement, Task, Writing, load_tokenizer, tokenizer_of_model
 
 logger = logging.get_logger(__name__)
 
@@ -99,20 +103,37 @@ def load_text(
         logger.warning("MAUVE is left out, since its package is not installed: pip install mauve-text.")
         origin += " MAUVE is left out, since the package mauve-text is not installed."
         references = None
-    made_with = {
-        "scorer": f"{scorer} {weights_digest(reader.scorer)}",
-        "tokenizer": tokenizer or model.name_or_path,
-    }
+    judged_with = {"scorer": f"{scorer} {weights_digest(reader.scorer)}"}
+    if references is not None:
+        judged_with["references"] = json_digest(references)
     return Task(
         examples=examples[:num_samples],
         tuning_examples=examples[num_samples:],
         judge=_judge(own_tokenizer, mask_token_id, reader, examples, references),
         measured="log-likelihood",
         origin=origin,
-        made_with=made_with | ({} if references is None else {"references": json_digest(references)}),
+        made_with={"tokenizer": tokenizer or model.name_or_path},
         tuning_seed=TUNING_SEED,
         never_drawn=tokens_without_text(own_tokenizer, model.config.vocab_size, mask_token_id),
+        judged_with=judged_with,
+        writing=Writing(partial(_texts_of, own_tokenizer, mask_token_id), describe_tokenizer(own_tokenizer)),
     )
+
+
+def _texts_of(
+    tokenizer: PreTrainedTokenizerBase,
+    mask_token_id: int,
+    sequences: Tensor,
+    examples: Tensor,
+    end_of_text: str | None = None,
+) -> list[dict[str, Any]]:
+    """The prompt of each example, and what was written after it. end_of_text: by default the tokenizer's own."""
+    end_of_text = (tokenizer.eos_token or "") if end_of_text is None else end_of_text
+    rows = []
+    for sequence, example in zip(sequences.tolist(), examples.tolist(), strict=True):
+        prompt = decode_with_ends([token for token in example if token != mask_token_id], tokenizer, end_of_text)
+        rows.append({"prompt": prompt, "completion": decode_with_ends(sequence, tokenizer, end_of_text)[len(prompt) :]})
+    return rows
 
 
 class Reader(NamedTuple):
@@ -165,29 +186,25 @@ def _judge(
     """
     end_of_text = reader.tokenizer.eos_token or ""
 
-    def prompts_of(examples: Tensor) -> list[str]:
-        rows = ([token for token in row if token != mask_token_id] for row in examples.tolist())
-        return [decode_with_ends(row, own_tokenizer, end_of_text) for row in rows]
-
     def judge(sequences: Tensor, examples: Tensor) -> Judgement:
-        given = prompts_of(examples)
-        whole = [decode_with_ends(row, own_tokenizer, end_of_text) for row in sequences.tolist()]
-        texts = [text[len(prompt) :] for text, prompt in zip(whole, given, strict=True)]
+        rows = _texts_of(own_tokenizer, mask_token_id, sequences, examples, end_of_text)
+        given, texts = [row["prompt"] for row in rows], [row["completion"] for row in rows]
         totals, numbers = negative_log_likelihood(texts, *reader, prompts=given)
         # A sample without a token to score is as bad as a scorer that knows nothing would find it.
         scores = torch.where(numbers > 0, -totals / numbers.clamp(min=1), -math.log(reader.scorer.config.vocab_size))
+        written = [row[masked].tolist() for row, masked in zip(sequences, examples == mask_token_id, strict=True)]
         measures: dict[str, float | str] = {
             "generative perplexity": generative_perplexity(-scores * numbers, numbers),
             "entropy": unigram_entropy(sequences, examples == mask_token_id).mean().item(),
+            "distinct-2": distinct_n(written, 2),
+            "repetition": repetition(written).mean().item(),
         }
         if references is not None:
             said = [prompt + text for prompt, text in zip(given, texts, strict=True) if (prompt + text).strip()]
             measures["MAUVE"] = mauve(said, references, *reader) if said else math.nan
-        kept = zip(given, texts, scores.tolist(), strict=True)
-        rows = [{"prompt": prompt, "completion": text, "score": score} for prompt, text, score in kept]
-        return Judgement(scores, rows, measures)
+        return Judgement(scores, measures=measures)
 
-    prompts = prompts_of(examples)
+    prompts = [row["prompt"] for row in _texts_of(own_tokenizer, mask_token_id, examples, examples, end_of_text)]
     count_scored_tokens([""] * len(prompts), *reader[:2], prompts=prompts)  # reads the prompts alone
     return judge
 

@@ -16,7 +16,16 @@ import prism_hf
 from prism_hf import LladaForMaskedDiffusion, MdlmConfig, MdlmForMaskedDiffusion, PrismConfig, PrismForMaskedDiffusion
 from prism_hf.data import python_files, train_byte_level_bpe
 from prism_hf.data.prompts import decode_with_ends
-from prism_hf.evaluation import compare, comparison_table, expand_grid, load_task, negative_log_likelihood
+from prism_hf.evaluation import (
+    as_reader,
+    compare,
+    comparison_table,
+    expand_grid,
+    load_task,
+    negative_log_likelihood,
+    read_samples,
+    score_samples,
+)
 from prism_hf.evaluation.comparison.settings import check_settings, evaluate_settings
 
 CONFIGS = Path(__file__).parents[3] / "recipes" / "configs"
@@ -104,9 +113,8 @@ def test_scores_and_measures_are_those_of_the_texts_without_their_prompts(folder
     scores, _, measures = task.judge(sequences, task.examples)
     expected = [-total / number for total, number in zip(totals, numbers, strict=True)]
     assert scores.tolist() == pytest.approx(expected, rel=1e-4)
-    assert measures == pytest.approx(
-        {"generative perplexity": math.exp(sum(totals) / sum(numbers)), "entropy": sum(entropies) / 7}, rel=1e-4
-    )
+    expected = {"generative perplexity": math.exp(sum(totals) / sum(numbers)), "entropy": sum(entropies) / 7}
+    assert {name: measures[name] for name in expected} == pytest.approx(expected, rel=1e-4)
 
 
 def test_a_sample_without_tokens_is_scored_as_a_guess_and_weighs_nothing(folder, tokenizer):
@@ -166,6 +174,44 @@ def test_another_scorer_is_not_taken_for_the_same(folder, tokenizer, tmp_path):
         rows += compare(model, task, points, tmp_path / "rows.jsonl")
     assert len((tmp_path / "rows.jsonl").read_text().splitlines()) == 2
     assert torch.equal(rows[0]["scores"], rows[2]["scores"]) and not torch.equal(rows[0]["scores"], rows[1]["scores"])
+
+
+def forwards_of(model):
+    """A list that grows with the model's forwards."""
+    seen = []
+    model.register_forward_pre_hook(lambda *_: seen.append(1))
+    return seen
+
+
+def test_neither_half_is_done_twice(folder, tmp_path):
+    """Killed amid the judging; asked with references, and for what was sampled by the version before."""
+    model, points = load_model(folder), expand_grid([{"name": "none"}], ["random"], [1.0], [4])
+    path, forwards = tmp_path / "rows.jsonl", forwards_of(model)
+    settings = {"length": 8, "num_samples": 5, "scorer": str(folder / "scorer")}
+    task = load_task("text", model, **settings)
+
+    def interrupted(sequences, examples):
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        compare(model, replace(task, judge=interrupted), points, path, batch_size=2)
+    assert len(forwards) == 3 * 4 and not path.exists()
+    (row,) = compare(model, task, points, path, batch_size=2)
+    (tmp_path / "people.txt").write_text("x\ny\n")
+    more = load_task("text", model, **settings, references_file=str(tmp_path / "people.txt"))
+    (other,) = compare(model, replace(more, judge=task.judge), points, path, batch_size=2)
+    assert len(forwards) == 3 * 4 and len(path.read_text().splitlines()) == 2
+    assert other["samples"] == row["samples"] and torch.equal(other["scores"], row["scores"])
+    # The version before named unfinished parts by the scorer too, and kept them beside the results.
+    whole = compare(model, replace(task, writing=None), points, tmp_path / "before" / "rows.jsonl", batch_size=2)
+    assert torch.equal(whole[0]["scores"], row["scores"]) and len(forwards) == 2 * 3 * 4
+    before = tmp_path / "rest" / "rows.jsonl"
+    with pytest.raises(InterruptedError):
+        compare(model, replace(task, writing=None, judge=interrupted), points, before, batch_size=2)
+    assert list(before.parent.glob("*.shard-*"))
+    (rest,) = compare(model, task, points, before, batch_size=2)
+    assert torch.equal(rest["scores"], row["scores"]) and len(forwards) == 3 * 3 * 4
+    assert not list(before.parent.glob("*.shard-*"))
 
 
 def test_a_model_may_have_a_mask_that_its_tokenizer_lacks(folder, tmp_path):
@@ -243,7 +289,8 @@ def test_measures_are_columns_beside_the_score(folder, tmp_path):
     rows = compare(model, task, expand_grid(STRATEGIES, ["random"], [1.0], [4]), tmp_path / "rows.jsonl")
     lines = comparison_table(rows, task.measured).splitlines()
     heads = [cell.strip() for cell in lines[2].split("|")[1:-1]]
-    assert heads[5:10] == ["log-likelihood", "95% interval", "generative perplexity", "entropy", "seconds"]
+    assert heads[5:9] == ["log-likelihood", "95% interval", "generative perplexity", "entropy"]
+    assert heads[9:12] == ["distinct-2", "repetition", "seconds"]
     for row in rows:
         (line,) = (line for line in lines[4:6] if line.startswith(f"| {row['label']} "))
         shown = dict(zip(heads, (cell.strip() for cell in line.split("|")[1:-1]), strict=True))
@@ -251,7 +298,7 @@ def test_measures_are_columns_beside_the_score(folder, tmp_path):
         for head in ("generative perplexity", "entropy"):
             assert float(shown[head]) == pytest.approx(row["measures"][head], rel=1e-3)
     tried = rows[1]["candidates"][0]["measures"]
-    assert f"(generative perplexity {tried['generative perplexity']:.4g}, entropy {tried['entropy']:.4g})" in lines[-1]
+    assert f"(generative perplexity {tried['generative perplexity']:.4g}, entropy {tried['entropy']:.4g}, " in lines[-1]
 
 
 def test_what_was_written_is_kept_and_compared_with_texts_of_people(folder, tmp_path):
@@ -263,9 +310,16 @@ def test_what_was_written_is_kept_and_compared_with_texts_of_people(folder, tmp_
     points = expand_grid([{"name": "none"}], ["random"], [1.0], [4])
     (row,) = compare(load_model(folder), task, points, tmp_path / "rows.jsonl")
     assert 0 < row["measures"]["MAUVE"] <= 1 and "| MAUVE |" in comparison_table([row], task.measured)
-    kept = [json.loads(line) for line in (tmp_path / row["completions"]).read_text().splitlines()]
+    kept = [json.loads(line) for line in (tmp_path / row["samples"]).read_text().splitlines()]
     assert [each["prompt"] for each in kept] == PROMPTS
-    assert [each["score"] for each in kept] == row["scores"].tolist()
+    file = read_samples(tmp_path / row["samples"])
+    assert (file.strategy, file.forward_passes, file.settings["steps"]) == ("none", 4, 4)
+    (scores,) = score_samples([file], as_reader(str(folder / "scorer")), tmp_path / "scored.jsonl")
+    torch.testing.assert_close(-scores.totals / scores.num_tokens, row["scores"], atol=1e-4, rtol=1e-4)
+    assert scores.perplexity == pytest.approx(row["measures"]["generative perplexity"], rel=1e-4)
+    assert scores.entropy.mean().item() == pytest.approx(row["measures"]["entropy"])
+    assert scores.distinct[1] == row["measures"]["distinct-2"]
+    assert scores.repetition.mean().item() == pytest.approx(row["measures"]["repetition"])
     references.write_text('{"txt": "x"}\n')
     with pytest.raises(ValueError, match="people.jsonl, line 1 must have a field 'text'"):
         load_task("text", load_model(folder), length=16, num_samples=7, scorer=str(folder / "scorer"), **more)
@@ -284,4 +338,47 @@ def test_without_its_package_mauve_is_left_out_and_that_is_said(folder, tmp_path
     )
     assert "MAUVE is left out" in task.origin
     measures = task.judge(task.examples.fill_(7), task.examples).measures
-    assert set(measures) == {"generative perplexity", "entropy"}
+    assert set(measures) == {"generative perplexity", "entropy", "distinct-2", "repetition"}
+
+
+def write_gguf(path, tokenizer, width=32, hidden=64):
+    """A LLaMA of one layer and random weights, with the tokenizer; its embedding."""
+    gguf = pytest.importorskip("gguf")
+    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    words = sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().get)
+    writer, generator = gguf.GGUFWriter(path, "llama"), torch.Generator().manual_seed(0)
+    for name, value in {
+        **{"context_length": 48, "embedding_length": width, "block_count": 1, "feed_forward_length": hidden},
+        **{"head_count": 2, "head_count_kv": 2, "rope_dimension_count": width // 2, "vocab_size": len(words)},
+        **{"layer_norm_rms_eps": 1e-5, "tokenizer_model": "gpt2", "token_list": words},
+        **{"token_types": [1] * len(words), "token_merges": [" ".join(pair) for pair in model["merges"]]},
+        **{"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id},
+    }.items():
+        getattr(writer, f"add_{name}")(value)
+    square = dict.fromkeys(("attn_q", "attn_k", "attn_v", "attn_output"), (width, width))
+    layer = square | {"ffn_gate": (hidden, width), "ffn_up": (hidden, width), "ffn_down": (width, hidden)}
+    layer |= dict.fromkeys(("attn_norm", "ffn_norm"), (width,))
+    shapes = {f"blk.0.{name}": shape for name, shape in layer.items()}
+    shapes |= dict.fromkeys(("token_embd", "output"), (len(words), width)) | {"output_norm": (width,)}
+    weights = {name: 0.3 * torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+    for name, weight in weights.items():
+        writer.add_tensor(f"{name}.weight", weight.numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return weights["token_embd"]
+
+
+def test_a_gguf_file_scores_as_what_it_holds_does(tokenizer, tmp_path):
+    embedding = write_gguf(tmp_path / "tiny.gguf", tokenizer)
+    reader = as_reader(str(tmp_path), gguf_file="tiny.gguf", dtype=torch.float32)
+    assert torch.equal(reader.scorer.get_input_embeddings().weight.cpu(), embedding)
+    texts = ["def f(x): return x", "for row in rows"]
+    assert reader.tokenizer(texts).input_ids == tokenizer(texts).input_ids
+    plain = type(reader.scorer)(reader.scorer.config).to(reader.scorer.device).eval()
+    plain.load_state_dict(reader.scorer.state_dict())
+    totals, numbers = negative_log_likelihood(texts, *reader)
+    expected, same = negative_log_likelihood(texts, plain, tokenizer)
+    torch.testing.assert_close(totals, expected)
+    assert numbers.tolist() == same.tolist() == [len(each) - 1 for each in tokenizer(texts).input_ids]

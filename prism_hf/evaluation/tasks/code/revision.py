@@ -49,8 +49,8 @@ class Revision:
 
     Example:
         ```python
-        for revision in make_revisions(read_problems("mbpp.jsonl"), tokenizer, "operator"):
-            print(revision.answer, revision.error_positions)
+        revisions = make_revisions(read_problems("mbpp.jsonl"), tokenizer, "operator")
+        print([(each.answer, each.error_positions) for each in revisions])
         ```
     """
 

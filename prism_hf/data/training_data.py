@@ -208,8 +208,8 @@ def load_evaluation_data(
 
     Example:
         ```python
-        data_args = DataArguments(dataset="text", dataset_name="prose", held_out=0, tokenizer_name_or_path="gpt2")
-        rows, tokenizer = load_evaluation_data(data_args, seed=0)
+        data_args = DataArguments(dataset="source_files", length=128)
+        held_out, tokenizer = load_evaluation_data(data_args, seed=0)
         ```
     """
     if args.dataset != "text":

@@ -222,19 +222,16 @@ def complete(
     input_ids = pad_sequence(ids, batch_first=True, padding_value=0, padding_side="left")
     real = pad_sequence([torch.ones_like(each) for each in ids], batch_first=True, padding_side="left").bool()
     output: Any = remask_generate(model, input_ids, attention_mask=real.long(), generator=generator, **generation)
-    given, real = (each.repeat_interleave(config.num_return_sequences, dim=0) for each in (input_ids, real))
+    real = real.repeat_interleave(config.num_return_sequences, dim=0)
     new = output.sequences[:, input_ids.shape[1] :].tolist()
     if new[0]:
         counts = count_new(model, real.sum(-1).tolist(), config)  # with `max_length` rows differ
         tokens = [up_to_end(row[:count], config.eos_token_id) for row, count in zip(new, counts, strict=True)]
-        numbers = list(map(len, tokens))
     else:
         tokens = [row[kept].tolist() for row, kept in zip(output.sequences, real, strict=True)]
-        numbers = ((given == config.mask_token_id) & real).sum(-1).tolist()
     if new[0] and not as_ids(config.eos_token_id):  # no token ends a row: EOS stands between its texts
         texts = [decode_with_ends(row, tokenizer, tokenizer.eos_token or "") for row in tokens]
     else:
         texts = tokenizer.batch_decode(tokens, skip_special_tokens=True)
-    rates = output.tokens_per_forward.tolist()
-    passes = [round(number / rate) if rate else 0 for number, rate in zip(numbers, rates, strict=True)]
+    passes = output.forwards_per_row.tolist()
     return [dict(zip(GIVEN, row, strict=True)) for row in zip(texts, tokens, passes, strict=True)]

@@ -197,7 +197,7 @@ def _complete_batch(
     return {
         "sequences": output.sequences.tolist(),
         "num_forwards": output.num_forwards,
-        "passes": _passes_of(output, batch, model),
+        "passes": _passes_of(output, len(batch)),
         "seconds": time.perf_counter() - began,
     }
 
@@ -220,12 +220,10 @@ def prepared_config(
     return prepare_generation_config(model, None, **_keyword_arguments(setting, critic))
 
 
-def _passes_of(output: RemaskGenerationOutput, examples: Tensor, model: nn.Module) -> list[float]:
-    """The forward passes that each of the examples (B, L) took."""
-    if output.tokens_per_forward is None:
-        return [output.num_forwards] * len(examples)
-    num_masks = (examples == config_of(model).mask_token_id).sum(-1)
-    return (num_masks / output.tokens_per_forward).tolist()
+def _passes_of(output: RemaskGenerationOutput, number: int) -> list[float]:
+    """The forward passes that each of a batch's examples took."""
+    per_row = output.forwards_per_row
+    return [output.num_forwards] * number if per_row is None else per_row.double().tolist()
 
 
 def _keyword_arguments(setting: dict[str, Any], critic: nn.Module | None = None) -> dict[str, Any]:

@@ -15,7 +15,7 @@ need to go in step. This one does not: it generates as many answers as a request
 import math
 import time
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, cast
 
 import torch
 from accelerate import PartialState
@@ -156,7 +156,7 @@ class PrismLM(TemplateLM):
         self.model = _load(pretrained, self._device, dtype=dtype, attn_implementation=attn_implementation, **loading)
         self.tokenizer = _tokenizer(tokenizer, self.model, pretrained, **loading)
         self.is_adaptive = batch_size == AUTO
-        self.batch_size = (max_batch_size or MAX_BATCH_SIZE) if batch_size == AUTO else batch_size
+        self.batch_size = (max_batch_size or MAX_BATCH_SIZE) if batch_size == AUTO else cast(int, batch_size)
         self.max_length = max_length or longest_canvas(self.model) or MAX_LENGTH
         self.add_bos_token, self.is_check_greedy, self.seed = add_bos_token, is_check_greedy, seed
         self.likelihood, self.generation = likelihood, read_settings(generation)
@@ -207,12 +207,13 @@ class PrismLM(TemplateLM):
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         """A conversation in the tokenizer's template; without a generation prompt its last turn stays open."""
         check_chat_template(self.tokenizer)
-        return self.tokenizer.apply_chat_template(
+        rendered = self.tokenizer.apply_chat_template(
             chat_history,
             tokenize=False,
             add_generation_prompt=add_generation_prompt,
             continue_final_message=not add_generation_prompt,
         )
+        return cast(str, rendered)
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
         """The tokens of a text, without those that would close it.
@@ -303,11 +304,11 @@ class PrismLM(TemplateLM):
         ends = {*call.eos, self.tokenizer.eos_token_id}
         for question, row, forwards in zip(batch, new, output.forwards_per_row.tolist(), strict=True):
             row = [token for token in up_to_end(row, call.eos) if token not in call.eos]
-            text = self.tokenizer.decode(row, skip_special_tokens=False)
+            text = cast(str, self.tokenizer.decode(row, skip_special_tokens=False))
             for end in question.until:
                 text = text.split(end)[0]
             kept = self.tokenizer(text, add_special_tokens=False).input_ids
-            texts.append(self.tokenizer.decode(kept, skip_special_tokens=True))
+            texts.append(cast(str, self.tokenizer.decode(kept, skip_special_tokens=True)))
             tokens, generated = (sum(token not in ends for token in ids) for ids in (kept, row))
             took = {str(question.request.task_name): Counts(1, tokens, generated, forwards, seconds)}
             self.counts = merged([self.counts, took])
@@ -395,12 +396,14 @@ class PrismLM(TemplateLM):
         for request in tqdm(requests, desc="Likelihoods", disable=disable_tqdm or self._rank > 0):
             (text,) = request.args
             windows = get_rolling_token_windows(self.tok_encode(text), self.prefix_token_id, self.max_length - 1, 1)
-            parts = [
-                Continuation(*make_disjoint_window(window), seed_of(self.seed, text, number))
-                for number, window in enumerate(windows)
-            ]
+            pairs = enumerate(map(make_disjoint_window, windows))
+            parts = [Continuation(before, window, seed_of(self.seed, text, i)) for i, (before, window) in pairs]
             bounds: list[float] = []
-            self._in_batches(parts, lambda batch, bounds=bounds: bounds.extend(self._bounds(batch)))
+
+            def score(batch: Sequence[Continuation], bounds: list[float] = bounds) -> None:
+                bounds.extend(self._bounds(batch))
+
+            self._in_batches(parts, score)
             found.append(sum(bounds))
             self.cache_hook.add_partial("loglikelihood_rolling", request.args, found[-1])
         return found
@@ -458,11 +461,12 @@ def _device(asked: str | None, state: PartialState) -> torch.device:
     return device if device.type in ("cpu", state.device.type) else state.device
 
 
-def _load(pretrained: Any, device: torch.device, dtype: str, attn_implementation: str | None, **loading: Any) -> Any:
+def _load(pretrained: Any, device: torch.device, dtype: Any, attn_implementation: str | None, **loading: Any) -> Any:
     if isinstance(pretrained, torch.nn.Module):
         return pretrained.to(device).eval()
     attention = available_attention(attn_implementation, device.type == "cpu")
-    return load_model(model_path(pretrained), dtype=dtype, attn_implementation=attention, **loading).to(device)
+    model: Any = load_model(model_path(pretrained), dtype=dtype, attn_implementation=attention, **loading)
+    return model.to(device)
 
 
 def _tokenizer(

@@ -36,7 +36,7 @@ class Match:
 
     Example:
         ```python
-        rows = compare(model, task, points, "results.jsonl", match=Match(value=4.36))
+        match = Match(value=4.36, within=0.02)  # for compare(..., match=match) of a task that measures entropy
         ```
     """
 

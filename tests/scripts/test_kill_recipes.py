@@ -24,4 +24,4 @@ def test_a_generation_that_is_killed_once_makes_the_same_lines():
 @pytest.mark.slow
 def test_all_recipes_that_are_killed_make_the_same_files():
     rows = rows_of("--kills", "2", "--seed", "1")
-    assert len(rows) == 10 and all(row[1:3] + row[4:] == ["2", "0", "0"] for row in rows)
+    assert len(rows) == 13 and all(row[1:3] + row[4:] == ["2", "0", "0"] for row in rows)

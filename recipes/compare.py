@@ -46,7 +46,8 @@ class ComparisonArguments:
     )
     budgets: list[Positive] = field(default_factory=lambda: [51], metadata={"help": "Numbers of forward passes."})
     match: dict | None = field(
-        default=None, metadata={"help": "What all rows are to agree in, {value: 4.36, measure: entropy, by: top_p}."}
+        default=None,
+        metadata={"help": "What all rows are to agree in, {value: 4.36, measure: entropy, by: temperature}."},
     )
     reference: str = field(default="prism", metadata={"help": "The strategy that the others are tested against."})
     model_name_or_path: str | None = field(

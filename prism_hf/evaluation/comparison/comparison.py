@@ -105,7 +105,8 @@ def compare(
         the mean score and the measures on tuning examples and the forward passes of each.
 
     Raises:
-        ValueError: before anything is computed, if a setting is wrong, or there are candidates and nothing to tune on.
+        ValueError: before anything is computed, if a setting is wrong, there are candidates and nothing to tune on,
+            or a point is greedy and something to match.
 
     Example:
         ```python
@@ -116,6 +117,9 @@ def compare(
         ```
     """
     check_settings(model, [point.setting for point in points], critic)
+    greedy = [point for point in points if match is not None and point.temperature == 0]
+    if greedy:
+        raise ValueError(f"{greedy[0].label} is greedy, and only drawn tokens can be matched: let temperatures be 1.")
     groups: dict[tuple, list[GridPoint]] = {}
     for point in points:
         groups.setdefault(point.row, []).append(point)

@@ -1,9 +1,9 @@
 """Settings moved until a measure agrees, so that scores are compared at equal terms.
 
 Text that repeats itself is likely: a lower perplexity with a lower entropy says nothing. So a field of the sampler that
-the entropy rises with, the nucleus say, is moved for each setting alone until all have the entropy of text of people.
-The search looks at the measure and never at the score. Each trial is a row of the file of results, found there by a run
-that goes on.
+the entropy rises with, such as the temperature, is moved for each setting alone until all have the entropy of text of
+people. The search looks at the measure and never at the score. Each trial is a row of the file of results, found there
+by a run that goes on.
 """
 
 from collections.abc import Callable
@@ -16,6 +16,7 @@ from prism_hf.generation import RemaskGenerationConfig
 from .grid import FROM_THE_GRID, GridPoint
 
 Row = dict[str, Any]
+_FIELDS = set(RemaskGenerationConfig.fields) - set(FROM_THE_GRID) | {"temperature"}
 
 
 @dataclass(frozen=True)
@@ -25,9 +26,10 @@ class Match:
     Args:
         value (`float`): What the measure is to be, such as the entropy of held-out text.
         measure (`str`, *optional*, defaults to `"entropy"`): A column of the task.
-        by (`str`, *optional*, defaults to `"top_p"`): A field of `RemaskGenerationConfig` that the measure rises with.
-        low (`float`, *optional*, defaults to 0.4): Its least value.
-        high (`float`, *optional*, defaults to 1.0): Its greatest value.
+        by (`str`, *optional*, defaults to `"temperature"`): A field of `RemaskGenerationConfig` that the measure rises
+            with, such as `"top_p"`, whose greatest value is 1.
+        low (`float`, *optional*, defaults to 0.5): Its least value.
+        high (`float`, *optional*, defaults to 2.0): Its greatest value.
         within (`float`, *optional*, defaults to 0.05): How far the measure may be from the value.
         tries (`int`, *optional*, defaults to 6): How often a setting is completed at most.
 
@@ -42,15 +44,15 @@ class Match:
 
     value: float
     measure: str = "entropy"
-    by: str = "top_p"
-    low: float = 0.4
-    high: float = 1.0
+    by: str = "temperature"
+    low: float = 0.5
+    high: float = 2.0
     within: float = 0.05
     tries: Positive = 6
 
     def __post_init__(self) -> None:
         check_fields(self)
-        check_names("field to match by", [self.by], sorted(set(RemaskGenerationConfig.fields) - set(FROM_THE_GRID)))
+        check_names("field to match by", [self.by], sorted(_FIELDS))
         if self.low >= self.high:
             raise ValueError(f"match: low={self.low} is not below high={self.high}: name the least and the greatest.")
 

@@ -222,6 +222,8 @@ def _shown(score: float, binary: bool) -> str:
 
 
 def _tokens(row: Row) -> str:
+    if "temperature" in row["arguments"]:  # each row has its own
+        return "sampled"
     return "greedy" if row["temperature"] == 0 else f"sampled at {row['temperature']:g}"
 
 

@@ -45,7 +45,7 @@ TASK = Task(EXAMPLES, EXAMPLES[:8], pooled_entropy, "smallness", "From nothing."
 @pytest.mark.parametrize("number", [2, 3, 4])
 def test_the_nucleus_moves_until_the_entropy_is_that_of_the_cut_distribution(tmp_path, number):
     points = expand_grid([{"name": "none"}, {"name": "random", "num_remask": [1, 2]}], ["random"], [1.0], [8])
-    match = Match(value=entropy_of_first(number), low=0.3, within=0.1)
+    match = Match(value=entropy_of_first(number), by="top_p", low=0.3, high=1.0, within=0.1)
     rows = compare(Coin(), TASK, points, tmp_path / "rows.jsonl", match=match)
     # A nucleus of p holds the first tokens, whose shares are 1/2, 1/4, ..., until they reach p.
     nuclei = sum(0.5**i for i in range(1, number)), sum(0.5**i for i in range(1, number + 1))
@@ -56,9 +56,24 @@ def test_the_nucleus_moves_until_the_entropy_is_that_of_the_cut_distribution(tmp
     assert {candidate["arguments"]["num_remask"] for candidate in rows[1]["candidates"]} == {1, 2}
 
 
+def test_the_temperature_moves_until_the_entropy_is_that_of_the_scaled_distribution(tmp_path):
+    expected = torch.special.entr((LOGITS / 1.5).softmax(-1)).sum().item()
+    points = expand_grid([{"name": "none"}, {"name": "prism", "num_remask": 2}], ["random"], [1.0], [8])
+    rows = compare(Coin(), TASK, points, tmp_path / "rows.jsonl", match=Match(value=expected, within=0.03))
+    for row in rows:
+        assert row["agrees"] and row["setting"]["temperature"] == pytest.approx(1.5, abs=0.15)
+    table = comparison_table(rows)
+    assert "| sampled |" in table and f"temperature={rows[0]['arguments']['temperature']}" in table
+    (line,) = (line for line in table.splitlines() if line.startswith("| none"))
+    assert " to " in line.split("|")[-2]  # paired with prism, whose temperature is another
+    greedy = expand_grid([{"name": "none"}], ["random"], [0.0], [8])
+    with pytest.raises(ValueError, match="none is greedy"):
+        compare(Coin(), TASK, greedy, tmp_path / "rows.jsonl", match=Match(value=expected))
+
+
 def test_what_cannot_agree_is_kept_apart(tmp_path):
     points = expand_grid([{"name": "prism", "num_remask": 1}, {"name": "none"}], ["random"], [1.0], [8])
-    rows = compare(Coin(), TASK, points, tmp_path / "rows.jsonl", match=Match(value=3.0, tries=2))
+    rows = compare(Coin(), TASK, points, tmp_path / "rows.jsonl", match=Match(value=3.0, by="top_p", high=1.0, tries=2))
     assert not any(row["agrees"] for row in rows)
     assert all(row["arguments"]["top_p"] == 1.0 for row in rows)  # the nearest of the trials
     table = comparison_table(rows)
@@ -67,7 +82,7 @@ def test_what_cannot_agree_is_kept_apart(tmp_path):
 
 def test_a_match_goes_on_where_it_was_killed(tmp_path):
     path, points = tmp_path / "rows.jsonl", expand_grid([{"name": "none"}], ["random"], [1.0], [8])
-    match = Match(value=entropy_of_first(2), low=0.3, within=0.1)
+    match = Match(value=entropy_of_first(2), by="top_p", low=0.3, high=1.0, within=0.1)
     (row,) = compare(Coin(), TASK, points, path, match=match)
     lines = path.read_text().splitlines(keepends=True)
     assert len(lines) > 1
@@ -84,8 +99,7 @@ def test_a_match_goes_on_where_it_was_killed(tmp_path):
     ("fields", "message"),
     [
         ({"by": "steps"}, "Unknown field to match by 'steps'"),
-        ({"by": "temperature"}, "Unknown field to match by 'temperature'"),
-        ({"low": 1.0}, "low=1.0 is not below high=1.0"),
+        ({"low": 2.0}, "low=2.0 is not below high=2.0"),
         ({"tries": 0}, "tries"),
         ({"value": "high"}, "value"),
     ],

@@ -8,7 +8,6 @@ from typing import Any
 from transformers.utils import logging
 
 from prism_hf._compat import tokenizer_of, unwrapped
-from prism_hf.data.tokenizers import has_vocabulary
 
 from ..arguments import MaskedDiffusionTrainingArguments
 from .datasets import is_computed
@@ -162,6 +161,8 @@ class DatasetPreparation:
 
 def _tokenizer_beside(model: Any, args: MaskedDiffusionTrainingArguments) -> Any:
     from transformers import AutoTokenizer
+
+    from prism_hf.data.tokenizers import has_vocabulary
 
     model_name = None if model is None else unwrapped(model).name_or_path
     remedy = "pass the tokenizer as processing_class."

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from .sandbox.sandbox import ProgramResult, check_isolation, isolation_problem, run_program, run_programs
     from .tasks.code.answers import FoundCode, extract_code, find_code
     from .tasks.code.problems import CodeProblem, read_problems, run_answers
+    from .tasks.code.revising import detection_metrics, judge_revisions, revise, revised_answers
     from .tasks.code.revision import Revision, failing_revisions, make_revisions
     from .tasks.code.scoring import check_enough, pass_table, read_completions, score_completions, score_to_jsonl
     from .tasks.predictions import prediction_metrics, text_prediction_metrics
@@ -78,6 +79,7 @@ __all__ = [
     "compare",
     "comparison_table",
     "count_scored_tokens",
+    "detection_metrics",
     "distinct_n",
     "evaluate",
     "evaluate_settings",
@@ -90,6 +92,7 @@ __all__ = [
     "generative_perplexity",
     "is_solved",
     "isolation_problem",
+    "judge_revisions",
     "last_states",
     "load_metric",
     "load_sudoku",
@@ -116,6 +119,8 @@ __all__ = [
     "read_samples",
     "reliability_bins",
     "repetition",
+    "revise",
+    "revised_answers",
     "run_answers",
     "run_program",
     "run_programs",

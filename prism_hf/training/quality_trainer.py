@@ -11,6 +11,9 @@ from torch.optim import Optimizer
 from transformers import TrainingArguments
 from transformers.utils import ModelOutput
 
+from prism_hf.diffusion.drafting import exclude_token
+from prism_hf.generation.denoising.unmasking import margin_of, probability_of
+
 from .arguments import QualityTrainingArguments
 from .data_preparation.rows import IGNORED
 from .masked_diffusion_trainer import MaskedDiffusionTrainer
@@ -78,10 +81,8 @@ def surenesses(logits: torch.Tensor, tokens: torch.Tensor, mask_token_id: int) -
 
     That is the probability of each, and by how much it exceeds that of the likeliest other token.
     """
-    at_mask = torch.tensor([mask_token_id], device=logits.device)
-    probs = logits.float().index_fill(-1, at_mask, -torch.inf).softmax(-1)
-    own = probs.gather(-1, tokens[:, None])
-    return torch.cat([own, own - probs.scatter(-1, tokens[:, None], -1.0).amax(-1, keepdim=True)], dim=-1)
+    logits = exclude_token(logits.float(), mask_token_id)
+    return torch.stack([probability_of(logits, tokens), margin_of(logits, tokens)], dim=-1)
 
 
 class QualityTrainer(MaskedDiffusionTrainer):

@@ -61,6 +61,12 @@ def probability_of(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
     return logits.softmax(-1).gather(-1, tokens[..., None])[..., 0]
 
 
+def margin_of(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """By how much the probability of `tokens` (...) exceeds that of the likeliest other, in [-1, 1]."""
+    probs, own = logits.softmax(-1), tokens[..., None]
+    return (probs.gather(-1, own) - probs.scatter(-1, own, -1.0).amax(-1, keepdim=True))[..., 0]
+
+
 def left_contexts(canvas: torch.Tensor, positions: torch.Tensor, filler: int) -> torch.Tensor:
     """The tokens left of each position, ending in the nearest: (B, L) and (B, W) -> (B, W, L), `filler` in front."""
     index = torch.arange(canvas.shape[1], device=canvas.device) - canvas.shape[1] + positions[..., None]

@@ -41,6 +41,7 @@ COMMANDS = {
     "evaluate text": Command("evaluate_text.py", "Perplexity, entropy and MAUVE of samples that files hold."),
     "evaluate bound": Command("evaluate_bound.py", "Perplexity of a model on any corpus, with an interval."),
     "evaluate code": Command("evaluate_code.py", "pass@k of completions that a file holds.", launched=False),
+    "evaluate revision": Command("evaluate_revision.py", "Wrong tokens put into programs: found, and mended?"),
     "lm-eval": Command("lm_evaluation.py", "lm-evaluation-harness, with the model prism_hf."),
     "compare": Command("compare.py", "Remasking strategies at equal forward passes: sudoku, text or code."),
 }

@@ -156,17 +156,23 @@ def test_samples_tell_what_evaluates_them(tmp_path, capsys):
         assert said in capsys.readouterr().err
 
 
+EVALUATIONS = "write " + " or ".join(f"'evaluate {task}'" for task in ("sudoku", "text", "bound", "code", "revision"))
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         ("trian-mdm", "'trian-mdm' is no command. Did you mean 'train-mdm'?"),
         ("evaluat sudoku", "Did you mean 'evaluate'?"),
         ("fly", "Choose one of train-mdm, "),
-        ("evaluate", "write 'evaluate sudoku' or 'evaluate text' or 'evaluate bound' or 'evaluate code'."),
+        (
+            "evaluate",
+            f"{EVALUATIONS}.",
+        ),
         ("evaluate --config text_compare", "Other tasks are those of 'compare'"),
         (
             "evaluate sudoko",
-            "write 'evaluate sudoku' or 'evaluate text' or 'evaluate bound' or 'evaluate code', not 'evaluate sudoko'",
+            f"{EVALUATIONS}, not 'evaluate sudoko'",
         ),
         ("train-prism --config llada_8b_ocp", "Did you mean 'llada_8b_opc'?"),
         ("train-prism --config configs/llada_8b_ocp.yaml", "Did you mean 'llada_8b_opc'?"),

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from .sandbox.sandbox import ProgramResult, check_isolation, isolation_problem, run_program, run_programs
     from .tasks.code.answers import FoundCode, extract_code, find_code
     from .tasks.code.problems import CodeProblem, read_problems, run_answers
-    from .tasks.code.revising import detection_metrics, judge_revisions, revise, revised_answers
+    from .tasks.code.revising import detection_metrics, judge_revisions, revise, revised_answers, revision_table
     from .tasks.code.revision import Revision, failing_revisions, make_revisions
     from .tasks.code.scoring import check_enough, pass_table, read_completions, score_completions, score_to_jsonl
     from .tasks.predictions import prediction_metrics, text_prediction_metrics
@@ -121,6 +121,7 @@ __all__ = [
     "repetition",
     "revise",
     "revised_answers",
+    "revision_table",
     "run_answers",
     "run_program",
     "run_programs",

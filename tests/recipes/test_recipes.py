@@ -100,6 +100,7 @@ ARGUMENTS = {
     "evaluate sudoku": ("EvaluationArguments",),
     "evaluate text": ("TextArguments",),
     "evaluate bound": ("BoundArguments", "CorpusArguments"),
+    "evaluate revision": ("ProblemArguments", "RevisionArguments"),
     "evaluate code": ("ProblemArguments", "CodeArguments"),
     "generate": ("ProblemArguments", "GenerateArguments"),
     "compare": ("ComparisonArguments",),
@@ -373,6 +374,43 @@ def test_a_grid_of_settings_writes_and_scores_a_file_each(save_chat_model, tmp_p
     table = launch("evaluate_code.py", scoring, tmp_path / "scores")
     assert all(f"| mbpp.{name} | 0.0% |" in table for name in config["settings"])
     assert "4 completions of 2 problems. Code" in table
+
+
+def test_wrong_tokens_of_programs_are_found_and_revised(save_chat_model, tmp_path, launch):
+    """The published config on a tiny model, and again from where a kill left it."""
+    tokenizer = save_chat_model(tmp_path / "backbone")
+    PrismForMaskedDiffusion.from_pretrained(tmp_path / "backbone").save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    function = {"text": "Add.", "test_setup_code": "", "code": "def add(a, b):\n    return a + b * 1\n"}
+    rows = [function | {"task_id": n, "test_list": [f"assert add({n}, 3) == {n + 3}"]} for n in (11, 12)]
+    (tmp_path / "mbpp.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = yaml.safe_load((RECIPES / "configs" / "llada_8b_revision.yaml").read_text()) | {
+        "model_name_or_path": str(tmp_path / "model"),
+        "problems_file": str(tmp_path / "mbpp.jsonl"),
+        "kinds": ["operator", "literal"],
+        "num_variants": 2,
+        "batch_size": 3,
+        "isolation": "limits" if isolation_problem() else "namespaces",
+        "use_cpu": True,
+    }
+    printed, output = launch("evaluate_revision.py", config, tmp_path / "out"), tmp_path / "out" / "revisions.jsonl"
+    assert printed.strip() == (tmp_path / "out" / "revision.md").read_text().strip()
+    assert [line.split(" | ")[:2] for line in printed.splitlines()[2:8]] == [
+        [f"| {kind}", score] for kind in config["kinds"] for score in config["scores"]
+    ]
+    written = output.read_text()
+    found = [json.loads(line) for line in written.splitlines()]
+    for row in found:
+        assert len(row["scores"]["quality"]) == len(row["input_ids"]) - row["body_start"]
+        assert tokenizer.decode(row["input_ids"]) == row["answer"] != function["code"]
+        for revised in row["revised"].values():
+            assert len(revised["tokens"]) == len(row["input_ids"]) and not revised["passed"]
+    shard = {"part": 0, "seconds": 1.0, "rows": [row | {"kind": "literal"} for row in found[:1]]}
+    output.unlink()
+    output.with_name(f"{output.name}.shard-00000").write_text(json.dumps(shard) + "\n")
+    launch("evaluate_revision.py", config, tmp_path / "out")
+    resumed = [json.loads(line) for line in output.read_text().splitlines()]
+    assert resumed[0] == shard["rows"][0] and resumed[1:] == [row for row in found if row in resumed[1:]]
 
 
 def test_lora_under_ddp_and_fsdp2_is_that_of_one_process(tmp_path, launch):

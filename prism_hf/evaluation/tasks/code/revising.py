@@ -10,7 +10,8 @@ The samplers of `prism_hf.generation` are not asked, as none of them remasks wha
 one length, so that nothing is padded.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import fields
 from typing import Annotated, Any
 
 import torch
@@ -19,6 +20,7 @@ from transformers import PreTrainedTokenizerBase
 
 from prism_hf.data.prompts import decode_completions
 from prism_hf.evaluation.metrics.calibration import auroc
+from prism_hf.evaluation.metrics.statistics import bootstrap_ratio
 from prism_hf.fields import Allowed, Count, Positive, check_arguments
 from prism_hf.generation import RemaskGenerationConfig
 from prism_hf.generation.denoising.canvas import prepare_canvas
@@ -32,6 +34,17 @@ SCORES = ("quality", "probability", "margin")
 Score = Annotated[str, Allowed(choices=SCORES)]
 Steps = Annotated[int, Allowed(min=2, remedy="The first step finds what is wrong, and the last one writes.")]
 OF_TOKENS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"probability": probability_of, "margin": margin_of}
+
+COLUMNS = (
+    *("errors", "score", "programs", "AUROC", "recall@n", "chance", "mean, wrong", "mean, right"),
+    *("pass@1", "restored", "spoilt"),
+)
+EXPLAINED = (
+    "AUROC: how often a right token of the bodies outscores a wrong one. recall@n: of the n wrong tokens of a program, "
+    "the share among its n lowest scores; chance: that of random scores. pass@1: after revision, before which no "
+    "program passes, with a 95% interval by the bootstrap over problems. restored: the share of the wrong tokens that "
+    "became the reference's; spoilt: right tokens that were changed, in the mean program."
+)
 
 
 @torch.no_grad()
@@ -174,6 +187,55 @@ def revised_answers(
     given = {problem.task_id: problem.given for problem in problems}
     texts = decode_completions(written, tokenizer, tokenizer.eos_token_id)
     return [text.removeprefix(given[each.task_id]) for each, text in zip(revisions, texts, strict=True)]
+
+
+def revision_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """What was found and mended of each kind of error by each score, in Markdown.
+
+    Args:
+        rows (`Sequence[Mapping[str, Any]]`): Each has the fields of a `Revision`, and by score `scores`, those of its
+            tokens, and `revised`, the `tokens` that were written and whether they `passed`.
+
+    Example:
+        ```python
+        print(revision_table([json.loads(line) for line in open("revision/revisions.jsonl")]))
+        ```
+    """
+    lines = ["| " + " | ".join(COLUMNS) + " |", "|---|---|" + "---:|" * (len(COLUMNS) - 2)]
+    for kind in dict.fromkeys(row["kind"] for row in rows):
+        of_kind = [row for row in rows if row["kind"] == kind]
+        lines += [_line(kind, score, of_kind) for score in of_kind[0]["scores"]]
+    if not rows:
+        lines = ["No program with wrong tokens failed its tests."]
+    return "\n".join([*lines, "", EXPLAINED, ""])
+
+
+def _line(kind: str, score: str, rows: Sequence[Mapping[str, Any]]) -> str:
+    revisions = [Revision(**{each.name: row[each.name] for each in fields(Revision)}) for row in rows]
+    found = detection_metrics(revisions, [row["scores"][score] for row in rows])
+    revised = [row["revised"][score] for row in rows]
+    totals: dict[int | str, list[int]] = {}
+    for row, each in zip(rows, revised, strict=True):
+        passed, number = totals.get(row["task_id"], (0, 0))
+        totals[row["task_id"]] = [passed + each["passed"], number + 1]
+    passed, numbers = torch.tensor([*totals.values()]).double().T
+    low, high = bootstrap_ratio(passed, numbers)
+    changes = [_changes(of, each["tokens"]) for of, each in zip(revisions, revised, strict=True)]
+    restored, spoilt = (sum(each) for each in zip(*changes, strict=True))
+    wrong = sum(len(each.error_positions) for each in revisions)
+    cells = [kind, score, str(len(rows)), f"{found['auroc']:.3f}", f"{found['recall']:.1%}", f"{found['chance']:.1%}"]
+    cells += [f"{found['mean_wrong']:.3f}", f"{found['mean_right']:.3f}"]
+    cells += [f"{sum(passed) / sum(numbers):.1%} [{low:.1%}, {high:.1%}]"]
+    cells += [f"{restored / wrong:.1%}", f"{spoilt / len(rows):.2f}"]
+    return "| " + " | ".join(cells) + " |"
+
+
+def _changes(revision: Revision, tokens: Sequence[int]) -> tuple[int, int]:
+    """How many wrong tokens became right ones, and how many right ones became others."""
+    rights = dict(zip(revision.error_positions, revision.right_tokens, strict=True))
+    restored = sum(tokens[place] == right for place, right in rights.items())
+    changed = (place for place, pair in enumerate(zip(revision.input_ids, tokens, strict=True)) if len({*pair}) > 1)
+    return restored, sum(place not in rights for place in changed)
 
 
 Read = Callable[[Tensor, int], tuple[Posterior, Tensor | None]]

@@ -4,7 +4,8 @@
 
 Where a strategy lists several values of an argument, the best is chosen on other examples than those reported, anew for
 each order, temperature and budget. Each finished setting is a line of `results.jsonl` in the output folder; started
-again, it goes on with the batches that are missing. Then `comparison.md` and `comparison.png` are written.
+again, it goes on with the batches that are missing. Then `comparison.md` and `comparison.png` are written, and
+`parallelism.png`, whose scores are against tokens per forward.
 """
 
 from dataclasses import dataclass, field
@@ -38,7 +39,8 @@ class ComparisonArguments:
     output_dir: str = field(metadata={"help": "Folder for results."})
     task: dict = field(metadata={"help": "The task's name and arguments: {name: sudoku, layout: 81}."})
     strategies: list[dict] | None = field(
-        default=None, metadata={"help": "Name and arguments of each strategy; a list of values is one to choose from."}
+        default=None,
+        metadata={"help": "Name and arguments of each. Of a list the best is chosen; of what `curve` names all stay."},
     )
     orders: list[Order] = field(default_factory=lambda: ["random"], metadata={"help": "Unmasking orders."})
     temperatures: list[NotNegative] = field(
@@ -113,6 +115,7 @@ def compare_strategies(args: ComparisonArguments, path: Path, state: PartialStat
         (folder / "comparison.md").write_text(report, encoding="utf-8")
         print(report)
         plot_comparison(folder / "comparison.png", rows, task.measured, args.reference)
+        plot_comparison(folder / "parallelism.png", rows, task.measured, args.reference, against="tokens per forward")
 
 
 if __name__ == "__main__":

@@ -219,7 +219,8 @@ def test_a_comparison_goes_on_and_two_processes_give_that_of_one(tmp_path, launc
     printed = launch("compare.py", config, tmp_path / "one")
     assert printed.strip() == (tmp_path / "one" / "comparison.md").read_text().strip()
     assert "## 4 forward passes" in printed and "no solution of theirs fits a reported puzzle" in printed
-    assert (tmp_path / "one" / "comparison.png").read_bytes().startswith(b"\x89PNG")
+    for name in ("comparison.png", "parallelism.png"):
+        assert (tmp_path / "one" / name).read_bytes().startswith(b"\x89PNG")
     rows = [json.loads(line) for line in (tmp_path / "one" / "results.jsonl").read_text().splitlines()]
     assert [row["split"] for row in rows] == ["tuning"] * 8 + ["reported"] * 12
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from prism_hf._compat import config_of
 from prism_hf.evaluation.tasks.task import Task
 from prism_hf.jobs.results import COMPLETIONS
 
@@ -101,8 +102,9 @@ def compare(
     Returns:
         `list[dict[str, Any]]`: A row a strategy, order, temperature and budget, in the order of the grid: what
         `evaluate_settings` returns, with `label`, `order`, `temperature`, `budget`, `arguments`, `measured`, `scores`
-        (N,), `measures`, `agrees` and `candidates`, of which there are some where arguments were chosen: the arguments,
-        the mean score and the measures on tuning examples and the forward passes of each.
+        (N,), `measures`, `tokens_per_forward` (the tokens of all answers over the forwards of all), `agrees` and
+        `candidates`, of which there are some where arguments were chosen: the arguments, the mean score and the
+        measures on tuning examples and the forward passes of each.
 
     Raises:
         ValueError: before anything is computed, if a setting is wrong, there are candidates and nothing to tune on,
@@ -164,9 +166,14 @@ def _completed(
     """A row for each point, of examples of the task. kwargs: see `evaluate_settings`."""
 
     def measure(sequences: Tensor) -> dict[str, Any]:
-        scores, completions, measures = task.judged(sequences, examples)
-        kept = {} if task.writing else {COMPLETIONS: completions}
-        return {"scores": pack_scores(scores), "measures": measures} | kept
+        judged = task.judged(sequences, examples)
+        kept = {} if task.writing else {COMPLETIONS: judged.completions}
+        tokens = filled_in(sequences) if judged.num_tokens is None else judged.num_tokens
+        counted = {"mean_tokens": tokens.double().mean().item()}
+        return {"scores": pack_scores(judged.scores), "measures": judged.measures} | counted | kept
+
+    def filled_in(sequences: Tensor) -> Tensor:
+        return (examples == config_of(model).mask_token_id).sum(-1) + sequences.shape[1] - examples.shape[1]
 
     settings = [point.setting for point in points]
     kwargs |= {"never_drawn": task.never_drawn, "judged_with": task.judged_with, "writing": task.writing}
@@ -179,12 +186,18 @@ def _completed(
             "temperature": point.temperature,
             "budget": point.budget,
             "arguments": point.arguments,
+            "tokens_per_forward": _tokens_per_forward(row),
             "measured": task.measured,
             "agrees": True,
             "candidates": [],
         }
         for point, row in zip(points, rows, strict=True)
     ]
+
+
+def _tokens_per_forward(row: dict[str, Any]) -> float:
+    """Tokens over forwards of all examples; NaN for a row that an earlier version made, which did not count tokens."""
+    return row["mean_tokens"] / row["mean_forward_passes"] if "mean_tokens" in row else math.nan
 
 
 def _candidate(tuned: tuple[GridPoint, dict[str, Any]]) -> dict[str, Any]:

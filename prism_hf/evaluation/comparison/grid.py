@@ -28,7 +28,7 @@ FROM_THE_GRID = {
 class GridPoint:
     """One setting of a comparison, and where it stands in the report.
 
-    Points that differ in `arguments` alone are candidates for one row.
+    Points that differ in `arguments` alone, but not in that of a curve, are candidates for one row.
 
     Args:
         label (`str`): What the report calls it.
@@ -37,6 +37,7 @@ class GridPoint:
         budget (`int`, *optional*): The number of forward passes that it may make, None for any.
         arguments (`dict[str, Any]`): What may be chosen.
         setting (`dict[str, Any]`): All of it, as `evaluate_settings` takes it.
+        curve (`str`, *optional*): The argument each of whose values is a row.
 
     Example:
         ```python
@@ -51,11 +52,13 @@ class GridPoint:
     budget: int | None
     arguments: dict[str, Any]
     setting: dict[str, Any]
+    curve: str | None = None
 
     @property
-    def row(self) -> tuple[str, str | None, float, int | None]:
+    def row(self) -> tuple[Any, ...]:
         """What the candidates for one row have in common."""
-        return self.label, self.order, self.temperature, self.budget
+        of_curve = () if self.curve is None else (self.arguments[self.curve],)
+        return self.label, self.order, self.temperature, self.budget, *of_curve
 
 
 def listed_point(model: nn.Module, setting: dict[str, Any], critic: nn.Module | None = None) -> GridPoint:
@@ -79,7 +82,8 @@ def expand_grid(
             `RemaskGenerationConfig`, or `retries` and what else `generate_with_retries` takes. A list is one of
             candidate values, so an argument that is a list is a list in a list. `label` is what the report calls it, by
             default the name; entries with one label are candidates for one row. `orders`, `temperatures` and `budgets`
-            stand in for those of the grid.
+            stand in for those of the grid. `curve` names the argument, such as a threshold, each of whose values is a
+            row of its own and none is chosen.
         orders (`list[str | None]`): Unmasking orders; None for a strategy that has one of its own.
         temperatures (`list[float]`): Of the tokens drawn; 0 takes the likeliest.
         budgets (`list[int]`): Numbers of forward passes.
@@ -110,9 +114,8 @@ def expand_grid(
         for order, temperature, budget, *chosen in product(*axes.values(), *values):
             arguments = dict(zip(named, chosen, strict=True))
             setting = _make_setting(entry["name"], order, temperature, budget, arguments, critic)
-            points.append(
-                GridPoint(entry.get("label", entry["name"]), order, float(temperature), budget, arguments, setting)
-            )
+            label, curve = entry.get("label", entry["name"]), entry.get("curve")
+            points.append(GridPoint(label, order, float(temperature), budget, arguments, setting, curve))
     if not points:
         raise ValueError("The grid is empty: give strategies, orders, temperatures and budgets, one of each at least.")
     return points
@@ -132,10 +135,12 @@ def _check_entry(entry: dict[str, Any], critic: str | None) -> None:
     known = {*_fields_of(name), *RemaskGenerationConfig.fields, *RETRYING}
     arguments = [RENAMED.get(argument, argument) for argument in _arguments_of(entry)]
     check_names(f"argument of the strategy {name}", arguments, known)
+    if "curve" in entry:
+        check_names(f"curve of the strategy {name}", [entry["curve"]], _arguments_of(entry))
 
 
 def _arguments_of(entry: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in entry.items() if name not in ("name", "label", *AXES)}
+    return {name: value for name, value in entry.items() if name not in ("name", "label", "curve", *AXES)}
 
 
 def _fields_of(strategy: str) -> set[str]:

@@ -25,16 +25,21 @@ class Point:
 
     panel: str
     label: str
-    passes: float
+    cost: float
     mean: float
     low: float
     high: float
 
 
-def plot_against_passes(
-    path: str | Path, points: Sequence[Point], measured: str, percent: bool = False, emphasised: str | None = None
+def plot_scores(
+    path: str | Path,
+    points: Sequence[Point],
+    against: str,
+    measured: str,
+    percent: bool = False,
+    emphasised: str | None = None,
 ) -> None:
-    """Save a plot of scores with their intervals against forward passes: a panel a `panel`, a line a `label`.
+    """Save a plot of scores with their intervals `against` a cost: a panel a `panel`, a line a `label`.
 
     Lines are named at their right end; the `emphasised` one is thicker. A label looks the same in all panels.
     """
@@ -42,7 +47,7 @@ def plot_against_passes(
 
     panels = list(dict.fromkeys(point.panel for point in points))
     labels = list(dict.fromkeys(point.label for point in points))
-    ticks = legible_ticks({point.passes for point in points})
+    ticks = legible_ticks({point.cost for point in points})
     columns = min(2, max(len(panels), 1))
     rows = math.ceil(max(len(panels), 1) / columns)
     figure = Figure(figsize=(6.8 * columns, 5 * rows), layout="constrained")
@@ -57,7 +62,7 @@ def plot_against_passes(
             if (line := [point for point in shown if point.label == label])
         ]
         _frame(axis, shown, ticks, percent)
-        axis.set(title=panel, xlabel="forward passes", ylabel=measured)
+        axis.set(title=panel, xlabel=against, ylabel=measured)
         name_lines(axis, ends, emphasised)
     figure.savefig(path, dpi=120)
 
@@ -65,16 +70,16 @@ def plot_against_passes(
 def _draw_line(
     axis: "Axes", line: list[Point], number: int, aside: float, thick: bool
 ) -> tuple[float, float, str, str]:
-    """Draw the points of a label, the `number`-th, and return its right end: (score, passes, label, colour)."""
-    line = sorted(line, key=lambda point: point.passes)
+    """Draw the points of a label, the `number`-th, and return its right end: (score, cost, label, colour)."""
+    line = sorted(line, key=lambda point: point.cost)
     color = COLORS[number % len(COLORS)]
     # A little aside, so that the intervals of different lines do not cover one another.
-    passes, means = [(1 + 0.012 * aside) * point.passes for point in line], [point.mean for point in line]
+    costs, means = [(1 + 0.012 * aside) * point.cost for point in line], [point.mean for point in line]
     # Rounding may put the end of an interval at 0% or 100% on the wrong side of the score.
     below = [max(0, point.mean - point.low) for point in line]
     above = [max(0, point.high - point.mean) for point in line]
     axis.errorbar(
-        passes,
+        costs,
         means,
         yerr=[below, above],
         color=color,
@@ -86,16 +91,16 @@ def _draw_line(
         elinewidth=0.9,
         markersize=5,
     )
-    return means[-1], passes[-1], line[0].label, color
+    return means[-1], costs[-1], line[0].label, color
 
 
 def _frame(axis: "Axes", points: list[Point], ticks: list[float], percent: bool) -> None:
     """Give an axis its limits, grid and ticks."""
-    from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator, ScalarFormatter
+    from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator
 
     axis.set_xscale("log")
     axis.xaxis.set_major_locator(FixedLocator(ticks))
-    axis.xaxis.set_major_formatter(ScalarFormatter())
+    axis.xaxis.set_major_formatter(lambda value, _: f"{round(value, 1):g}")
     axis.xaxis.set_minor_locator(NullLocator())
     axis.xaxis.set_minor_formatter(NullFormatter())
     axis.set_xlim(ticks[0] / 1.15, ticks[-1] * 1.15)
@@ -127,10 +132,10 @@ def name_lines(axis: "Axes", ends: list[tuple[float, float, str, str]], emphasis
         )
 
 
-def legible_ticks(passes: set[float]) -> list[float]:
-    """Numbers of forward passes to write on a logarithmic axis: of those that nearly agree the largest."""
+def legible_ticks(costs: set[float]) -> list[float]:
+    """Numbers, such as of forward passes, to write on a logarithmic axis: of those that nearly agree the largest."""
     ticks: list[float] = []
-    for number in sorted(passes, reverse=True):
+    for number in sorted(costs, reverse=True):
         if not ticks or number * 1.1 < ticks[-1]:
             ticks.append(number)
     return ticks[::-1]

@@ -1,13 +1,15 @@
 """The tables and the picture of results. Rows that made more forward passes than others are kept apart."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from itertools import filterfalse
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from prism_hf.evaluation.metrics.parallelism import accuracy_under_parallelism
 from prism_hf.evaluation.metrics.statistics import (
     bootstrap_interval,
     discordant_pairs,
@@ -15,12 +17,14 @@ from prism_hf.evaluation.metrics.statistics import (
     paired_bootstrap,
     wilson_interval,
 )
+from prism_hf.fields import check_arguments
 
 from .matching import is_comparable
-from .plots import Point, plot_against_passes
+from .plots import Point, plot_scores
 from .settings import describe_arguments
 
 Row = dict[str, Any]
+Against = Literal["forward passes", "tokens per forward"]
 
 
 def comparison_table(rows: list[Row], measured: str | None = None, reference: str = "prism") -> str:
@@ -28,6 +32,9 @@ def comparison_table(rows: list[Row], measured: str | None = None, reference: st
 
     Each is set against a row of the strategy `reference` with the same tokens and the same order, or, if there is none,
     the best of those with the same tokens: by McNemar's exact test where scores are bool, else by a paired bootstrap.
+
+    Where a strategy has rows of several speeds, and scores are shares of what is right, the accuracy under parallelism
+    (`accuracy_under_parallelism`) of each follows.
 
     Rows of `evaluate`, which have no budget, are one table in the order that they were given in, without tests.
 
@@ -61,14 +68,21 @@ def comparison_table(rows: list[Row], measured: str | None = None, reference: st
             for why, apart in _reasons(others, budget).items()
             if apart
         ]
-    candidates = _candidates_table(rows, measured)
-    return "\n".join([*parts, *([f"## What the arguments were chosen from\n\n{candidates}"] if candidates else [])])
+    further = {
+        "Accuracy under parallelism": _parallelism_table(rows, measured),
+        "What the arguments were chosen from": _candidates_table(rows, measured),
+    }
+    return "\n".join([*parts, *(f"## {title}\n\n{table}" for title, table in further.items() if table)])
 
 
 def plot_comparison(
-    path: str | Path, rows: list[Row], measured: str | None = None, reference: str | None = "prism"
+    path: str | Path,
+    rows: list[Row],
+    measured: str | None = None,
+    reference: str | None = "prism",
+    against: Against = "forward passes",
 ) -> None:
-    """Save a plot of the rows that keep to their budgets: scores with 95% intervals against forward passes.
+    """Save a plot of the rows that keep to their budgets: scores with 95% intervals against what they cost.
 
     A panel holds an order with its tokens, and the strategies that have an order of their own.
 
@@ -77,13 +91,17 @@ def plot_comparison(
         rows (`list[dict]`): What `compare` or `evaluate` returns.
         measured (`str`, *optional*): What the axis of scores is called, by default what the task measures.
         reference (`str`, *optional*, defaults to `"prism"`): The label whose line is thick.
+        against (`str`, *optional*, defaults to `"forward passes"`): Or `"tokens per forward"`, which leaves out rows of
+            an earlier version that did not count tokens.
 
     Example:
         ```python
         plot_comparison("results.png", compare(model, task, points, "results.jsonl"))
         ```
     """
-    within, _ = _split(rows)
+    check_arguments(plot_comparison, locals())
+    cost = {"forward passes": _passes, "tokens per forward": _rate}[against]
+    within = [row for row in _split(rows)[0] if not math.isnan(cost(row))]
     points = []
     for row in sorted(within, key=lambda row: row["order"] is None):
         others = [other for other in within if other["temperature"] == row["temperature"] and other["order"]]
@@ -91,9 +109,9 @@ def plot_comparison(
         low, high = _interval(row["scores"])
         for order in beside or [_order(row)]:
             panel = f"{order} order, {_tokens(row)}"
-            points.append(Point(panel, row["label"], _passes(row), _mean(row["scores"]), low, high))
+            points.append(Point(panel, row["label"], cost(row), _mean(row["scores"]), low, high))
     percent = all(_is_binary(row) for row in within)
-    plot_against_passes(path, points, measured or _measured(rows), percent, emphasised=reference)
+    plot_scores(path, points, against, measured or _measured(rows), percent, emphasised=reference)
 
 
 def _table(rows: list[Row], measured: str, reference: str | None = None) -> str:
@@ -107,6 +125,7 @@ def _table(rows: list[Row], measured: str, reference: str | None = None) -> str:
         "order": lambda row: _order(row) + _threshold(row),
         "tokens": _tokens,
         "forward passes": _shown_passes,
+        "tokens per forward": _shown_rate,
         measured: lambda row: _shown(_mean(row["scores"]), binary),
         "95% interval": lambda row: " to ".join(_shown(end, binary) for end in _interval(row["scores"])),
     }
@@ -136,6 +155,29 @@ def _candidates_table(rows: list[Row], measured: str) -> str:
         lines.append([str(row["budget"]), row["label"], _order(row), _tokens(row), chosen, tried])
     heads = ["budget", "strategy", "order", "tokens", "chosen", f"{measured} on other examples"]
     return markdown(heads, lines) if lines else ""
+
+
+def _parallelism_table(rows: list[Row], measured: str) -> str:
+    """The accuracy under parallelism of each strategy, order and temperature, and what it is the area under."""
+    counted = [row for row in rows if row["agrees"] and not math.isnan(_rate(row))]
+    curves: dict[tuple, list[Row]] = {}
+    for row in sorted(counted, key=_rate):
+        curves.setdefault((row["label"], row["order"], row["temperature"]), []).append(row)
+    best = max((100 * _mean(row["scores"]) for row in rows), default=0)
+    if not all(map(_is_share, rows)) or best == 0 or all(len({*map(_rate, curve)}) < 2 for curve in curves.values()):
+        return ""
+    lines = []
+    for curve in curves.values():
+        pairs = [(_rate(row), 100 * _mean(row["scores"])) for row in curve]
+        shown = "; ".join(f"{rate:.2f}: {accuracy:.1f}%" for rate, accuracy in pairs)
+        area = accuracy_under_parallelism(pairs, best)
+        lines.append((area, [curve[0]["label"], _order(curve[0]), _tokens(curve[0]), f"{area:.2f}", shown]))
+    heads = ["strategy", "order", "tokens", "AUP", f"tokens per forward: {measured}"]
+    return (
+        f"The area (d3LLM's) under what is right as tokens per forward rise. The best of all rows is {best:.1f}%. The "
+        "slowest row of a strategy counts fully, and those more than 5 points below it not at all.\n\n"
+        + markdown(heads, [line for _, line in sorted(lines, key=lambda each: -each[0])])
+    )
 
 
 def markdown(heads: list[str], lines: Iterable[Sequence[str]]) -> str:
@@ -213,6 +255,11 @@ def _is_binary(row: Row) -> bool:
     return row["scores"].dtype == torch.bool
 
 
+def _is_share(row: Row) -> bool:
+    """Whether the scores of a row are shares of what could be right."""
+    return bool(((row["scores"] >= 0) & (row["scores"] <= 1)).all())
+
+
 def _measured(rows: list[Row]) -> str:
     return rows[0].get("measured", "score")
 
@@ -240,6 +287,14 @@ def _threshold(row: Row) -> str:
 def _passes(row: Row) -> float:
     """The forward passes of an example: with a threshold, as which examples end early, their mean."""
     return row["mean_forward_passes"] if _threshold(row) else row["forward_passes"]
+
+
+def _rate(row: Row) -> float:
+    return row["tokens_per_forward"]
+
+
+def _shown_rate(row: Row) -> str:
+    return "" if math.isnan(_rate(row)) else f"{_rate(row):.2f}"
 
 
 def _shown_passes(row: Row) -> str:

@@ -28,6 +28,8 @@ class Judgement(NamedTuple):
             such as its text; its tokens if not given.
         measures (`dict[str, float | str]`, *optional*): Further columns of a table: what each is called, and a number
             or a few words.
+        num_tokens (`torch.Tensor` of shape `(N,)`, *optional*): The tokens of each answer, for tokens per forward; all
+            that were filled in if not given.
 
     Example:
         ```python
@@ -40,6 +42,7 @@ class Judgement(NamedTuple):
     scores: Tensor
     completions: list[dict[str, Any]] | None = None
     measures: dict[str, float | str] = {}
+    num_tokens: Tensor | None = None
 
 
 class Writing(NamedTuple):

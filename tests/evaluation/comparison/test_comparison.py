@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -72,6 +72,7 @@ def test_retries_and_their_judgements_count_in_the_budget(tmp_path):
 class AskedCritic(ScoreStrategy):
     critic: Any = None
     strength: float = 1.0
+    num_forwards: ClassVar[int] = 1
 
     def __call__(self, state):
         return self.strength * self.critic(state.canvas).quality_logits
@@ -90,9 +91,11 @@ def test_the_critic_is_needed_named_and_asked(token_critic, tmp_path):
     # Two forward passes a step, but one in the last.
     assert [point.setting["steps"] for point in points] == [15, 16]
     assert points[0].setting["remask_strategy"] == {"name": "token_critic", "strength": 2.0}
-    critic = Solver()
-    compare(Solver(), TASK, points, tmp_path / "rows.jsonl", critic=critic)
-    assert critic.calls > 0
+    model, critic = Solver(), Solver()
+    rows = compare(model, TASK, points, tmp_path / "rows.jsonl", critic=critic)
+    assert critic.calls > 0 and model.calls == 15 + 16
+    forwards = [30 / row["tokens_per_forward"] for row in rows]
+    assert sum(forwards) == pytest.approx(model.calls + critic.calls)
     assert json.loads((tmp_path / "rows.jsonl").read_text().splitlines()[0])["setting"]["critic"] == "a critic"
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from prism_hf.evaluation import comparison_table, evaluate, is_solved, plot_comparison, sudoku_metrics
+from prism_hf.evaluation import Judgement, comparison_table, evaluate, is_solved, plot_comparison, sudoku_metrics
 from prism_hf.generation import remask_generate
 
 SETTINGS = [{"order": "left_to_right"}, {"order": "left_to_right", "remask_strategy": "prism", "num_remask": 2}]
@@ -88,9 +88,9 @@ def test_an_interrupted_setting_goes_on_with_the_batches_that_are_missing(sudoku
 def test_table_names_every_setting(sudoku, tmp_path):
     rows = evaluate(sudoku.Solver(), sudoku.task, SETTINGS, tmp_path / "rows.jsonl")
     lines = comparison_table(rows).splitlines()
-    heads = "| strategy | order | tokens | forward passes | solved | 95% interval | cells right | seconds |"
-    assert lines[0] == heads and len(lines) == 4
-    assert lines[2].startswith("| none | left_to_right | greedy | 40 | 100.0% | 61.0% to 100.0% | 1.000 |")
+    heads = "strategy, order, tokens, forward passes, tokens per forward, solved, 95% interval, cells right, seconds"
+    assert lines[0] == f"| {heads.replace(', ', ' | ')} |" and len(lines) == 4
+    assert lines[2].startswith("| none | left_to_right | greedy | 40 | 1.00 | 100.0% | 61.0% to 100.0% | 1.000 |")
     assert "| prism (num_remask=2) |" in lines[3]
     plot_comparison(tmp_path / "results.png", rows)
     assert (tmp_path / "results.png").read_bytes().startswith(b"\x89PNG")
@@ -104,8 +104,24 @@ def test_passes_are_those_that_each_puzzle_took(sudoku, tmp_path):
     (row,) = evaluate(sudoku.Solver(sure_below=21), task, [setting], tmp_path / "rows.jsonl")
     # The easy ones are filled at once, the others one by one for 20 steps first.
     assert row["scores"].all() and (row["forward_passes"], row["mean_forward_passes"]) == (21, 11.0)
+    assert row["tokens_per_forward"] == pytest.approx((40 + 10) / (21 + 1))
     table = comparison_table([row])
-    assert "| none | confidence > 0.9 | greedy | 11.0 (at most 21) |" in table
+    assert "| none | confidence > 0.9 | greedy | 11.0 (at most 21) | 2.27 |" in table
+
+
+def test_tokens_are_counted_by_the_judge_and_in_no_row_of_an_earlier_version(sudoku, tmp_path):
+    def judge(sequences, examples):
+        return Judgement(is_solved(sequences, examples), num_tokens=torch.arange(len(examples)))
+
+    task, path = replace(sudoku.task, judge=judge), tmp_path / "rows.jsonl"
+    (row,) = evaluate(sudoku.Solver(), task, SETTINGS[:1], path)
+    assert row["tokens_per_forward"] == pytest.approx(sum(range(6)) / (6 * 40))
+    older = json.loads(path.read_text())
+    del older["mean_tokens"]
+    path.write_text(json.dumps(older) + "\n")
+    rows = evaluate(model := sudoku.Solver(), task, SETTINGS[:1], path)
+    assert model.calls == 0 and "tokens per forward" not in comparison_table(rows)
+    plot_comparison(tmp_path / "empty.png", rows, against="tokens per forward")
 
 
 def test_a_wrong_setting_stops_before_any_work(sudoku, tmp_path):

@@ -33,11 +33,20 @@ def test_a_grid_is_the_product_of_its_axes():
     }
 
 
+def test_the_values_of_a_curve_are_rows_and_other_lists_candidates():
+    entry = {"name": "wino", "fill_threshold": [0.6, 0.9], "verify_threshold": [0.8, 0.9], "curve": "fill_threshold"}
+    points = expand_grid([entry], [None], [0], [5])
+    rows = [("wino", None, 0.0, 5, 0.6), ("wino", None, 0.0, 5, 0.9)]
+    assert [point.row for point in points] == [rows[0], rows[0], rows[1], rows[1]]
+    assert points[0].setting["remask_strategy"] == {"name": "wino", "fill_threshold": 0.6, "verify_threshold": 0.8}
+
+
 @pytest.mark.parametrize(
     "strategy, message",
     [
         ({"name": "prsm"}, "Did you mean 'prism'"),
         ({"num_remask": 2}, "needs a name"),
+        ({"name": "wino", "fill_threshold": 0.6, "curve": "fill_treshold"}, "Did you mean 'fill_threshold'"),
         ({"name": "none", "steps": 3}, "'steps' of the strategy 'none' is given by budgets"),
     ],
 )

@@ -22,4 +22,4 @@ def test_a_judge_says_as_much_as_it_has(said, completions, measures):
     sequences = torch.tensor([[1, 2], [3, 4]])
     task = Task(sequences, sequences[:0], lambda *_: said, "right", "Two rows.")
     judged = task.judged(sequences, sequences)
-    assert judged.scores is SCORES and judged[1:] == (completions, measures)
+    assert judged.scores is SCORES and judged[1:] == (completions, measures, None)

@@ -101,7 +101,8 @@ def load_code(
         answers = decode_completions(new, own_tokenizer, own_tokenizer.eos_token_id)
         tuned = len(tuning_problems) > 0 and torch.equal(asked, tuning_examples)
         run = {"isolation": isolation, "timeout": timeout, "num_workers": num_workers}
-        return _judgement(tuning_problems if tuned else problems, answers, num_samples, run)
+        judged = _judgement(tuning_problems if tuned else problems, answers, num_samples, run)
+        return judged._replace(num_tokens=_token_counts(answers, own_tokenizer))
 
     origin = f"{len(problems)} problems of {Path(problems_file).name}, {max_new_tokens} tokens for each answer."
     if tuning_problems:
@@ -121,6 +122,11 @@ def load_code(
         made_with=made_with | ({"num_samples": num_samples} if num_samples > 1 else {}),
         never_drawn=tokens_without_text(own_tokenizer, model.config.vocab_size, mask_token_id),
     )
+
+
+def _token_counts(answers: list[str], tokenizer: PreTrainedTokenizerBase) -> Tensor:
+    """(N,) tokens of answers, up to EOS and tokenized anew: what d3LLM counts."""
+    return torch.tensor([len(ids) for ids in tokenizer(answers, add_special_tokens=False).input_ids])
 
 
 def _judgement(problems: list[CodeProblem], answers: list[str], num_samples: int, run: dict[str, Any]) -> Judgement:

@@ -148,7 +148,9 @@ def test_text_after_the_end_of_sequence_is_none(files, arguments):
     for between, passed in (([tokenizer.eos_token_id], True), ([], False)):
         sequences = task.examples.clone()
         sequences[0, -NEW:] = torch.tensor((ids + between + rest)[:NEW])
-        assert task.judge(sequences, task.examples).scores.tolist() == [passed]
+        judged = task.judge(sequences, task.examples)
+        assert judged.scores.tolist() == [passed]
+        assert judged.num_tokens.tolist() == [len(ids) if between else NEW]
 
 
 def test_what_cannot_be_is_told_before_any_work(files, arguments):

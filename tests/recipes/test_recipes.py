@@ -333,6 +333,38 @@ def test_code_is_compared_by_its_tests_once(save_chat_model, tmp_path, launch):
     assert (tmp_path / "one" / "comparison.md").read_text() == report
 
 
+def test_small_functions_are_learned_corrected_and_compared(tmp_path, launch):
+    """Two steps of each recipe of a toy for code, at a smaller shape, on the files that its script makes."""
+    functions = tmp_path / "functions"
+    with pytest.MonkeyPatch.context() as patch:
+        made = ["--num_specifications", "150", "--vocab_size", "400", "--folders", "--max_length", "192"]
+        patch.setattr(sys, "argv", ["make_functions", str(functions), *made])
+        runpy.run_path(str(RECIPES.parent / "scripts" / "make_functions.py"), run_name="__main__")
+    mdm, prism, compared = (
+        yaml.safe_load((RECIPES / "configs" / f"functions_{name}_laptop.yaml").read_text())
+        for name in ("mdm", "prism", "compare")
+    )
+    assert prism["model_name_or_path"] == mdm["output_dir"] and compared["model_name_or_path"] == prism["output_dir"]
+    short = {"dataset_name": str(functions / "rows"), "max_steps": 2, "per_device_train_batch_size": 4}
+    short |= {"eval_steps": 2, "logging_steps": 1, "disable_tqdm": True}
+    shape = {"d_model": 32, "n_layers": 1, "n_heads": 2, "mlp_hidden_size": 64}
+    mdm |= short | {
+        "model_config": mdm["model_config"] | shape,
+        "tokenizer_name_or_path": str(functions / "tokenizer"),
+        "lr_scheduler_kwargs": {"num_decay_steps": 1},
+    }
+    launch("train_mdm.py", mdm, tmp_path / "mdm")
+    launch("train_prism.py", prism | short | {"model_name_or_path": str(tmp_path / "mdm")}, tmp_path / "prism")
+    task = {"problems_file": str(functions / "problems.jsonl"), "num_problems": 2, "num_tuning_problems": 0}
+    task |= {"isolation": "limits" if isolation_problem() else "namespaces", "max_new_tokens": 4}
+    compared |= {"model_name_or_path": str(tmp_path / "prism"), "task": compared["task"] | task, "use_cpu": True}
+    compared |= {"budgets": [2], "strategies": [{"name": "none"}, {"name": "prism", "num_remask": 1}]}
+    printed = launch("compare.py", compared, tmp_path / "compared")
+    assert "2 problems of problems.jsonl" in printed and "pass@1" in printed
+    answers = (tmp_path / "compared" / "results.jsonl").read_text().splitlines()
+    assert [json.loads(row)["scores"] for row in answers] == ["00", "00"]
+
+
 def test_a_grid_of_settings_writes_and_scores_a_file_each(save_chat_model, tmp_path, launch):
     """The published grid on a tiny model: every setting runs, and what they wrote is one table."""
     tokenizer = save_chat_model(tmp_path / "backbone")

@@ -136,7 +136,7 @@ def legible_ticks(costs: set[float]) -> list[float]:
     """Numbers, such as of forward passes, to write on a logarithmic axis: of those that nearly agree the largest."""
     ticks: list[float] = []
     for number in sorted(costs, reverse=True):
-        if not ticks or number * 1.1 < ticks[-1]:
+        if not ticks or number * 1.15 < ticks[-1]:
             ticks.append(number)
     return ticks[::-1]
 

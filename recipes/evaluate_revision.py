@@ -38,10 +38,9 @@ from prism_hf.evaluation import (
 from prism_hf.evaluation.sandbox.sandbox import Isolation, Seconds
 from prism_hf.evaluation.tasks.code.arguments import ProblemArguments
 from prism_hf.evaluation.tasks.code.problems import CodeProblem, of_split
-from prism_hf.evaluation.tasks.code.revising import SCORES, Score, Steps
+from prism_hf.evaluation.tasks.code.revising import SCORES, Score, Steps, check_scores
 from prism_hf.evaluation.tasks.code.revision import KINDS, Kind
 from prism_hf.fields import DTYPES, Positive, Seed, check_fields
-from prism_hf.generation.denoising.reading import check_quality
 from prism_hf.hub.portable import portable
 from prism_hf.jobs.digests import json_digest
 from prism_hf.jobs.launching import end_with_launcher
@@ -85,8 +84,11 @@ class RevisionArguments:
     __post_init__ = check_fields
 
 
-# What the programs and the rows depend on, beside the model and the problems.
-DEPENDS_ON = ("scores", "steps", "threshold", "batch_size", "isolation", "timeout", "bf16", "dtype")
+# What the rows depend on, beside the model and the problems.
+DEPENDS_ON = (
+    *("kinds", "num_replaced", "num_variants", "num_problems", "seed"),
+    *("scores", "steps", "threshold", "batch_size", "isolation", "timeout", "bf16", "dtype"),
+)
 
 
 def main() -> None:
@@ -120,8 +122,7 @@ def evaluate(args: RevisionArguments, problems: list[CodeProblem], state: Partia
         args.model_name_or_path, dtype=args.dtype, attn_implementation=attention, revision=args.model_revision
     )
     model = model.to(state.device).eval()
-    if "quality" in args.scores:
-        check_quality(model)
+    check_scores(model, args.scores)
     output = ResumableJsonl(Path(args.output_dir) / "revisions.jsonl")
     settings = {name: vars(args)[name] for name in DEPENDS_ON}
     settings |= {"programs": json_digest([asdict(each) for each in made]), "weights": weights_digest(model)}

@@ -281,8 +281,7 @@ def _batches(
 
 def _reader(model: Any, tokens: Tensor, mask_token_id: int, reads_quality: bool) -> Read:
     """Makes a forward of a canvas: the posterior and the quality (B, W) from a column on."""
-    if reads_quality:
-        check_quality(model)
+    check_scores(model, ["quality"] if reads_quality else [])
     config = RemaskGenerationConfig(mask_token_id=mask_token_id, max_new_tokens=0, num_return_sequences=1)
     reader = Reader(model, prepare_canvas(model, tokens, None, config), config, reads_quality)
 
@@ -292,6 +291,18 @@ def _reader(model: Any, tokens: Tensor, mask_token_id: int, reads_quality: bool)
         return posterior, None if quality is None else quality[:, first:]
 
     return read
+
+
+def check_scores(model: Any, scores: Sequence[str]) -> None:
+    """Raise ValueError where quality is asked for of a model without a head."""
+    if "quality" in scores:
+        try:
+            check_quality(model)
+        except ValueError as error:
+            raise ValueError(
+                f"{type(model).__name__} has no quality head, which the score 'quality' reads: take a "
+                "PrismForMaskedDiffusion, or scores without it, probability and margin."
+            ) from error
 
 
 def _scores(reading: tuple[Posterior, Tensor | None], tokens: Tensor, score: str) -> Tensor:

@@ -137,7 +137,7 @@ def test_what_cannot_be_told_is_said(programs):
         def forward(self, input_ids, attention_mask=None):
             return SimpleNamespace(logits=super().forward(input_ids).logits * math.nan)
 
-    with pytest.raises(ValueError, match="no quality head"):
+    with pytest.raises(ValueError, match="Blind has no quality head.*scores without it"):
         judge_revisions(Blind(0), programs, MASK)
     with pytest.raises(ValueError, match="The probability of a token is NaN"):
         judge_revisions(Blind(0), programs, MASK, ["probability"])

@@ -178,7 +178,7 @@ def test_results_of_an_earlier_version_are_taken_over(sudoku, tmp_path):
     assert model.calls == 40 and rows[1]["scores"].all()
     assert rows[0]["scores"].sum() == 4 and len(rows[0]["scores"]) == 6
     line = comparison_table(rows).splitlines()[2]
-    assert line == "| none | left_to_right | greedy | 40 | 66.7% | 30.0% to 90.3% | 0.7500 | 2 |"
+    assert line == "| none | left_to_right | greedy | 40 |  | 66.7% | 30.0% to 90.3% | 0.7500 | 2 |"
     written = path.read_bytes()
     adopt_results(path)
     assert path.read_bytes() == written and sorted(each.name for each in tmp_path.glob("rows*")) == ["rows.jsonl"]

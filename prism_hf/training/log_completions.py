@@ -230,7 +230,7 @@ def _markdown(rows: list[dict[str, Any]]) -> str:
     """Rows as a table, in whose cells text stays as it is."""
     cells = [[html.escape(str(value)).replace("|", "&#124;") for value in row.values()] for row in rows]
     lines = [list(rows[0]), ["---"] * len(rows[0])]
-    lines += [[cell.replace("\n", "<br>") for cell in row] for row in cells]
+    lines += [["<br>".join(cell.splitlines()) for cell in row] for row in cells]  # \r and \x85 too
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

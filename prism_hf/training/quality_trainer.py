@@ -12,7 +12,6 @@ from transformers import TrainingArguments
 from transformers.utils import ModelOutput
 
 from prism_hf.diffusion.drafting import exclude_token
-from prism_hf.generation.denoising.unmasking import margin_of, probability_of
 
 from .arguments import QualityTrainingArguments
 from .data_preparation.rows import IGNORED
@@ -81,6 +80,8 @@ def surenesses(logits: torch.Tensor, tokens: torch.Tensor, mask_token_id: int) -
 
     That is the probability of each, and by how much it exceeds that of the likeliest other token.
     """
+    from prism_hf.generation.denoising.unmasking import margin_of, probability_of
+
     logits = exclude_token(logits.float(), mask_token_id)
     return torch.stack([probability_of(logits, tokens), margin_of(logits, tokens)], dim=-1)
 

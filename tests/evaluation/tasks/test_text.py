@@ -110,7 +110,7 @@ def test_scores_and_measures_are_those_of_the_texts_without_their_prompts(folder
         totals.append(total.item())
         numbers.append(number.item())
         entropies.append(torch.special.entr(torch.bincount(row[hidden]) / hidden.sum()).sum().item())
-    scores, _, measures = task.judge(sequences, task.examples)
+    scores, _, measures, *_ = task.judge(sequences, task.examples)
     expected = [-total / number for total, number in zip(totals, numbers, strict=True)]
     assert scores.tolist() == pytest.approx(expected, rel=1e-4)
     expected = {"generative perplexity": math.exp(sum(totals) / sum(numbers)), "entropy": sum(entropies) / 7}
@@ -121,7 +121,7 @@ def test_a_sample_without_tokens_is_scored_as_a_guess_and_weighs_nothing(folder,
     task = load_task("text", load_model(folder), length=8, num_samples=2, scorer=str(folder / "scorer"))
     sequences = torch.full((2, 8), tokenizer.eos_token_id)
     sequences[1, :3] = torch.tensor([70, 71, 72])
-    scores, _, measures = task.judge(sequences, task.examples)
+    scores, _, measures, *_ = task.judge(sequences, task.examples)
     assert scores[0].item() == pytest.approx(-math.log(300))
     assert measures["generative perplexity"] == pytest.approx(math.exp(-scores[1].item()))
 
@@ -289,8 +289,8 @@ def test_measures_are_columns_beside_the_score(folder, tmp_path):
     rows = compare(model, task, expand_grid(STRATEGIES, ["random"], [1.0], [4]), tmp_path / "rows.jsonl")
     lines = comparison_table(rows, task.measured).splitlines()
     heads = [cell.strip() for cell in lines[2].split("|")[1:-1]]
-    assert heads[5:9] == ["log-likelihood", "95% interval", "generative perplexity", "entropy"]
-    assert heads[9:12] == ["distinct-2", "repetition", "seconds"]
+    assert heads[6:10] == ["log-likelihood", "95% interval", "generative perplexity", "entropy"]
+    assert heads[10:13] == ["distinct-2", "repetition", "seconds"]
     for row in rows:
         (line,) = (line for line in lines[4:6] if line.startswith(f"| {row['label']} "))
         shown = dict(zip(heads, (cell.strip() for cell in line.split("|")[1:-1]), strict=True))

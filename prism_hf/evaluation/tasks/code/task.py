@@ -106,7 +106,7 @@ def load_code(
 
     origin = f"{len(problems)} problems of {Path(problems_file).name}, {max_new_tokens} tokens for each answer."
     if tuning_problems:
-        origin += f" Arguments were chosen on {len(tuning_problems)} others, of MBPP's validation split."
+        origin += f" Arguments were chosen on {len(tuning_problems)} others, of the validation split."
     made_with = {
         "problems": json_digest([asdict(problem) for problem in [*problems, *tuning_problems]]),
         "tokenizer": tokenizer or model.name_or_path,

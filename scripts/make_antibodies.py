@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 
-from prism_hf.data.splits import is_held_out
+from prism_hf.data.splits import split_of
 
 SHARES = {"test": 0.25, "validation": 0.08}  # of the clones
 SHORTEST = 100  # residues
@@ -53,14 +53,6 @@ def chains(path: Path) -> Iterator[tuple[str, str]]:
                 yield row["clone_id"], residues
 
 
-def side(clone: str) -> str:
-    """Where a clone belongs."""
-    for split, share in SHARES.items():
-        if is_held_out(f"{split}/{clone}", share, seed=0):
-            return split
-    return "train"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("table", type=Path, help="ExampleDb.tsv.gz")
@@ -69,7 +61,7 @@ def main() -> None:
     rows: dict[str, list[tuple[str, str]]] = {split: [] for split in ("train", *SHARES)}
     held_out: set[str] = set()
     for clone, residues in chains(args.table):
-        split = side(clone)
+        split = split_of(clone, SHARES, seed=0)
         if split == "train" or clone not in held_out:
             rows[split].append((clone, residues))
             held_out.add(clone)

@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 from prism_hf.data.byte_level_bpe import learn_byte_level_bpe
 from prism_hf.data.code.texts import code_prompt, code_target, signature_of
 from prism_hf.data.source_files import python_files, read_sources
-from prism_hf.data.splits import is_held_out
+from prism_hf.data.splits import split_of
 
 SHARES = {"test": 0.04, "validation": 0.01}  # of the specifications
 FIRST_IDS = {"test": 11, "validation": 511}  # those of MBPP's splits
@@ -327,13 +327,6 @@ def specifications(number: int, rng: random.Random) -> Iterator[tuple[str, Speci
             return
 
 
-def side(key: str) -> str:
-    for split, share in SHARES.items():
-        if is_held_out(f"{split}/{key}", share, seed=0):
-            return split
-    return "train"
-
-
 def row(instruction: str, code: str, name: str, source: str) -> dict[str, str]:
     prompt = code_prompt(instruction, name, signature_of(code, name))
     return {"prompt": prompt, "completion": code_target(code), "source": source}
@@ -408,7 +401,7 @@ def made(args: argparse.Namespace, rng: random.Random) -> tuple[list[dict], list
     test: list[dict] = []
     problems: dict[str, list[dict]] = {split: [] for split in SHARES}
     for key, specification, outputs in specifications(args.num_specifications, rng):
-        split = side(key)
+        split = split_of(key, SHARES, seed=0)
         if split == "train":
             train += [row(*asked(specification, rng), "made") for _ in range(args.num_phrasings)]
         elif len(problems[split]) < NUM_PROBLEMS[split]:

@@ -24,7 +24,7 @@ from contextlib import ExitStack
 from html.parser import HTMLParser
 from pathlib import Path
 
-from prism_hf.data.splits import is_held_out
+from prism_hf.data.splits import split_of
 
 SHARES = {"test": 0.05, "validation": 0.05}  # of the pages
 PIECE = 2_000  # characters
@@ -137,13 +137,6 @@ def pieces(texts: list[str]) -> Iterator[str]:
     yield "\n\n".join(piece)
 
 
-def side(name: str) -> str:
-    for split, share in SHARES.items():
-        if is_held_out(f"{split}/{name}", share, seed=0):
-            return split
-    return "train"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="of the unpacked packages")
@@ -156,7 +149,7 @@ def main() -> None:
             split: stack.enter_context(open(args.output / f"{split}.jsonl", "w", encoding="utf-8")) for split in counts
         }
         for name, texts in pages(args.folder):
-            split = side(name)
+            split = split_of(name, SHARES, seed=0)
             for text in pieces(texts):
                 files[split].write(json.dumps({"text": text, "page": name}, ensure_ascii=False) + "\n")
                 rows, characters = counts[split]

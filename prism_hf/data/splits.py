@@ -1,6 +1,7 @@
 """Which part of a corpus is held out."""
 
 import hashlib
+from collections.abc import Mapping
 
 
 def is_held_out(key: str, share: float, seed: int) -> bool:
@@ -16,3 +17,8 @@ def is_held_out(key: str, share: float, seed: int) -> bool:
 def is_trained_on(key: str, share: float, seed: int) -> bool:
     """The opposite of `is_held_out`."""
     return not is_held_out(key, share, seed)
+
+
+def split_of(key: str, shares: Mapping[str, float], seed: int) -> str:
+    """The split that a key belongs to: the first of those held out, by name and share, that has it, else `"train"`."""
+    return next((split for split, share in shares.items() if is_held_out(f"{split}/{key}", share, seed)), "train")

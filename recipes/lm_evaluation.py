@@ -13,6 +13,7 @@ import argparse
 import os
 import sys
 from dataclasses import fields
+from pathlib import Path
 
 from accelerate import PartialState
 
@@ -33,10 +34,15 @@ def main() -> None:
     setup_logging()
     if sys.argv[1:2] == [] or sys.argv[1] not in COMMANDS:
         sys.argv.insert(1, "run")
-    cli = harness_cli(f"{os.environ.get('PRISM_HF_COMMAND') or sys.argv[0]} [--config FILE] [--argument value ...]")
+    prog = os.environ.get("PRISM_HF_COMMAND") or Path(sys.argv[0]).name
+    usage = f"{prog} [--config FILE] [--argument value ...]"
+    cli = harness_cli(usage)
     args = cli.parse_args()
     if args.command == "run":
-        take_file(args)
+        try:
+            take_file(args)
+        except ValueError as error:
+            argparse.ArgumentParser(prog, usage).error(str(error))
     cli.execute(args)
     PartialState().destroy_process_group()
 

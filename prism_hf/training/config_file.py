@@ -39,13 +39,15 @@ def parse_arguments(dataclass_types: Sequence[type], arguments: list[str] | None
     the command line, so that one word stands for a list of it. `null` stands, in both, where None is allowed only.
     `env` is a mapping of environment variables to set, and flags of `accelerate launch` are for `prism-hf`.
 
+    What is wrong with the command line, or its file, ends the process as argparse does: two lines, and status 2.
+
     Args:
         dataclass_types (`Sequence[type]`): The dataclasses, whose fields are the arguments.
         arguments (`list[str]`, *optional*, defaults to the command line): What is parsed.
 
     Raises:
-        ValueError: for a file that is missing or cannot be read, with the line; for a name that no dataclass has, with
-            the nearest one; for a value that its field does not accept.
+        ValueError: of `arguments` that are given, for a file that is missing or cannot be read, with the line; for a
+            name that no dataclass has, with the nearest one; for a value that its field does not accept.
 
     Example:
         ```python
@@ -54,11 +56,21 @@ def parse_arguments(dataclass_types: Sequence[type], arguments: list[str] | None
     """
     file_parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     file_parser.add_argument("--config", help="YAML file with any of the arguments below")
-    given, rest = file_parser.parse_known_args(sys.argv[1:] if arguments is None else arguments)
     prog = os.environ.get("PRISM_HF_COMMAND")  # set by that command; otherwise the recipe goes by its file's name
     parser = TrlParser(cast(Any, dataclass_types), prog=prog, parents=[file_parser], allow_abbrev=False)
     parser.usage = "%(prog)s [--config FILE] [--argument value ...]"  # of 200 arguments, the list is enough
-    kinds = {name: kind for cls in dataclass_types for name, kind in _kinds_given(cls).items()}
+    try:
+        given, rest = file_parser.parse_known_args(sys.argv[1:] if arguments is None else arguments)
+        return _parse(parser, given.config, rest)
+    except ValueError as error:
+        if arguments is not None:
+            raise
+        parser.error(str(error))
+
+
+def _parse(parser: TrlParser, config: str | None, rest: list[str]) -> tuple[Any, ...]:
+    """What the parser's dataclasses become of a file, and of the rest of the arguments over it."""
+    kinds = {name: kind for cls in parser.dataclass_types for name, kind in _kinds_given(cls).items()}
     # The first of each name: of a switch, a second one may turn it off.
     actions = {action.dest: action for action in reversed(actions_of(parser)) if action.dest in kinds}
     for name, action in actions.items():
@@ -66,13 +78,27 @@ def parse_arguments(dataclass_types: Sequence[type], arguments: list[str] | None
             action.type = _mapping_or_text if fits("", kinds[name]) else mapping
         if fits(None, kinds[name]):
             action.type = or_null(cast(Callable, action.type))
-    if given.config is not None:
-        parser.set_defaults_with_config(**read_file(given.config, kinds, actions))
+    if config is not None:
+        parser.set_defaults_with_config(**read_file(config, kinds, actions))
+    options = {option for action in actions_of(parser) for option in action.option_strings}
+    # Before what is required is asked for: it may be there, misspelt.
+    _check_known(
+        [text for text in rest if text[:2] == "--" and " " not in text and text.split("=")[0] not in options], kinds
+    )
     *parsed, _, unknown = parser.parse_args_into_dataclasses(args=rest, return_remaining_strings=True)
-    for text in unknown:
-        near = did_you_mean(text.split("=")[0], [f"--{name}" for name in kinds])
-        raise ValueError(f"{text!r} is no argument of this recipe.{near}")
+    _check_known(unknown, kinds)
     return tuple(parsed)
+
+
+def _check_known(unknown: Sequence[str], kinds: Iterable[str]) -> None:
+    """Raise ValueError for arguments that nobody reads, each with the nearest that somebody does."""
+    if unknown:
+        launched = launch_flags() if "PRISM_HF_COMMAND" in os.environ else ()
+        known = [f"--{name}" for name in (*kinds, *launched, "config")]
+        names = [text.split("=")[0] for text in unknown]
+        raise ValueError(
+            " ".join(f"{name!r} is no argument of this recipe.{did_you_mean(name, known)}" for name in names)
+        )
 
 
 def read_file(path: str, kinds: dict[str, Any], actions: Mapping[str, argparse.Action]) -> dict[str, Any]:

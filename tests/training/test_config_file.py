@@ -2,7 +2,10 @@
 
 import os
 import re
+import subprocess
+import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 from trl.scripts.utils import DatasetConfig
@@ -68,6 +71,7 @@ settings: [&first {steps: 4, order: margin}, {<<: *first, steps: 8}]
     assert (nested.peft, args.ema_decay, args.report_to) == (None, None, []) and args.run_name != "a"
     with pytest.raises(SystemExit):
         parse(tmp_path, None, "--seed", "null")
+    assert parse(tmp_path, None, "--run_name", "-- not an option")[-1].run_name == "-- not an option"
 
 
 @pytest.mark.parametrize(
@@ -168,6 +172,46 @@ def test_wrong_values_of_a_command_line(tmp_path, rest, message, capsys):
     with pytest.raises(SystemExit):
         parse(tmp_path, None, *rest)
     assert re.search(message, capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("rest", "said"),
+    [
+        (
+            ["--sead", "1", "--lerning_rate=1"],
+            ["'--sead' .* mean '--seed'", "'--lerning_rate' .* mean '--learning_rate'"],
+        ),
+        (["--outptu_dir", "x"], ["'--outptu_dir' is no argument of this recipe. Did you mean '--output_dir'"]),
+        (["--output_dir", "x", "--confgi", "y"], ["mean '--config'"]),
+        (["--output_dir", "x", "--num_procesess", "2"], ["mean '--num_processes'"]),
+        (["--output_dir", "x", "stray"], ["'stray' is no argument of this recipe"]),
+        (["--output_dir", "x", "--blanks", "70"], ["blanks=70 of DataArguments must be an integer from 0 to 56"]),
+        (["--config", "nowhere.yaml"], ["There is no file nowhere.yaml"]),
+    ],
+)
+def test_a_wrong_command_line_ends_with_two_lines(rest, said, monkeypatch, capsys):
+    monkeypatch.setenv("PRISM_HF_COMMAND", "prism-hf train-prism")
+    monkeypatch.setattr("sys.argv", ["train_prism.py", "--use_cpu", "true", *rest])
+    with pytest.raises(SystemExit) as raised:
+        parse_arguments((Nested, DataArguments, PrismTrainingArguments))
+    usage, error = capsys.readouterr().err.splitlines()
+    assert raised.value.code == 2
+    assert usage == "usage: prism-hf train-prism [--config FILE] [--argument value ...]"
+    for words in said:
+        assert re.match(f"prism-hf train-prism: error: .*{words}", error)
+
+
+def test_a_wrong_key_of_a_file_ends_a_recipe_with_two_lines(tmp_path):
+    (tmp_path / "mine.yaml").write_text("output_dir: x\nlerning_rate: 1e-3\n")
+    recipe = Path(__file__).parents[2] / "recipes" / "train_prism.py"
+    run = subprocess.run(
+        [sys.executable, recipe, "--config", "mine.yaml"], cwd=tmp_path, capture_output=True, text=True
+    )
+    usage, error = run.stderr.splitlines()
+    assert run.returncode == 2 and usage.startswith("usage: train_prism.py [--config FILE]")
+    assert error == (
+        "train_prism.py: error: mine.yaml: 'lerning_rate' is no argument of this recipe. Did you mean 'learning_rate'?"
+    )
 
 
 def test_a_file_sets_the_environment_as_trls_do(tmp_path, monkeypatch):

@@ -290,11 +290,15 @@ def test_the_command_line_puts_its_arguments_over_those_of_the_file(checkpoint, 
     assert len(samples.read_text().splitlines()) == 2
 
 
-def test_a_file_that_is_not_for_the_harness_is_refused(tmp_path, monkeypatch):
+def test_a_file_that_is_not_for_the_harness_is_refused(tmp_path, monkeypatch, capsys):
     (tmp_path / "mine.yaml").write_text("task: [gsm8k]\n")
     monkeypatch.setattr(sys, "argv", ["lm", "--config", str(tmp_path / "mine.yaml")])
-    with pytest.raises(ValueError, match="'task' is no argument of the harness. Did you mean 'tasks'"):
+    with pytest.raises(SystemExit):
         runpy.run_path(str(RECIPES / "lm_evaluation.py"), run_name="__main__")
+    usage, error = capsys.readouterr().err.splitlines()
+    assert usage == "usage: lm_evaluation.py [--config FILE] [--argument value ...]"
+    assert error.startswith(f"lm_evaluation.py: error: {tmp_path / 'mine.yaml'}: 'task' is no argument of the harness.")
+    assert error.endswith("Did you mean 'tasks'?")
 
 
 OWN = inspect.signature(PrismLM.__init__).parameters

@@ -14,6 +14,7 @@ from transformers import TrainerState, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import logging
 
+from prism_hf._compat import unwrapped
 from prism_hf._deprecation import warn_renamed
 from prism_hf.data import DataArguments, load_training_data
 from prism_hf.jobs.launching import end_with_launcher
@@ -56,7 +57,7 @@ def train_and_save(build: Callable[..., MaskedDiffusionTrainer], arguments: tupl
         trainer.train(resume_from_checkpoint=last_checkpoint(args.output_dir))
         trainer.save_model()
         if trainer.eval_dataset is not None:
-            metrics = trainer.evaluate()
+            metrics = last_evaluation(trainer) or trainer.evaluate()
             trainer.log_metrics("eval", metrics)
             trainer.save_metrics("eval", metrics)
             trainer.create_model_card()  # which tells of the evaluation
@@ -64,6 +65,22 @@ def train_and_save(build: Callable[..., MaskedDiffusionTrainer], arguments: tupl
             trainer.push_to_hub()
         trainer.save_state()  # last: it tells that all this is done
         trainer.accelerator.wait_for_everyone()
+
+
+def last_evaluation(trainer: MaskedDiffusionTrainer) -> dict[str, float]:
+    """What the training has found in evaluating the weights that it ended with, or nothing if it did not."""
+    state = trainer.state
+    if trainer.args.load_best_model_at_end and state.best_global_step != state.global_step:
+        return {}
+    metrics: dict[str, float] = {}
+    for row in state.log_history:
+        if row["step"] == state.global_step and any(name.startswith("eval_") for name in row):
+            metrics |= row
+    metrics.pop("step", None)
+    # The card tells of them, and a run that went on from its last checkpoint has none of its own.
+    record = unwrapped(trainer.model).training_record
+    record.metrics |= {name: value for name, value in metrics.items() if name.startswith("eval_")}
+    return metrics
 
 
 def recipe_data(

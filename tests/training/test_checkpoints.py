@@ -11,7 +11,7 @@ import pytest
 import torch
 from peft import LoraConfig
 from safetensors.torch import load_file
-from transformers import TrainerCallback
+from transformers import BertForMaskedLM, TrainerCallback
 
 from prism_hf.jobs.output_lock import FOLDER_LOCK
 from prism_hf.training import (
@@ -416,3 +416,31 @@ def test_the_model_is_saved_before_it_is_evaluated_and_once(
     args.max_steps = 3  # more is asked for
     train_and_save(build, (args,))
     assert trainers[-1].state.global_step == 3
+
+
+@pytest.mark.parametrize(("eval_steps", "evaluated"), [(2, [2, 3]), (3, [3])])
+def test_the_last_weights_are_evaluated_once(backbone, sequences, arguments, tmp_path, eval_steps, evaluated):
+    settings = {"eval_strategy": "steps", "eval_steps": eval_steps, "save_strategy": "steps", "save_steps": 3}
+    args = arguments(MaskedDiffusionTrainingArguments, max_steps=3, ema_decay=0.5, **settings)
+    out, data = tmp_path / "out", {"train_dataset": sequences(32), "eval_dataset": sequences(16, seed=1)}
+
+    def build(args):
+        return MaskedDiffusionTrainer(copy.deepcopy(backbone), args, **data)
+
+    def read(name):
+        return json.loads((out / name).read_text())
+
+    def evaluations():
+        return [row["step"] for row in read("trainer_state.json")["log_history"] if "eval_loss" in row]
+
+    train_and_save(build, (args,))
+    found = read("eval_results.json")
+    saved = MaskedDiffusionTrainer(BertForMaskedLM.from_pretrained(out), args, eval_dataset=data["eval_dataset"])
+    assert found["eval_loss"] == pytest.approx(saved.evaluate()["eval_loss"], rel=1e-5)
+    assert evaluations() == evaluated and found["epoch"] == 0.75
+
+    for name in ("trainer_state.json", "eval_results.json", "README.md"):  # as a kill before the end leaves it
+        (out / name).unlink()
+    train_and_save(build, (args,))
+    assert read("eval_results.json") == found and evaluations() == evaluated
+    assert "`eval_unmasking_loss`" in (out / "README.md").read_text()

@@ -1,8 +1,10 @@
 """Running Python that a model wrote, and tests of it, where it can do no harm.
 
-Each program has a Python process of its own (`python -I`) with an empty environment, no standard input, and limits of
-time, memory, file sizes and open files. A second process outside of its walls, that of the folder `sandboxed`, starts
-it, watches it, kills it with all that it has started, and says what came of it. There are two kinds of isolation:
+Each program has a Python process of its own (`python -I -S`) with an empty environment, no standard input, and limits
+of time, memory, file sizes and open files. It finds the standard library and what is in the folders of installed
+packages (no `.pth` files, as editable installations leave there). A second process outside of its walls,
+that of the folder `sandboxed`, starts it, watches it, kills it with all that it has started, and says what came of it.
+There are two kinds of isolation:
 
 - `"namespaces"` (Linux): the process has its own mount, process, network, IPC and host name namespaces, and for who is
   not root a user namespace, which `unshare` makes. It sees no network, no other process, and of the files only the
@@ -38,12 +40,13 @@ callers can find the secret, and what a function returns can claim to equal anyt
 """
 
 import contextlib
-import json
+import marshal
 import math
 import os
 import selectors
 import shutil
 import signal
+import site
 import subprocess
 import sys
 import tempfile
@@ -58,7 +61,7 @@ from tqdm.auto import tqdm
 
 from prism_hf.fields import Allowed, Positive, check_arguments
 
-LAUNCHER = Path(__file__).with_name("sandboxed")
+LAUNCHER = Path(__file__).with_name("sandboxed") / "__main__.py"
 ISOLATIONS = ("namespaces", "limits")
 RISK = (
     "but leaves a program the network and your files: use it only in a container or virtual machine that holds nothing "
@@ -142,6 +145,8 @@ def run_program(
         "program": program,
         "tests": tests,
         "isolation": isolation,
+        "prefixes": [sys.prefix, sys.base_prefix],
+        "packages": site.getsitepackages(),
         "limits": {
             "timeout": timeout,
             "cpu_seconds": math.ceil(timeout),
@@ -182,7 +187,7 @@ def _start(job: dict[str, Any], timeout: float) -> tuple[bool, str, str]:
         user = MIB + process.pid if os.geteuid() == 0 else None
         job = job | {"folder": os.path.realpath(folder), "user": user}
         try:
-            report, stderr = _communicate(process, json.dumps(job).encode(), timeout)
+            report, stderr = _communicate(process, marshal.dumps(job), timeout)
         finally:
             _kill_session(process)
     outcome = report.removeprefix(READY).decode()
@@ -255,7 +260,7 @@ def check_isolation(isolation: str = "namespaces") -> None:
 
 def command(isolation: str) -> list[str]:
     """The command that starts an interpreter in namespaces of its own, or as it is."""
-    python = [sys.executable, "-I", str(LAUNCHER)]
+    python = [sys.executable, "-I", "-S", str(LAUNCHER)]
     if isolation == "limits":
         return python
     unshare = shutil.which("unshare")

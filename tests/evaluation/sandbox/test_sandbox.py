@@ -264,6 +264,15 @@ def test_what_right_programs_use_is_allowed(isolation):
     assert result.passed, result.stderr
 
 
+@both
+def test_a_program_has_what_an_interpreter_gives_it(isolation):
+    program = "import sys\nassert not sys.path[0].endswith('sandboxed')\nexit, quit, copyright, help"
+    result = run_program(program, isolation=isolation)
+    assert result.passed, result.stderr
+    result = run_program("exit()", isolation=isolation)
+    assert result.reason == "failed" and "SystemExit" in result.stderr
+
+
 def test_order_is_kept_and_workers_may_be_many():
     programs = [(f"def double(x): return {n} * x", TEST) for n in (1, 2, 3, 2)]
     results = run_programs(programs, num_workers=4, progress=False)

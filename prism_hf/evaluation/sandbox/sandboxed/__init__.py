@@ -1,1 +1,1 @@
-"""What `sandbox.py` starts as `python -I <this folder>`. Standard library only."""
+"""What `sandbox.py` starts as `python -I -S <this folder>/__main__.py`. Standard library only."""

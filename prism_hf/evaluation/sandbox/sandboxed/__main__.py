@@ -2,19 +2,24 @@
 
 This process stays outside: it makes the walls, starts the program within them and watches it. The program has other
 standard streams, and one pipe to this process, on which it hands over the job's `secret` when its tests have passed.
+
+Most of what a short program costs is this interpreter's start. So little is imported, and `site` does not run (`-S`),
+of which the `.pth` files of installed packages alone can take as long as all else. What it gives a program is here: the
+folders of packages, and `exit` and the like.
 """
 
-import json
 import linecache
+import marshal
 import os
-import secrets
 import signal
+import site
 import sys
 import traceback
 import types
 
-from supervision import Processes, supervise
-from walls import adopt_orphans, drop_privileges, enter_new_root, hide_memory, refuse_system_calls, set_limits
+sys.path.insert(0, os.path.dirname(__file__))
+from supervision import Processes, supervise  # noqa: E402
+from walls import adopt_orphans, drop_privileges, enter_new_root, hide_memory, refuse_system_calls, set_limits  # noqa: E402
 
 # What an interpreter needs to run, where it is there; beside its own folders.
 SYSTEM_PATHS = ("/usr", "/lib", "/lib64", "/bin", "/etc/ld.so.cache", "/dev/null", "/dev/urandom")
@@ -24,17 +29,16 @@ PIPE = 3
 
 def main() -> None:
     """Run the job on standard input, and write the report of it."""
-    job = json.load(sys.stdin)
+    job = marshal.load(sys.stdin.buffer)
     own_namespaces = job["isolation"] == "namespaces"
     processes = Processes()  # opens /proc, which the new root lacks
     if own_namespaces:
-        prefixes = (sys.prefix, sys.base_prefix)
-        paths = {*SYSTEM_PATHS, *prefixes, *map(os.path.realpath, prefixes)}
+        paths = {*SYSTEM_PATHS, *job["prefixes"], *map(os.path.realpath, job["prefixes"])}
         enter_new_root(job["folder"], paths, job["limits"]["disk"])
     else:
         os.chdir(job["folder"])
         adopt_orphans()
-    report, nowhere, secret = os.dup(1), os.open(os.devnull, os.O_RDWR), secrets.token_hex(16).encode()
+    report, nowhere, secret = os.dup(1), os.open(os.devnull, os.O_RDWR), os.urandom(16).hex().encode()
     os.dup2(nowhere, 0)
     os.dup2(nowhere, 1)
     # The first process of a namespace gets the signals of the others only where it has a handler, as Python has one.
@@ -50,7 +54,7 @@ def main() -> None:
         drop_privileges(job["user"] if own_namespaces else None)
         refuse_system_calls()
         os.write(PIPE, READY)
-        run(job["program"], job["tests"], secret)
+        run(job["program"], job["tests"], secret, job["packages"])
     hide_memory()
     os.close(told)
     if os.read(verdict, len(READY)) == READY:
@@ -62,12 +66,21 @@ def main() -> None:
     os._exit(0)
 
 
-def run(program: str, tests: str, secret: bytes) -> None:
+def add_builtins() -> None:
+    """`exit`, `quit`, `copyright` and `help`, as `site` does."""
+    site.setquit()
+    site.setcopyright()
+    site.sethelper()
+
+
+def run(program: str, tests: str, secret: bytes, packages: list[str]) -> None:
     """Run a program and then tests in its module, hand over the secret if nothing was raised, end the process."""
     # Names that the program cannot bind anew.
     execute, write, leave, print_exception = exec, os.write, os._exit, traceback.print_exception
     stderr = os.fdopen(2, "w", closefd=False)
     del sys.path[0]  # this folder
+    sys.path += packages
+    add_builtins()
     try:
         module = types.ModuleType("program")  # not __main__, so that what a script does for a user is left out
         sys.modules["program"] = module

@@ -24,6 +24,7 @@ from .checkpoints import (
     without_rotation,
 )
 from .ema import EMACallback, averaged, averages_among
+from .sharding import take_units
 
 
 class BaseTrainer(Trainer):
@@ -37,6 +38,11 @@ class BaseTrainer(Trainer):
     _tag_names: ClassVar[tuple[str, ...]] = ()
     _name: ClassVar[str] = ""
     _paper: ClassVar[dict[str, str]] = {}
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        if self.is_fsdp_enabled:
+            take_units(self.accelerator, self.model)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """As the parent's, of the moving average of the weights where there is one."""

@@ -148,7 +148,7 @@ class PrismTrainer(QualityTrainer):
                 return_logits=False,
                 return_quality=False,
             ).prediction_states
-            with gathered(model, decoder):
+            with gathered(model, decoder) as gather:
                 states = states.to(decoder.weight.dtype)
                 # With an adapter on the decoder, its weight alone is not the map that the model computes.
                 adapted = isinstance(decoder, BaseTunerLayer | AuxiliaryTrainingWrapper)
@@ -162,6 +162,7 @@ class PrismTrainer(QualityTrainer):
                     kwargs = {"scale_wrt_gas": False} if self.is_deepspeed_enabled else {}
                     self.accelerator.backward(self.args.unmasking_weight * unmasking, **kwargs)
                     unmasking = unmasking.detach()
+                    gather()
                 y, filled = self.draft(model, noised, decoder, states.detach(), confidence)
         return unmasking, of_tokens, y, filled
 

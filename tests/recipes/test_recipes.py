@@ -466,9 +466,14 @@ def test_lora_under_ddp_and_fsdp2_is_that_of_one_process(tmp_path, launch):
             torch.testing.assert_close(other[key], value, atol=1e-6, rtol=1e-5)
 
 
-def test_all_weights_under_fsdp2(tmp_path, launch):
+BERT = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+BERT |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+
+
+@pytest.mark.parametrize("backbone", [{}, {"model_type": "bert", "model_config": BERT}], ids=["llada", "bert"])
+def test_all_weights_under_fsdp2(tmp_path, launch, backbone):
     """The LM head takes part in the first of a step's forwards only, and outside of the model's own."""
-    launch("train_mdm.py", LLADA, tmp_path / "mdm", per_device_train_batch_size=8)
+    launch("train_mdm.py", LLADA | backbone, tmp_path / "mdm", per_device_train_batch_size=8)
     config = LLADA_PRISM | {"model_name_or_path": str(tmp_path / "mdm"), "use_peft": False}
     launch("train_prism.py", config, tmp_path / "one", per_device_train_batch_size=8)
     on_cpu = str(Path(__file__).parents[1] / "training" / "fsdp2_on_cpu.py")

@@ -54,7 +54,7 @@ def with_new_names(given: Mapping[str, Any], names: Mapping[str, str], owner: st
     Raises:
         ValueError: for a key under both names.
     """
-    for old in names.keys() & given:
+    for old in [name for name in names if name in given]:  # torch.compile traces no intersection of keys
         new, of = names[old], owner and f" of {owner}"
         if new in given:
             raise ValueError(f"{old}={given[old]!r}{of} is now called {new}, which is given too; leave {old} out.")

@@ -26,7 +26,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import date
 from pathlib import Path
 
@@ -211,13 +211,16 @@ HALF_ONLY = ("flash_attention_2", "flash_attention_3")
 @torch.no_grad()
 def check_golden(machine: Machine) -> Iterator[Row]:
     """Logits of the published layouts against the golden tensors, relative to the largest logit."""
-    for family, fixture, folder in (("LLaDA", "llada_tiny", "."), ("MDLM", "mdlm_tiny", "hub")):
+    for family, fixture, folder, head_width in (("LLaDA", "llada_tiny", ".", 16), ("MDLM", "mdlm_tiny", "hub", 12)):
         golden = load_file(FIXTURES / fixture / "expected.safetensors")
         ids, logits = golden["input_ids"].to(machine.device), golden["logits"]
         finite = logits.isfinite()
         for attention, package in (ATTENTIONS | ATTENTIONS_ON_GPU).items():
             if package is not None and (not machine.on_gpu or importlib.util.find_spec(package) is None):
                 yield Row(f"{family}, {attention}", f"skipped: needs a GPU and the package {package}")
+                continue
+            if attention == "flex_attention" and head_width < 16:
+                yield Row(f"{family}, {attention}", f"skipped: its kernel wants heads 16 wide, these have {head_width}")
                 continue
             for dtype, bound in PRECISIONS.items():
                 if attention in HALF_ONLY and dtype == torch.float32:
@@ -262,27 +265,50 @@ def strategy_settings(model: PrismForMaskedDiffusion) -> dict[str, dict]:
     return settings
 
 
+@contextlib.contextmanager
+def waits_forbidden(model: nn.Module, forwards: int) -> Iterator[None]:
+    """Within, torch raises where the host waits for the device between the first of so many forwards and the last."""
+    left = forwards
+
+    def begin(*_):
+        torch.cuda.set_sync_debug_mode("error" if left > 1 else "default")
+
+    def end(*_):
+        nonlocal left
+        left -= 1
+
+    hooks = [model.register_forward_pre_hook(begin), model.register_forward_hook(end)]
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+        for hook in hooks:
+            hook.remove()
+
+
+def place(error: Exception) -> str:
+    """The last line of this project that an error went through."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "prism_hf" in Path(frame.filename).parts]
+    return f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "elsewhere"
+
+
 def check_synchronisation(machine: Machine) -> Iterator[Row]:
     """Between the first forward and the last no strategy lets the host wait: torch raises where one does."""
     model = PrismForMaskedDiffusion.from_pretrained(resource_path("sudoku_prism")).to(machine.device).eval()
     puzzles = to_sequence(to_grid(read_sudoku_csv(resource_path("sudoku/puzzles.csv"))), layout=81)[:4]
     puzzles = puzzles.to(machine.device)
-    generator = torch.Generator(machine.device).manual_seed(0)
-    watch = "error" if machine.on_gpu else "default"
     for name, settings in strategy_settings(model).items():
-        hook = None
-        if machine.on_gpu and name not in WAITING:
-            hook = model.register_forward_pre_hook(lambda *_: torch.cuda.set_sync_debug_mode(watch))
+        calls: list = []
+        counting = model.register_forward_hook(lambda *_, calls=calls: calls.append(None))
+        model.generate(puzzles, steps=12, generator=torch.Generator(machine.device).manual_seed(0), **settings)
+        counting.remove()
+        watched = machine.on_gpu and name not in WAITING
         try:
-            model.generate(puzzles, steps=12, generator=generator, **settings)
-            figure, ok = ("waits once a step" if name in WAITING else "no wait"), True
+            with waits_forbidden(model, len(calls)) if watched else contextlib.nullcontext():
+                model.generate(puzzles, steps=12, generator=torch.Generator(machine.device).manual_seed(0), **settings)
+            figure, ok = ("waits once a step" if name in WAITING else f"no wait in {len(calls)} forwards"), True
         except RuntimeError as error:
-            figure, ok = f"waits: {str(error).splitlines()[0]}", False
-        finally:
-            if machine.on_gpu:
-                torch.cuda.set_sync_debug_mode("default")
-            if hook is not None:
-                hook.remove()
+            figure, ok = f"waits at {place(error)}: {str(error).splitlines()[0]}", False
         yield Row(name, figure if machine.on_gpu else "ran; only a GPU shows waits", "no wait", ok)
 
 
@@ -308,7 +334,6 @@ GENERATIONS = {
     "exact": {},
     "prefix cache": {"cache_implementation": "prefix"},
     "dual cache": {"cache_implementation": "dual"},
-    "threshold 0.9": {"confidence_threshold": 0.9},
 }
 WITH_PRISM = {"remask_strategy": "prism", "num_remask": 4}
 
@@ -323,26 +348,39 @@ def check_generation(machine: Machine) -> Iterator[Row]:
         sides = {"literal loop": None}
         for prism in ({}, WITH_PRISM):
             sides |= {f"{name}{', PRISM' if prism else ''}": given | prism for name, given in GENERATIONS.items()}
-        reference, tokens = None, {}
+        reference = None
         for name, settings in sides.items():
             machine.clear()
-            began = time.perf_counter()
-            if settings is None:
-                tokens[name] = literal_loop(model, canvas, shape)
-                forwards = shape.written
-            else:
-                output = model.generate(canvas, block_length=shape.block, return_dict_in_generate=True, **settings)
-                tokens[name], forwards = output.sequences, output.num_forwards
-            machine.synchronise()
-            seconds = time.perf_counter() - began
+            taken = []
+            for _ in range(2):  # the first warms up
+                machine.synchronise()
+                began = time.perf_counter()
+                if settings is None:
+                    literal_loop(model, canvas, shape)
+                    forwards = shape.written
+                else:
+                    given = {"block_length": shape.block, "return_dict_in_generate": True}
+                    forwards = model.generate(canvas, **given, **settings).num_forwards
+                machine.synchronise()
+                taken.append(time.perf_counter() - began)
+            seconds = min(taken)
             reference = reference or seconds / forwards
             yield Row(
                 f"batch {batch}, {name}",
                 f"{batch * shape.written / seconds:.1f} tokens/s, {seconds / forwards * 1e3:.1f} ms a forward, "
                 f"{reference / (seconds / forwards):.2f} x literal, {(machine.peak() - held) / GIB:.2f} GiB above",
             )
-        same = (tokens["exact"] == tokens["literal loop"]).float().mean().item()
-        yield Row(f"batch {batch}, tokens of exact as literal", f"{same:.1%}", ">= 99%", same >= 0.99)
+
+
+def check_literal(machine: Machine) -> Iterator[Row]:
+    """Tokens of ours and of the literal loop, in float32, where no tie of bfloat16 decides: layers of 8B, but two."""
+    small = replace(machine, shape=replace(machine.shape, layers=2))
+    model, shape = build_model(small).float(), small.shape
+    for batch in shape.batches:
+        canvas = random_canvas(small, batch)
+        ours = model.generate(canvas, block_length=shape.block)
+        same = (ours == literal_loop(model, canvas, shape)).float().mean().item()
+        yield Row(f"batch {batch}, tokens of ours as of the literal loop", f"{same:.1%}", "100%", same == 1)
 
 
 def matmul_rate(machine: Machine) -> float:
@@ -398,8 +436,8 @@ def training_arguments(machine: Machine, folder: str, **given) -> PrismTrainingA
     )
 
 
-def train(machine: Machine, model, batch: int, folder: str, peft_config=None, **given) -> tuple[float, float, int]:
-    """Seconds of the best step after the first, the operations of a step, and the loss of the last."""
+def train(machine: Machine, model, batch: int, folder: str, peft_config=None, **given) -> tuple[float, int, float, int]:
+    """Seconds of the best step after the first, the operations of a step, the loss of the last, and the peak memory."""
     shape = machine.shape
     rows = torch.randint(
         min(126000, shape.vocabulary - 8),
@@ -413,13 +451,13 @@ def train(machine: Machine, model, batch: int, folder: str, peft_config=None, **
     trainer.add_callback(clock)
     trainer.train()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    operations = 0
+    peak, operations = machine.peak(), 0  # of training alone: while operations are counted, checkpoints stay
     if "torch_compile" not in given:
         inputs = trainer._prepare_inputs(trainer.data_collator(dataset[:batch]))
         with FlopCounterMode(display=False) as counter:
             trainer.compute_loss(trainer.model.train(), inputs).backward()
         operations = counter.get_total_flops()
-    return min(clock.seconds[1:]), operations, losses[-1]
+    return min(clock.seconds[1:]), operations, losses[-1], peak
 
 
 def check_training(machine: Machine) -> Iterator[Row]:
@@ -444,17 +482,17 @@ def check_training(machine: Machine) -> Iterator[Row]:
                     attn_implementation="sdpa",
                 ).total
                 try:
-                    seconds, operations, loss = train(machine, model, batch, folder, lora(machine), **given)
+                    seconds, operations, loss, peak = train(machine, model, batch, folder, lora(machine), **given)
                 except torch.cuda.OutOfMemoryError:
                     yield Row(case, f"out of memory; {planned / GIB:.1f} GiB estimated")
                     continue
             done = operations / seconds / 1e12
             yield Row(case, f"{seconds:.2f} s, {done:.0f} TFLOP/s, {done / rate:.0%} of the product; loss {loss:.3f}")
             if machine.on_gpu:
-                error = planned / machine.peak() - 1
+                error = planned / peak - 1
                 yield Row(
                     f"{case}, memory",
-                    f"{machine.peak() / GIB:.1f} GiB, estimated {planned / GIB:.1f} ({error:+.1%})",
+                    f"{peak / GIB:.1f} GiB, estimated {planned / GIB:.1f} ({error:+.1%})",
                     "within 15%",
                     abs(error) <= 0.15,
                 )
@@ -528,7 +566,7 @@ def check_compile(machine: Machine) -> Iterator[Row]:
         machine.clear()
         with tempfile.TemporaryDirectory() as folder:
             taken[name] = train(machine, build_model(machine), 1, folder, lora(machine), **given)
-    (eager, _, one), (fast, _, other) = taken["eager"], taken["compiled"]
+    (eager, _, one, _), (fast, _, other, _) = taken["eager"], taken["compiled"]
     figure = f"{eager / fast:.2f} x eager, losses {one:.3f} and {other:.3f}"
     yield Row("training step, batch 1", figure, "losses within 2%", abs(one - other) <= 0.02 * one)
 
@@ -561,22 +599,25 @@ def check_cross_entropy(machine: Machine) -> Iterator[Row]:
     else:
         yield Row("Liger", "skipped: needs a GPU and the package liger-kernel")
     gradients = {}
-    for name, loss in sides.items():
-        for _ in range(2):  # the first warms up
-            decoder.weight.grad = None
-            given = states.clone().requires_grad_()
-            machine.clear()
-            held = machine.peak()
-            began = time.perf_counter()
-            value = loss(given)
-            value.backward()
-            machine.synchronise()
-            seconds = time.perf_counter() - began
-        gradients[name] = given.grad.float()
-        yield Row(
-            f"{name}, {rows} rows",
-            f"{seconds * 1e3:.1f} ms, {(machine.peak() - held) / GIB:.2f} GiB, loss {value.item():.3f}",
-        )
+    for trained in (False, True):
+        decoder.weight.requires_grad_(trained)
+        for name, loss in sides.items():
+            taken = []
+            for _ in range(5):  # the first warms up
+                decoder.weight.grad = None
+                given = states.clone().requires_grad_()
+                machine.clear()
+                held = machine.peak()
+                began = time.perf_counter()
+                value = loss(given)
+                value.backward()
+                machine.synchronise()
+                taken.append(time.perf_counter() - began)
+            gradients[name] = given.grad.float()
+            yield Row(
+                f"{name}, {rows} rows, head {'trained' if trained else 'frozen'}",
+                f"{min(taken) * 1e3:.1f} ms, {(machine.peak() - held) / GIB:.2f} GiB, loss {value.item():.3f}",
+            )
     one, other = gradients["plain"], gradients["ours"]
     yield bounded("gradient, ours to plain", ((one - other).norm() / one.norm()).item(), 2e-2)
 
@@ -591,7 +632,7 @@ def check_4bit(machine: Machine) -> Iterator[Row]:
         config = LladaConfig(d_model=512, n_layers=4, n_heads=8, mlp_hidden_size=1536)
         LladaForMaskedDiffusion(config).save_pretrained(folder)
         model = PrismForMaskedDiffusion.from_pretrained(folder, quantization_config=quantization, dtype=torch.bfloat16)
-        seconds, _, loss = train(machine, model, 1, f"{folder}/out", lora(machine))
+        seconds, _, loss, _ = train(machine, model, 1, f"{folder}/out", lora(machine))
         yield Row("LoRA step on 4-bit weights", f"{seconds:.3f} s, loss {loss:.3f}", "finite", loss == loss)
         model.eval()
         ids = torch.randint(1000, (2, 16), device=machine.device)
@@ -613,10 +654,13 @@ def check_fsdp2(machine: Machine) -> Iterator[Row]:
         command += [str(ROOT / "recipes/configs/sudoku_prism_laptop.yaml"), "--use_cpu", "false", "--use_muon", "false"]
         command += ["--max_steps", "4", "--logging_steps", "1", "--num_train_samples", "1000"]
         command += ["--num_eval_samples", "64", "--blanks", "30", "--eval_strategy", "no", "--output_dir", folder]
-        finished = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+        path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+        finished = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": path})
         saved = Path(folder, "model.safetensors").exists()
-    said = finished.stderr.strip().splitlines()[-1:] if finished.returncode else ["trained, evaluated and saved"]
-    yield Row(f"{number} processes", " ".join(said), "trained and saved", finished.returncode == 0 and saved)
+    print(finished.stderr, file=sys.stderr)
+    errors = [line for line in finished.stderr.splitlines() if "Error" in line]
+    said = " ".join(errors[:1]) if finished.returncode else "trained, evaluated and saved"
+    yield Row(f"{number} processes", said[-200:], "trained and saved", finished.returncode == 0 and saved)
 
 
 # In order of worth, with the seconds that each may take on a GPU.
@@ -624,6 +668,7 @@ CHECKS: dict[str, tuple[Callable[[Machine], Iterator[Row]], int]] = {
     "golden": (check_golden, 60),
     "liger": (check_liger, 30),
     "synchronisation": (check_synchronisation, 60),
+    "literal": (check_literal, 40),
     "training": (check_training, 150),
     "generation": (check_generation, 200),
     "sudoku": (check_sudoku, 60),
@@ -652,8 +697,9 @@ def work(name: str, on_gpu: bool, connection) -> None:
 def run(name: str, on_gpu: bool, limit: float) -> Iterator[Row]:
     """The rows of a check, which runs in a process of its own and is ended after `limit` seconds."""
     receiver, sender = multiprocessing.Pipe(duplex=False)
-    # Forked, so that the libraries are loaded once; this process never touches the device.
-    process = multiprocessing.get_context("fork").Process(target=work, args=(name, on_gpu, sender))
+    # Forked, so that the libraries are loaded once; CUDA, which a library may have begun at its import, refuses a fork.
+    context = multiprocessing.get_context("spawn" if on_gpu else "fork")
+    process = context.Process(target=work, args=(name, on_gpu, sender))
     process.start()
     sender.close()
     deadline = time.monotonic() + limit

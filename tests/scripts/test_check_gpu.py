@@ -28,6 +28,7 @@ def test_every_check_runs_and_holds_its_bounds(everything):
         "golden",
         "liger",
         "synchronisation",
+        "literal",
         "training",
         "generation",
         "sudoku",

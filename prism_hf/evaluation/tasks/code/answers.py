@@ -5,6 +5,7 @@ must be the program's process. What was written is kept (`completions/` beside t
 anew.
 """
 
+import ast
 import html
 import re
 import textwrap
@@ -305,6 +306,15 @@ def _defined(code: str) -> set[str]:
         for name in match.groups()
         if name
     }
+
+
+def is_python(code: str) -> bool:
+    """Whether code can be parsed, by the Python that runs this."""
+    try:
+        ast.parse(code)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    return True
 
 
 def binds(code: str, name: str) -> bool:

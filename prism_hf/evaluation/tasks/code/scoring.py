@@ -21,7 +21,7 @@ from prism_hf.jobs.lines import whole_lines
 from prism_hf.jobs.output_lock import output_lock
 from prism_hf.jobs.store import ResumableJsonl
 
-from .answers import FORMS, find_code
+from .answers import FORMS, FoundCode, find_code, is_python
 from .problems import FORMS_OF_PROMPT, CodeProblem, program_of, rows_of, run_answers
 
 T = TypeVar("T")
@@ -39,7 +39,8 @@ def score_completions(
 
     Returns:
         `list[dict[str, Any]]`: A row a completion: `task_id`, `sample` (0 for the first of a problem), `completion`,
-        `found` (where its code was, see `find_code`), `passed`, and `reason`, why not.
+        `found` (where its code was, see `find_code`), `parses` (whether that is Python), `passed`, and `reason`, why
+        not.
 
     Example:
         ```python
@@ -48,10 +49,10 @@ def score_completions(
         print(pass_table(rows, k=[1]))
         ```
     """
-    codes = [find_code(text, problem.entry_point) for problem, text in zip(problems, completions, strict=True)]
-    results = run_answers(problems, [code for code, _ in codes], **kwargs)
-    rows = zip(problems, _numbers(problems), completions, codes, results, strict=True)
-    return [_scored(problem, number, text, form, result) for problem, number, text, (_, form), result in rows]
+    found = [find_code(text, problem.entry_point) for problem, text in zip(problems, completions, strict=True)]
+    results = run_answers(problems, [each.code for each in found], **kwargs)
+    rows = zip(problems, _numbers(problems), completions, found, results, strict=True)
+    return [_scored(*each) for each in rows]
 
 
 def score_to_jsonl(
@@ -95,9 +96,9 @@ def score_to_jsonl(
 
         def score(part: int) -> dict[str, Any]:
             problem, text = problems[part], completions[part]
-            code, form = find_code(text, problem.entry_point)
-            (result,) = run_answers([problem], [code], num_workers=1, progress=False, **kwargs)
-            return _scored(problem, numbers[part], text, form, result)
+            found = find_code(text, problem.entry_point)
+            (result,) = run_answers([problem], [found.code], num_workers=1, progress=False, **kwargs)
+            return _scored(problem, numbers[part], text, found, result)
 
         for part, row in in_threads(score, missing, num_workers, Path(path).name):
             output.append(part, [row], 0)
@@ -129,12 +130,13 @@ def _numbers(problems: Sequence[CodeProblem]) -> list[int]:
     return numbers
 
 
-def _scored(problem: CodeProblem, number: int, text: str, form: str, result: ProgramResult) -> dict[str, Any]:
+def _scored(problem: CodeProblem, number: int, text: str, found: FoundCode, result: ProgramResult) -> dict[str, Any]:
     return {
         "task_id": problem.task_id,
         "sample": number,
         "completion": text,
-        "found": form,
+        "found": found.form,
+        "parses": bool(found.code.strip()) and is_python(program_of(problem, found.code)),
         "passed": result.passed,
         "reason": result.reason,
     }

@@ -40,7 +40,8 @@ def load_code(
 ) -> Task:
     """Functions to write. Score: whether all tests pass, so that its mean is pass@1.
 
-    Beside it stand where the code was found in the answers, see `find_code`, and pass@k for 10, 100 and all samples.
+    Beside it stand the share of answers that are Python, where their code was found, see `find_code`, and pass@k for
+    10, 100 and all samples.
     What was written is kept with the results, in rows that `recipes/evaluate_code.py` scores anew.
 
     Of an MBPP file, the problems of the test split are reported; of a HumanEval file, all.
@@ -135,7 +136,10 @@ def _judgement(problems: list[CodeProblem], answers: list[str], num_samples: int
     rows = score_completions([problem for problem in problems for _ in range(samples)], answers, **run)
     passed = torch.tensor([row["passed"] for row in rows]).view(-1, samples)
     right = passed.sum(-1).tolist()
-    measures: dict[str, float | str] = {"code found in": count_forms(row["found"] for row in rows)}
+    measures: dict[str, float | str] = {
+        "parses": sum(row["parses"] for row in rows) / len(rows),
+        "code found in": count_forms(row["found"] for row in rows),
+    }
     for k in sorted({k for k in (10, 100, num_samples) if 1 < k <= num_samples}):
         # Of one answer each, as where arguments are chosen, nothing is known of more.
         shares = [pass_at_k(samples, number, k) if k <= samples else math.nan for number in right]

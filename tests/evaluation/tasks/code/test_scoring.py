@@ -52,6 +52,7 @@ def test_completions_of_a_file_are_scored(run, tmp_path, capsys):
     passed = [[True, False, True, False], [False, True, False, False]]
     assert [row["passed"] for row in scored] == sum(passed, [])
     assert [row["found"] for row in scored[:4]] == ["bare code", "tags", "fence", "nothing"]
+    assert [row["parses"] for row in scored[:4]] == [True, True, True, False]
     assert [row["sample"] for row in scored] == [0, 1, 2, 3] * 2
     table = (tmp_path / "out" / "pass_at_k.md").read_text()
     two = [any(pair) for each in passed for pair in combinations(each, 2)]

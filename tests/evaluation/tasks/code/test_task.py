@@ -181,7 +181,7 @@ def test_completions_are_kept_with_where_their_code_was(files, arguments):
     task = load_task("code", model, num_samples=3, **arguments)
     (row,) = compare(model, task, expand_grid([{"name": "none"}], ["confidence"], [0], [4]), files / "rows.jsonl")
     assert row["scores"].tolist() == [1.0, 0.0, 1.0]  # shares of three answers each
-    assert row["measures"] == {"code found in": "tags 9", "pass@3": pytest.approx(2 / 3)}
+    assert row["measures"] == {"parses": 1, "code found in": "tags 9", "pass@3": pytest.approx(2 / 3)}
     kept = [json.loads(line) for line in (files / row["completions"]).read_text().splitlines()]
     assert [(each["task_id"], each["sample"]) for each in kept] == [(n, k) for n in (11, 12, 510) for k in range(3)]
     assert kept[0]["completion"] == ANSWERS["one"] and kept[3]["completion"] == ANSWERS["forty_two"]

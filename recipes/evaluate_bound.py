@@ -6,28 +6,40 @@ r"""The bound of a model on a corpus, as perplexity with an interval, into a JSO
 
 The number is the `eval_perplexity` of a training: exp of the bound on a token's negative log-likelihood. The corpus may
 be one that the model was not trained on, with a detokenizer by its name. Of a model with a quality head the backbone is
-evaluated, of an adapter the model with it.
+evaluated, of an adapter the model with it. Started again, it goes on with the batches that are missing.
 """
 
+import json
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import PartialState
+from transformers.trainer_utils import has_length
+from transformers.utils import logging
 
 from prism_hf import MaskedDiffusionTrainer, MaskedDiffusionTrainingArguments, load_model
 from prism_hf.data import DataArguments, load_evaluation_data
 from prism_hf.fields import DTYPES, NotNegative, Positive, Seed, check_fields
 from prism_hf.hub.portable import portable
+from prism_hf.jobs.digests import digest, json_digest
 from prism_hf.jobs.launching import end_with_launcher
 from prism_hf.jobs.lines import to_json, write_whole
 from prism_hf.jobs.manifest import describe_model, describe_source, versions
 from prism_hf.jobs.output_lock import output_lock
+from prism_hf.jobs.share import by_main_process, share_batches
+from prism_hf.jobs.store import ResumableJsonl
 from prism_hf.models.attention import available_attention
 from prism_hf.resources import model_path
 from prism_hf.training import parse_arguments
+from prism_hf.training.bound import perplexity
+from prism_hf.training.data_preparation.datasets import num_documents
+
+logger = logging.get_logger(__name__)
 
 
 @dataclass
@@ -69,19 +81,40 @@ def main() -> None:
     args, data_args = parse_arguments((BoundArguments, CorpusArguments))
     state = PartialState(cpu=args.use_cpu)
     with output_lock(args.output_file):
-        found = evaluate(args, data_args)
+        evaluate(args, data_args, state)
         if state.is_main_process:
-            write_whole(Path(args.output_file), [to_json(found, indent=2)])
-            print(told(found))
+            print(told(json.loads(Path(args.output_file).read_bytes())))
     state.destroy_process_group()
 
 
-def evaluate(args: BoundArguments, data_args: CorpusArguments) -> dict[str, Any]:
-    """What is found, and what it was made with."""
+def evaluate(args: BoundArguments, data_args: CorpusArguments, state: PartialState) -> None:
+    """Write what is found, and what it was made with. A batch that is done is kept, and not done again."""
+    trainer = trainer_of(args, data_args, state)
+    rows, size = trainer.eval_dataset, args.batch_size
+    num_rows = num_documents(rows)
+    output = ResumableJsonl(Path(args.output_file))
+    made = made_with(args, data_args) | describe_model(trainer.model)
+    made |= describe_source(args.model_name_or_path, args.model_revision)
+
+    def make(part: int, batch: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [{"num_rows": len(batch), "sums": trainer.bound_sums(batch, part * size, num_rows)}]
+
+    if by_main_process(lambda: output.begin(made | {"batch_size": size, "corpus": tokens_digest(rows)})):
+        logger.warning(f"{output.path} is finished: nothing to do.")
+        return
+    num_batches = num_rows and -(-num_rows // size)
+    parts = share_batches(output, batched(rows, size), make, "bound", num_batches)
+    if state.is_main_process:
+        found = bound_of(output.rows(parts)) | {"seconds": output.seconds()} | made | versions()
+        write_whole(output.path, [to_json(found, indent=2)])
+        output.drop_shards()
+
+
+def trainer_of(args: BoundArguments, data_args: CorpusArguments, state: PartialState) -> MaskedDiffusionTrainer:
+    """The trainer that evaluates the corpus as a training of the model would."""
     name = model_path(args.model_name_or_path)
     training_args = MaskedDiffusionTrainingArguments(
         str(Path(args.output_file).parent),
-        per_device_eval_batch_size=args.batch_size,
         num_eval_masks=args.num_eval_masks,
         seed=args.seed,
         bf16=args.bf16,
@@ -97,19 +130,28 @@ def evaluate(args: BoundArguments, data_args: CorpusArguments) -> dict[str, Any]
         )
     attention = available_attention(args.attn_implementation, args.use_cpu)
     model = load_model(name, dtype=args.dtype, attn_implementation=attention, revision=args.model_revision)
-    trainer = MaskedDiffusionTrainer(model, training_args, eval_dataset=rows, processing_class=tokenizer)
-    metrics = trainer.evaluate()
-    ends = {end: metrics.get(f"eval_perplexity{end}") for end in ("", "_low", "_high")}
-    return {
-        **{f"perplexity{end}": value for end, value in ends.items()},
-        "nats_per_token": math.log(ends[""]),
-        "num_rows": trainer.num_evaluated,
-        "seconds": round(metrics["eval_runtime"], 2),
-        **made_with(args, data_args),
-        **describe_model(model),
-        **describe_source(args.model_name_or_path, args.model_revision),
-        **versions(),
-    }
+    model = model.to(state.device)
+    return MaskedDiffusionTrainer(model, training_args, eval_dataset=rows, processing_class=tokenizer)
+
+
+def batched(rows: Iterable[dict[str, Any]], size: int) -> Iterator[list[dict[str, Any]]]:
+    """The rows in lists of `size`, of which the last may be shorter."""
+    rest = iter(rows)
+    while batch := list(islice(rest, size)):
+        yield batch
+
+
+def tokens_digest(rows: Any) -> str | None:
+    """A digest of all tokens; None of a stream, which is read once."""
+    return json_digest([digest(torch.as_tensor(row["input_ids"])) for row in rows]) if has_length(rows) else None
+
+
+def bound_of(parts: list[dict[str, Any]]) -> dict[str, Any]:
+    """The perplexity, with its interval where there is one, of the sums of all batches."""
+    found = perplexity(torch.tensor([part["sums"] for part in parts], dtype=torch.float64).sum(0))
+    ends = {f"perplexity{end}": found.get(f"perplexity{end}") for end in ("", "_low", "_high")}
+    nats = {"nats_per_token": math.log(found["perplexity"])}
+    return ends | nats | {"num_rows": sum(part["num_rows"] for part in parts)}
 
 
 def made_with(args: BoundArguments, data_args: CorpusArguments) -> dict[str, Any]:

@@ -376,13 +376,15 @@ class MaskedDiffusionTrainer(BaseTrainer):
             place = Place(EVALUATION, 0, self.num_evaluated + first, self.num_to_evaluate)
             places = [replace(place, draw=draw, num_draws=len(batches)) for draw in range(len(batches))]
             self.num_evaluated += num_rows
-        noised = []
-        for batch, place, new in zip(batches, places, num_new, strict=True):
-            if "maskable" not in batch:  # of a caller's own; a collator gives it
-                batch = self.row_reader(batch)
-            draws, counts = self.drafting_draws, self.loss_counts
-            noised.append(mask_batch(batch, place, new, self.args, self.mask_token_id, draws, counts))
+        noised = [self.masked_at(*each) for each in zip(batches, places, num_new, strict=True)]
         return as_one_batch(noised, self.accelerator) if training else noised
+
+    def masked_at(self, batch: dict[str, torch.Tensor], place: Place, num_new: int) -> Noised:
+        """A batch masked as its place in a step, or in an evaluation, has it; the first `num_new` rows count."""
+        if "maskable" not in batch:  # of a caller's own; a collator gives it
+            batch = self.row_reader(batch)
+        draws, counts = self.drafting_draws, self.loss_counts
+        return mask_batch(batch, place, num_new, self.args, self.mask_token_id, draws, counts)
 
     @property
     def drafting_draws(self) -> int:
@@ -507,6 +509,28 @@ class MaskedDiffusionTrainer(BaseTrainer):
             losses = [loss, *(self.compute_loss(model, {**inputs, NOISED: again}) for again in noised[1:])]
             self.bound.end_batch(noised[0].row_tokens)
         return torch.stack(losses).mean().detach(), *predictions
+
+    @torch.no_grad()
+    def bound_sums(self, rows: list[dict[str, Any]], first_row: int, num_rows: int | None) -> list[float]:
+        """The six sums over rows that `bound.perplexity` makes the perplexity of, computed by this process alone.
+
+        Args:
+            rows (`list[dict]`): Some of an evaluation's, as `eval_dataset` holds them.
+            first_row (`int`): The number of the first, on which the masks depend.
+            num_rows (`int`, *optional*): How many rows the evaluation has; None of a stream.
+        """
+        self.model.eval()
+        self.forget_metrics(training=False)
+        batch, num_draws = self._prepare_inputs(self.data_collator(rows)), self.args.num_eval_masks
+        with self.compute_loss_context_manager():
+            for draw in range(num_draws):
+                place = Place(EVALUATION, 0, first_row, num_rows, draw, num_draws)
+                noised = self.masked_at(batch, place, len(rows))
+                self.compute_loss(self.model, {**batch, NOISED: noised})
+        self.bound.end_batch(noised.row_tokens)
+        sums = torch.as_tensor(self.bound.sums).tolist()
+        self.forget_metrics(training=False)
+        return sums
 
     def predictions(self, noised: Noised, outputs: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """What `compute_metrics` and `predict` get of a batch.

@@ -684,6 +684,55 @@ def test_the_bound_of_a_corpus_is_that_of_a_training(save_chat_model, tmp_path, 
     assert str(tmp_path) not in json.dumps(list(found.values()))
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_bound_that_was_cut_off_goes_on_to_the_same_figure(save_chat_model, tmp_path, launch, monkeypatch, streaming):
+    save_chat_model(tmp_path / "model")
+    text = [json.dumps({"text": f"Ants {n} met {n} bees."}) + "\n" for n in range(40)]
+    (tmp_path / "prose.jsonl").write_text("".join(text))
+    config = {
+        "model_name_or_path": str(tmp_path / "model"),
+        "dataset_name": str(tmp_path / "prose.jsonl"),
+        "dataset_streaming": streaming,
+        "length": 16,
+        "batch_size": 4,
+        "use_cpu": True,
+    }
+    bound_sums, batches = MaskedDiffusionTrainer.bound_sums, []
+
+    def counted(self, rows, first_row, num_rows):
+        if len(batches) == 3:
+            raise KeyboardInterrupt
+        batches.append(first_row)
+        return bound_sums(self, rows, first_row, num_rows)
+
+    def found(name):
+        result = json.loads((tmp_path / name).read_text())
+        assert result.pop("seconds") > 0
+        return result
+
+    launch("evaluate_bound.py", config | {"output_file": str(tmp_path / "whole.json")}, tmp_path / "whole")
+    cut = config | {"output_file": str(tmp_path / "cut.json")}
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(MaskedDiffusionTrainer, "bound_sums", counted)
+        launch("evaluate_bound.py", cut, tmp_path / "cut")
+    with (tmp_path / "cut.json.shard-00000").open("a") as shard:
+        shard.write('{"part": 3, "rows": [{"su')  # as kill -9 may leave it
+    done = list(batches)
+    batches[:] = [-1] * 4  # no more interrupts
+    monkeypatch.setattr(MaskedDiffusionTrainer, "bound_sums", counted)
+    for _ in range(2):
+        launch("evaluate_bound.py", cut, tmp_path / "cut")
+    assert found("cut.json") == found("whole.json") and not list(tmp_path.glob("*.shard-*"))
+    rows = found("whole.json")["num_rows"]
+    assert done + batches[4:] == list(range(0, rows, 4)) and rows > 16
+    with pytest.raises(ValueError, match="begun with other settings \\(batch_size=4, now 8\\)"):
+        launch("evaluate_bound.py", cut | {"batch_size": 8}, tmp_path / "cut")
+    if not streaming:
+        (tmp_path / "prose.jsonl").write_text("".join(text[:-1]))
+        with pytest.raises(ValueError, match="begun with other settings \\(corpus="):
+            launch("evaluate_bound.py", cut, tmp_path / "cut")
+
+
 def test_two_processes_generate_the_lines_of_one(save_chat_model, tmp_path, launch):
     save_chat_model(tmp_path / "model")
     (tmp_path / "prompts.txt").write_text("".join(f"x = {n}\n" for n in range(7)))

@@ -2,7 +2,8 @@
 
 import copy
 import os
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Hashable, Iterable
 from typing import Annotated, Any, ClassVar
 
 from transformers import GenerationConfig, PreTrainedTokenizerBase
@@ -443,11 +444,24 @@ class RemaskGenerationConfig(GenerationConfig):
                 "order='confidence' too."
             )
 
+    def draws(self, strategy: RemaskStrategy) -> bool:
+        """Whether two generations of one canvas may differ."""
+        samples = self.do_sample and self.temperature > 0
+        return bool(samples or self.order == "random" or self.loop_steps or self.eta or strategy.draws)
+
+    def check_repeats(self, strategy: RemaskStrategy, rows: Iterable[Hashable]) -> None:
+        """Raise ValueError where each of the rows to complete stands there several times, to no purpose."""
+        counts = Counter(rows)
+        if counts and min(counts.values()) > 1 and not self.draws(strategy):
+            raise ValueError(
+                f"The {min(counts.values())} samples of each prompt would be equal: do_sample={self.do_sample}, "
+                f"temperature={self.temperature} and order={self.order!r} draw nothing. Take one sample "
+                "(num_samples=1), or set do_sample=True with a temperature above 0, or order='random'."
+            )
+
     def check_outputs(self, strategy: RemaskStrategy) -> None:
         """Raise ValueError for several sequences that would be one, and for a trajectory that nobody would get."""
-        samples = self.do_sample and self.temperature > 0
-        draws = samples or self.order == "random" or self.loop_steps or self.eta or strategy.draws
-        if self.num_return_sequences > 1 and not draws:
+        if self.num_return_sequences > 1 and not self.draws(strategy):
             raise ValueError(
                 f"num_return_sequences={self.num_return_sequences} would be the same sequence each time: "
                 "set do_sample=True or order='random'."

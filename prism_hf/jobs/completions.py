@@ -110,6 +110,7 @@ def generate_to_jsonl(
     check_arguments(generate_to_jsonl, {name: value for name, value in locals().items() if name in CHECKED})
     generation = fitted_to_tokenizer(model, tokenizer, kwargs) | {"return_dict_in_generate": True}
     config, strategy = prepare_generation_config(model, None, **generation)
+    config.check_repeats(strategy, (json.dumps(row, sort_keys=True) for row in rows))
     prompts = prepare_prompts(model, rows, tokenizer, config, strategy, apply_chat_template, add_special_tokens)
     depends_on = {
         "num_prompts": len(rows),

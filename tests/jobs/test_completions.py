@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 from importlib.metadata import version
 from types import SimpleNamespace
@@ -321,3 +322,25 @@ def test_what_cannot_be_completed_is_refused_before_any_row_is(bert_tokenizer, t
     assert not model.seen and not list(tmp_path.iterdir())
     with pytest.raises(ValueError, match="Prompt 2 has no field 'prompt'"):
         generate_to_jsonl(model, bert_tokenizer, [{"prompt": "w7"}, {"text": "w7"}], tmp_path / "o", max_new_tokens=2)
+
+
+def test_samples_that_would_be_equal_are_refused_before_a_forward(model, tokenizer, tmp_path):
+    def write(rows, **settings):
+        generate_to_jsonl(model, tokenizer, rows, tmp_path / "out.jsonl", **SETTINGS | settings)
+
+    forwards = []
+    hook = model.register_forward_pre_hook(lambda *_: forwards.append(1))
+    message = r"The 3 samples of each prompt .* do_sample=False, .* order='margin' draw nothing.*num_samples=1"
+    with pytest.raises(ValueError, match=message):
+        write(3 * ROWS, do_sample=False, order="margin")
+    with pytest.raises(ValueError, match="temperature=0"):
+        write(4 * [{"prompt": ""}], temperature=0.0, order="confidence")
+    hook.remove()
+    assert not forwards and not list(tmp_path.glob("out*"))
+    write(2 * ROWS[:1], do_sample=False, order="random")
+    shutil.rmtree(tmp_path)
+    tmp_path.mkdir()
+    write(2 * ROWS[:1], do_sample=False, order="margin", remask_strategy="random", num_remask=1)
+    shutil.rmtree(tmp_path)
+    tmp_path.mkdir()
+    write([*ROWS, ROWS[0]], do_sample=False, order="margin")  # a file may have a line twice

@@ -62,7 +62,7 @@ def evaluate(
         print(comparison_table(evaluate(model, task, settings, "results.jsonl")))
         ```
     """
-    check_settings(model, settings, critic)
+    check_settings(model, settings, critic, task.examples)
     points = [listed_point(model, setting, critic) for setting in settings]
     kwargs = {"batch_size": batch_size, "seed": seed, "bf16": bf16, "critic": critic}
     return _completed(model, task, task.examples, points, path, task.made_with, **kwargs)
@@ -118,10 +118,10 @@ def compare(
         print(comparison_table(compare(model, task, points, "results.jsonl")))
         ```
     """
-    check_settings(model, [point.setting for point in points], critic)
     greedy = [point for point in points if match is not None and point.temperature == 0]
     if greedy:
         raise ValueError(f"{greedy[0].label} is greedy, and only drawn tokens can be matched: let temperatures be 1.")
+    check_settings(model, [point.setting for point in points], critic, task.examples)
     groups: dict[tuple, list[GridPoint]] = {}
     for point in points:
         groups.setdefault(point.row, []).append(point)

@@ -101,7 +101,7 @@ def evaluate_settings(
         rows = evaluate_settings(model, examples, settings, "results.jsonl", measure, made_with={"task": "mine"})
         ```
     """
-    check_settings(model, settings, critic)
+    check_settings(model, settings, critic, examples)
     settings = [{"remask_strategy": "none"} | setting for setting in settings]
     if never_drawn:  # other tokens than those that results of the same name were made with
         made_with = made_with | {"never_drawn": json_digest(list(never_drawn))}
@@ -202,15 +202,20 @@ def _complete_batch(
     }
 
 
-def check_settings(model: nn.Module, settings: list[dict[str, Any]], critic: nn.Module | None = None) -> None:
-    """Raise ValueError for the first setting that cannot be run, or if there are none."""
+def check_settings(
+    model: nn.Module, settings: list[dict[str, Any]], critic: nn.Module | None = None, examples: Tensor | None = None
+) -> None:
+    """Raise ValueError for the first setting that cannot be run, or not to any purpose; or if there are none."""
     if not settings:
         raise ValueError("There are no settings to evaluate; expected a list of generation settings.")
     for setting in settings:
-        for attempt in attempts_of(setting):
-            _, strategy = prepared_config(model, attempt, critic)
+        prepared = [prepared_config(model, attempt, critic) for attempt in attempts_of(setting)]
+        for _, strategy in prepared:
             if "quality" in strategy.needs:
                 check_quality(model)
+        if examples is not None and not any(config.draws(strategy) for config, strategy in prepared):
+            config, strategy = prepared[0]
+            config.check_repeats(strategy, map(tuple, examples.tolist()))
 
 
 def prepared_config(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import runpy
 import signal
 import sys
@@ -100,10 +101,11 @@ def test_prompts_are_written_and_what_completes_them_is_scored(run, tmp_path):
         ([], {"problems_file": None}, "Set task, mbpp or humaneval, or problems_file"),
     ],
 )
-def test_what_cannot_be_scored_is_told_before_a_program_runs(run, tmp_path, rows, arguments, message):
+def test_what_cannot_be_scored_is_told_before_a_program_runs(run, tmp_path, rows, arguments, message, capsys):
     (tmp_path / "completions.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, SystemExit)) as raised:  # of what is in a file, and of the command line
         run(**{"samples": "completions.jsonl", "output_dir": "out"} | arguments)
+    assert re.search(message, f"{raised.value} {capsys.readouterr().err}")
     assert not (tmp_path / "out").exists()
 
 

@@ -179,7 +179,11 @@ def test_what_cannot_be_is_told_before_any_work(files, arguments):
 def test_completions_are_kept_with_where_their_code_was(files, arguments):
     model = Answerer(files)
     task = load_task("code", model, num_samples=3, **arguments)
-    (row,) = compare(model, task, expand_grid([{"name": "none"}], ["confidence"], [0], [4]), files / "rows.jsonl")
+    greedy = [{"name": "random", "num_remask": 1}, {"name": "none"}]
+    with pytest.raises(ValueError, match=r"The 3 samples of each prompt would be equal: do_sample=False"):
+        compare(model, task, expand_grid(greedy, ["confidence"], [0], [4]), files / "rows.jsonl")
+    assert model.calls == 0
+    (row,) = compare(model, task, expand_grid([{"name": "none"}], ["random"], [0], [4]), files / "rows.jsonl")
     assert row["scores"].tolist() == [1.0, 0.0, 1.0]  # shares of three answers each
     assert row["measures"] == {"parses": 1, "code found in": "tags 9", "pass@3": pytest.approx(2 / 3)}
     kept = [json.loads(line) for line in (files / row["completions"]).read_text().splitlines()]

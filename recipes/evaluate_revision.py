@@ -100,7 +100,7 @@ def main() -> None:
         asked = of_split(problems.problems(), problems.split or "test")[: args.num_problems]
         rows = evaluate(args, asked, state)
         if state.is_main_process:
-            table = revision_table(rows)
+            table = revision_table(rows, args.kinds)
             write_whole(Path(args.output_dir) / "revision.md", table.rstrip("\n").split("\n"))
             print(table)
     state.destroy_process_group()

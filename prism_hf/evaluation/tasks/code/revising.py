@@ -43,7 +43,8 @@ EXPLAINED = (
     "AUROC: how often a right token of the bodies outscores a wrong one. recall@n: of the n wrong tokens of a program, "
     "the share among its n lowest scores; chance: that of random scores. pass@1: after revision, before which no "
     "program passes, with a 95% interval by the bootstrap over problems. restored: the share of the wrong tokens that "
-    "became the reference's; spoilt: right tokens that were changed, in the mean program."
+    "became the reference's; spoilt: right tokens that were changed, in the mean program. Where no program fails, "
+    "programs are 0."
 )
 
 
@@ -189,12 +190,14 @@ def revised_answers(
     return [text.removeprefix(given[each.task_id]) for each, text in zip(revisions, texts, strict=True)]
 
 
-def revision_table(rows: Sequence[Mapping[str, Any]]) -> str:
+def revision_table(rows: Sequence[Mapping[str, Any]], kinds: Sequence[str] = ()) -> str:
     """What was found and mended of each kind of error by each score, in Markdown.
 
     Args:
         rows (`Sequence[Mapping[str, Any]]`): Each has the fields of a `Revision`, and by score `scores`, those of its
             tokens, and `revised`, the `tokens` that were written and whether they `passed`.
+        kinds (`Sequence[str]`, *optional*): The kinds that were asked for, which come first; one of which no program
+            failed has a line too.
 
     Example:
         ```python
@@ -202,10 +205,13 @@ def revision_table(rows: Sequence[Mapping[str, Any]]) -> str:
         ```
     """
     lines = ["| " + " | ".join(COLUMNS) + " |", "|---|---|" + "---:|" * (len(COLUMNS) - 2)]
-    for kind in dict.fromkeys(row["kind"] for row in rows):
+    for kind in dict.fromkeys([*kinds, *(row["kind"] for row in rows)]):
         of_kind = [row for row in rows if row["kind"] == kind]
-        lines += [_line(kind, score, of_kind) for score in of_kind[0]["scores"]]
-    if not rows:
+        if of_kind:
+            lines += [_line(kind, score, of_kind) for score in of_kind[0]["scores"]]
+        else:
+            lines.append("| " + " | ".join([kind, "", "0", *[""] * (len(COLUMNS) - 3)]) + " |")
+    if not rows and not kinds:
         lines = ["No program with wrong tokens failed its tests."]
     return "\n".join([*lines, "", EXPLAINED, ""])
 

@@ -2,13 +2,14 @@
 
 import math
 import random
+from dataclasses import asdict
 from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
-from prism_hf.evaluation import detection_metrics, judge_revisions, revise, revised_answers, run_answers
+from prism_hf.evaluation import detection_metrics, judge_revisions, revise, revised_answers, revision_table, run_answers
 from prism_hf.evaluation.tasks.code.problems import CodeProblem
 from prism_hf.evaluation.tasks.code.revision import Revision, make_revisions
 
@@ -147,3 +148,16 @@ def test_what_cannot_be_told_is_said(programs):
         revise(Table(0), programs, MASK, steps=1)
     with pytest.raises(ValueError, match="score='random' must be one of"):
         revise(Table(0), programs, MASK, "random")
+
+
+def test_a_kind_of_which_no_program_fails_stands_in_the_table():
+    row = asdict(program([0] * 5, 1, [2], [1])) | {"scores": {"margin": [0.9, 0.1, 0.8, 0.7]}}
+    row["revised"] = {"margin": {"tokens": [0, 0, 1, 0, 0], "passed": True}}
+    table = revision_table([row], ["var", "operator"]).splitlines()
+    assert [[cell.strip() for cell in line.split("|")[1:4]] for line in table[2:4]] == [
+        ["var", "", "0"],
+        ["operator", "margin", "1"],
+    ]
+    assert {line.count("|") for line in table[:4]} == {12}
+    assert revision_table([], ["var"]).splitlines()[2].startswith("| var |  | 0 |")
+    assert revision_table([]).startswith("No program")

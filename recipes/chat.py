@@ -30,6 +30,9 @@ class ChatArguments:
     )
     system_prompt: str | None = field(default=None, metadata={"help": "Put before the conversation."})
     seed: Seed = field(default=0, metadata={"help": "Of the sampler."})
+    trust_remote_code: bool = field(
+        default=False, metadata={"help": "Run code that comes with the model or its tokenizer."}
+    )
     dtype: str = field(default="auto", metadata={"help": "Of the weights.", "choices": ("auto", *DTYPES)})
     attn_implementation: str | None = field(default=None, metadata={"help": "eager, sdpa, flash_attention_2, ..."})
     use_cpu: bool = field(default=not torch.accelerator.is_available(), metadata={"help": "Run on the CPU."})
@@ -41,11 +44,16 @@ def main() -> None:
     (args,) = parse_arguments((ChatArguments,))
     RemaskGenerationConfig(**args.generation)  # a misspelt field is to fail before the model is loaded
     device = PartialState(cpu=args.use_cpu).device
-    tokenizer = read_tokenizer(args.model_name_or_path)
+    tokenizer = read_tokenizer(args.model_name_or_path, trust_remote_code=args.trust_remote_code)
     if tokenizer.chat_template is None:
         raise ValueError(f"The tokenizer of {args.model_name_or_path} has no chat template: set its chat_template.")
     attention = available_attention(args.attn_implementation, args.use_cpu)
-    model = load_model(args.model_name_or_path, dtype=args.dtype, attn_implementation=attention)
+    model = load_model(
+        args.model_name_or_path,
+        dtype=args.dtype,
+        attn_implementation=attention,
+        trust_remote_code=args.trust_remote_code,
+    )
     model.to(device)
     settings = fitted_to_tokenizer(model, tokenizer, args.generation)
     config, _ = prepare_generation_config(model, None, **settings)

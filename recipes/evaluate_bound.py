@@ -53,6 +53,9 @@ class BoundArguments:
     dataset_num_proc: Positive | None = field(default=None, metadata={"help": "Processes that tokenize."})
     max_length: Positive | None = field(default=1024, metadata={"help": "Tokens after which rows are cut."})
     model_revision: str = field(default="main", metadata={"help": "Branch, tag or commit of the model on the Hub."})
+    trust_remote_code: bool = field(
+        default=False, metadata={"help": "Run code that comes with the model or its tokenizer."}
+    )
     bf16: bool = field(default=False, metadata={"help": "Run the model under bfloat16 autocast."})
     dtype: str = field(default="float32", metadata={"help": "Of the weights.", "choices": ("auto", *DTYPES)})
     attn_implementation: str | None = field(default=None, metadata={"help": "eager, sdpa, flash_attention_2, ..."})
@@ -126,11 +129,16 @@ def trainer_of(args: BoundArguments, data_args: CorpusArguments, state: PartialS
     )
     with training_args.main_process_first(desc="loading the data"):
         rows, tokenizer = load_evaluation_data(
-            data_args, args.seed, name, args.dataset_text_field, args.dataset_num_proc
+            data_args, args.seed, name, args.dataset_text_field, args.dataset_num_proc, args.trust_remote_code
         )
     attention = available_attention(args.attn_implementation, args.use_cpu)
-    model = load_model(name, dtype=args.dtype, attn_implementation=attention, revision=args.model_revision)
-    model = model.to(state.device)
+    model = load_model(
+        name,
+        dtype=args.dtype,
+        attn_implementation=attention,
+        revision=args.model_revision,
+        trust_remote_code=args.trust_remote_code,
+    ).to(state.device)
     return MaskedDiffusionTrainer(model, training_args, eval_dataset=rows, processing_class=tokenizer)
 
 

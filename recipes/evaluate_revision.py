@@ -76,6 +76,9 @@ class RevisionArguments:
     num_workers: Positive | None = field(default=None, metadata={"help": "Programs at once; one a CPU if not given."})
     tokenizer_name_or_path: str | None = field(default=None, metadata={"help": "The model's if not given."})
     model_revision: str = field(default="main", metadata={"help": "Branch, tag or commit of the model on the Hub."})
+    trust_remote_code: bool = field(
+        default=False, metadata={"help": "Run code that comes with the model or its tokenizer."}
+    )
     bf16: bool = field(default=False, metadata={"help": "Run the model under bfloat16 autocast."})
     dtype: str = field(default="auto", metadata={"help": "Of the weights.", "choices": ("auto", *DTYPES)})
     attn_implementation: str | None = field(default=None, metadata={"help": "eager, sdpa, flash_attention_2, ..."})
@@ -109,9 +112,9 @@ def main() -> None:
 def evaluate(args: RevisionArguments, problems: list[CodeProblem], state: PartialState) -> list[dict[str, Any]]:
     """A row of each program that fails."""
     if args.tokenizer_name_or_path is None:
-        tokenizer = read_tokenizer(args.model_name_or_path, args.model_revision)
+        tokenizer = read_tokenizer(args.model_name_or_path, args.model_revision, args.trust_remote_code)
     else:
-        tokenizer = read_tokenizer(args.tokenizer_name_or_path)
+        tokenizer = read_tokenizer(args.tokenizer_name_or_path, trust_remote_code=args.trust_remote_code)
     made = [
         each
         for kind in args.kinds
@@ -119,7 +122,11 @@ def evaluate(args: RevisionArguments, problems: list[CodeProblem], state: Partia
     ]
     attention = available_attention(args.attn_implementation, args.use_cpu)
     model = load_model(
-        args.model_name_or_path, dtype=args.dtype, attn_implementation=attention, revision=args.model_revision
+        args.model_name_or_path,
+        dtype=args.dtype,
+        attn_implementation=attention,
+        revision=args.model_revision,
+        trust_remote_code=args.trust_remote_code,
     )
     model = model.to(state.device).eval()
     check_scores(model, args.scores)

@@ -68,6 +68,9 @@ class GenerateArguments:
         default=None, metadata={"help": "The model's if not given; published MDLM weights come without: gpt2."}
     )
     model_revision: str = field(default="main", metadata={"help": "Branch, tag or commit of the model on the Hub."})
+    trust_remote_code: bool = field(
+        default=False, metadata={"help": "Run code that comes with the model or its tokenizer."}
+    )
     bf16: bool = field(default=False, metadata={"help": "Run the model under bfloat16 autocast."})
     dtype: str = field(default="auto", metadata={"help": "Of the weights.", "choices": ("auto", *DTYPES)})
     attn_implementation: str | None = field(default=None, metadata={"help": "eager, sdpa, flash_attention_2, ..."})
@@ -124,13 +127,17 @@ def outputs_of(args: GenerateArguments) -> dict[str, dict[str, Any]]:
 
 def generate(args: GenerateArguments, problems: ProblemArguments, state: PartialState) -> None:
     if args.tokenizer_name_or_path is None:
-        tokenizer = read_tokenizer(args.model_name_or_path, args.model_revision)
+        tokenizer = read_tokenizer(args.model_name_or_path, args.model_revision, args.trust_remote_code)
     else:
-        tokenizer = read_tokenizer(args.tokenizer_name_or_path)
+        tokenizer = read_tokenizer(args.tokenizer_name_or_path, trust_remote_code=args.trust_remote_code)
     rows, of_prompts = prompts_of(args, problems, tokenizer)
     attention = available_attention(args.attn_implementation, args.use_cpu)
     model = load_model(
-        args.model_name_or_path, dtype=args.dtype, attn_implementation=attention, revision=args.model_revision
+        args.model_name_or_path,
+        dtype=args.dtype,
+        attn_implementation=attention,
+        revision=args.model_revision,
+        trust_remote_code=args.trust_remote_code,
     )
     source = describe_source(args.model_name_or_path, args.model_revision)
     for output_file, generation in outputs_of(args).items():

@@ -11,7 +11,7 @@ def read_tokenizer(
     """The tokenizer of a model, of a branch, tag or commit of the Hub, whose own code runs only where it is trusted.
 
     Raises:
-        ValueError: for a model that has none, such as one of Sudoku.
+        ValueError: for a model that has none, such as one of Sudoku, or one whose code is not trusted.
         OSError: for a name of no model, with that name.
     """
     problem = (
@@ -21,6 +21,11 @@ def read_tokenizer(
     try:
         tokenizer = AutoTokenizer.from_pretrained(name_or_path, revision=revision, trust_remote_code=trust_remote_code)
     except ValueError as error:  # that sentencepiece is missing, where nothing is there to read with it
+        if "trust_remote_code" in str(error):
+            problem = (
+                f"The tokenizer of {name_or_path} is code that comes with it: look at it, and set "
+                "trust_remote_code=True to run it."
+            )
         raise ValueError(problem) from error
     except OSError as error:  # which does not always say of what
         raise OSError(f"{name_or_path} is no model here, nor to be had from the Hub: {error}") from error

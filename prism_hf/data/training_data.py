@@ -26,6 +26,7 @@ from .tokenizers import read_tokenizer
 logger = logging.get_logger(__name__)
 
 Loaded: TypeAlias = tuple[Dataset | IterableDataset, Dataset | IterableDataset | None, PreTrainedTokenizerBase]
+ReadTokenizer: TypeAlias = Callable[[], PreTrainedTokenizerBase]
 DATASETS = ("rows", "sudoku", "source_files", "code", "text")
 UNREAD = Annotated[bool, Allowed(choices=(False,), remedy="No model here has bias buffers: leave it out.")]
 
@@ -153,6 +154,7 @@ def load_training_data(
     evaluates: bool = True,
     text_field: str = "text",
     num_proc: int | None = None,
+    trust_remote_code: bool = False,
 ) -> Loaded:
     """Training data, held-out data and their tokenizer.
 
@@ -163,6 +165,7 @@ def load_training_data(
         evaluates (`bool`, *optional*, defaults to `True`): Whether the test split of `rows` or `text` is read too.
         text_field (`str`, *optional*, defaults to `"text"`): The column of `text`.
         num_proc (`int`, *optional*): Processes that tokenize `text`.
+        trust_remote_code (`bool`, *optional*, defaults to `False`): Whether code that comes with a tokenizer may run.
 
     Raises:
         ValueError: if the data cannot be had as asked for.
@@ -176,16 +179,17 @@ def load_training_data(
     if args.dataset == "sudoku":
         return _load_sudoku(args, seed)
     source = args.tokenizer_name_or_path or model_name_or_path
+    read = None if source is None else partial(_read_tokenizer, args, source, trust_remote_code)
     if args.dataset == "source_files":
-        return _load_source_files(args, seed, source)
+        return _load_source_files(args, seed, read)
     if args.dataset == "text":
-        return _load_text(args, seed, source, evaluates, text_field, num_proc)
-    if source is None:
+        return _load_text(args, seed, read, evaluates, text_field, num_proc)
+    if read is None:
         raise ValueError(f"dataset={args.dataset!r} needs tokenizer_name_or_path, or a model that has a tokenizer.")
     if args.dataset == "code":
-        tokenizer = _read_tokenizer(args, source)
+        tokenizer = read()
         return (*_load_code(args, seed, tokenizer), tokenizer)
-    return (*_load_rows(args, evaluates), _read_tokenizer(args, source))  # a mistyped path is told first
+    return (*_load_rows(args, evaluates), read())  # a mistyped path is told first
 
 
 def load_evaluation_data(
@@ -194,6 +198,7 @@ def load_evaluation_data(
     model_name_or_path: str | None = None,
     text_field: str = "text",
     num_proc: int | None = None,
+    trust_remote_code: bool = False,
 ) -> tuple[Dataset | IterableDataset, PreTrainedTokenizerBase]:
     """What a trained model is evaluated on, and its tokenizer.
 
@@ -201,7 +206,7 @@ def load_evaluation_data(
     other data it is what `load_training_data` holds out, or all where nothing is.
 
     Args:
-        args, seed, model_name_or_path, text_field, num_proc: See `load_training_data`.
+        args, seed, model_name_or_path, text_field, num_proc, trust_remote_code: See `load_training_data`.
 
     Raises:
         ValueError: if the data cannot be had as asked for.
@@ -213,7 +218,9 @@ def load_evaluation_data(
         ```
     """
     if args.dataset != "text":
-        train, held_out, tokenizer = load_training_data(args, seed, model_name_or_path, True, text_field, num_proc)
+        train, held_out, tokenizer = load_training_data(
+            args, seed, model_name_or_path, True, text_field, num_proc, trust_remote_code
+        )
         return train if held_out is None else held_out, tokenizer
     from .text.encoding import encode_text
     from .text.loading import load_text, split_text
@@ -227,7 +234,7 @@ def load_evaluation_data(
     )
     if args.held_out:
         _, documents = split_text(documents, args.held_out, seed, num_proc)
-    tokenizer = _read_tokenizer(args, source)
+    tokenizer = _read_tokenizer(args, source, trust_remote_code)
     return encode_text(documents, tokenizer, label=str(args.dataset_name), **_encoding(args, num_proc)), tokenizer
 
 
@@ -253,29 +260,30 @@ def _load_sudoku(args: DataArguments, seed: int) -> Loaded:
     return train, held_out, SudokuTokenizer()
 
 
-def _load_source_files(args: DataArguments, seed: int, source: str | None) -> Loaded:
+def _load_source_files(args: DataArguments, seed: int, read: ReadTokenizer | None) -> Loaded:
     length = args.length or 1024
     train_files, eval_files = python_files(args.dataset_name, args.held_out, seed)
-    tokenizer = train_byte_level_bpe(train_files, args.vocab_size) if source is None else _read_tokenizer(args, source)
+    tokenizer = train_byte_level_bpe(train_files, args.vocab_size) if read is None else read()
     held_out = SourceFiles(eval_files, tokenizer, length) if eval_files else None
     return SourceFiles(train_files, tokenizer, length), held_out, tokenizer
 
 
 def _load_text(
-    args: DataArguments, seed: int, source: str | None, evaluates: bool, text_field: str, num_proc: int | None
+    args: DataArguments,
+    seed: int,
+    read: ReadTokenizer | None,
+    evaluates: bool,
+    text_field: str,
+    num_proc: int | None,
 ) -> Loaded:
     from .text.encoding import encode_both
     from .text.loading import load_text, split_text
 
-    read = partial(load_text, column=text_field, sample_by=args.sample_by)
-    train, held_out = split_text(_one_split(args, args.dataset_train_split, read), args.held_out, seed, num_proc)
+    read_split = partial(load_text, column=text_field, sample_by=args.sample_by)
+    train, held_out = split_text(_one_split(args, args.dataset_train_split, read_split), args.held_out, seed, num_proc)
     if args.held_out == 0 and evaluates:
-        held_out = _one_split(args, args.dataset_test_split, read)
-    tokenizer = (
-        learn_byte_level_bpe((row["text"] for row in train), args.vocab_size)
-        if source is None
-        else _read_tokenizer(args, source)
-    )
+        held_out = _one_split(args, args.dataset_test_split, read_split)
+    tokenizer = learn_byte_level_bpe((row["text"] for row in train), args.vocab_size) if read is None else read()
     encoding = _encoding(args, num_proc)
     encoded = encode_both(train, held_out, str(args.dataset_name), tokenizer=tokenizer, **encoding)
     return (*encoded, tokenizer)
@@ -324,8 +332,8 @@ def _one_split(args: DataArguments, name: str, read: Callable[..., Any]) -> Any:
         ) from error
 
 
-def _read_tokenizer(args: DataArguments, source: str) -> PreTrainedTokenizerBase:
-    tokenizer = read_tokenizer(source)
+def _read_tokenizer(args: DataArguments, source: str, trust_remote_code: bool) -> PreTrainedTokenizerBase:
+    tokenizer = read_tokenizer(source, trust_remote_code=trust_remote_code)
     if args.mask_token is not None:
         if tokenizer.convert_tokens_to_ids(args.mask_token) in (None, tokenizer.unk_token_id):
             raise ValueError(f"mask_token={args.mask_token!r} is not in the vocabulary of {source}.")

@@ -95,6 +95,7 @@ def recipe_data(
             training_args.eval_strategy != "no",
             training_args.dataset_text_field,
             training_args.dataset_num_proc,
+            training_args.trust_remote_code,
         )
     return {"train_dataset": train_dataset, "eval_dataset": eval_dataset, "processing_class": tokenizer}
 

@@ -790,6 +790,25 @@ def test_two_processes_write_the_samples_of_one(save_chat_model, tmp_path, launc
             launch("generate.py", bos | {"add_bos_token": False} | change, tmp_path / "wrong")
 
 
+def test_a_tokenizer_that_is_code_is_read_where_the_user_says_so(save_chat_model, tmp_path, launch):
+    save_chat_model(tmp_path / "model")
+    (tmp_path / "model" / "own.py").write_text("from transformers import PreTrainedTokenizerFast as Mine\n")
+    told = tmp_path / "model" / "tokenizer_config.json"
+    own = {"tokenizer_class": "Mine", "auto_map": {"AutoTokenizer": [None, "own.Mine"]}}
+    told.write_text(json.dumps(json.loads(told.read_text()) | own))
+    config = {
+        "model_name_or_path": str(tmp_path / "model"),
+        "output_file": str(tmp_path / "out.jsonl"),
+        "num_samples": 1,
+        "use_cpu": True,
+        "generation": {"max_new_tokens": 4, "steps": 1},
+    }
+    with pytest.raises(ValueError, match="set trust_remote_code=True"):
+        launch("generate.py", config, tmp_path / "run")
+    launch("generate.py", config | {"trust_remote_code": True}, tmp_path / "run")
+    assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 1
+
+
 def test_chat_over_a_pipe_answers_each_turn_of_the_conversation(save_chat_model, tmp_path):
     tokenizer = save_chat_model(tmp_path / "model")
     model = LladaForMaskedDiffusion.from_pretrained(tmp_path / "model")

@@ -1,6 +1,7 @@
 """The task of writing functions that pass tests, those of MBPP or HumanEval."""
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -82,47 +83,52 @@ def load_code(
     reported = of_split(read_problems(problems_file, problems_config), "test")
     problems = _first(reported, num_problems, "num_problems", problems_file)
     tuning_problems = _problems_to_tune_on(tuning_file or problems_file, num_tuning_problems)
+    name = tokenizer or model.name_or_path
     remedy = f"set the task's tokenizer to what {model.name_or_path} was trained with"
-    own_tokenizer = load_tokenizer(tokenizer or model.name_or_path, model.config.vocab_size, remedy)
-    mask_token_id = model.config.mask_token_id
-    examples, tuning_examples = (
-        _encode(
-            [problem.prompt_in(prompt_form, with_examples) for problem in each],
-            [f"The prompt of problem {problem.task_id}" for problem in each],
-            own_tokenizer,
-            max_new_tokens,
-            mask_token_id,
-            apply_chat_template,
-        )
-        for each in (problems, tuning_problems)
-    )
-
-    def judge(sequences: Tensor, asked: Tensor) -> Judgement:
-        new = sequences[:, -max_new_tokens:].tolist()
-        answers = decode_completions(new, own_tokenizer, own_tokenizer.eos_token_id)
-        tuned = len(tuning_problems) > 0 and torch.equal(asked, tuning_examples)
-        run = {"isolation": isolation, "timeout": timeout, "num_workers": num_workers}
-        judged = _judgement(tuning_problems if tuned else problems, answers, num_samples, run)
-        return judged._replace(num_tokens=_token_counts(answers, own_tokenizer))
-
-    origin = f"{len(problems)} problems of {Path(problems_file).name}, {max_new_tokens} tokens for each answer."
-    if tuning_problems:
-        origin += f" Arguments were chosen on {len(tuning_problems)} others, of the validation split."
-    made_with = {
-        "problems": json_digest([asdict(problem) for problem in [*problems, *tuning_problems]]),
-        "tokenizer": tokenizer or model.name_or_path,
-        "isolation": isolation,
-        "timeout": timeout,
-    }
+    reader = load_tokenizer(name, model.config.vocab_size, remedy)
+    form = {"form": prompt_form, "examples": with_examples}
+    canvas = (reader, max_new_tokens, model.config.mask_token_id, apply_chat_template)
+    examples, tuning_examples = (_encode(each, form, *canvas) for each in (problems, tuning_problems))
+    limits = {"isolation": isolation, "timeout": timeout}
+    made_with = {"problems": json_digest([asdict(each) for each in [*problems, *tuning_problems]]), "tokenizer": name}
+    run = limits | {"num_workers": num_workers}
     return Task(
         examples=examples.repeat_interleave(num_samples, dim=0),
         tuning_examples=tuning_examples,
-        judge=judge,
+        judge=_judge(problems, tuning_problems, tuning_examples, reader, max_new_tokens, num_samples, run),
         measured="pass@1",
-        origin=origin,
-        made_with=made_with | ({"num_samples": num_samples} if num_samples > 1 else {}),
-        never_drawn=tokens_without_text(own_tokenizer, model.config.vocab_size, mask_token_id),
+        origin=_origin(Path(problems_file).name, problems, tuning_problems, max_new_tokens),
+        made_with=made_with | limits | ({"num_samples": num_samples} if num_samples > 1 else {}),
+        never_drawn=tokens_without_text(reader, model.config.vocab_size, model.config.mask_token_id),
     )
+
+
+def _origin(name: str, problems: list[CodeProblem], tuning_problems: list[CodeProblem], max_new_tokens: int) -> str:
+    origin = f"{len(problems)} problems of {name}, {max_new_tokens} tokens for each answer."
+    if tuning_problems:
+        origin += f" Arguments were chosen on {len(tuning_problems)} others, of the validation split."
+    return origin
+
+
+def _judge(
+    problems: list[CodeProblem],
+    tuning_problems: list[CodeProblem],
+    tuning_examples: Tensor,
+    tokenizer: PreTrainedTokenizerBase,
+    max_new_tokens: int,
+    num_samples: int,
+    run: dict[str, Any],
+) -> Callable[[Tensor, Tensor], Judgement]:
+    """The judge of the `Task`. run: see `run_programs`."""
+
+    def judge(sequences: Tensor, asked: Tensor) -> Judgement:
+        new = sequences[:, -max_new_tokens:].tolist()
+        answers = decode_completions(new, tokenizer, tokenizer.eos_token_id)
+        tuned = len(tuning_problems) > 0 and torch.equal(asked, tuning_examples)
+        judged = _judgement(tuning_problems if tuned else problems, answers, num_samples, run)
+        return judged._replace(num_tokens=_token_counts(answers, tokenizer))
+
+    return judge
 
 
 def _token_counts(answers: list[str], tokenizer: PreTrainedTokenizerBase) -> Tensor:
@@ -162,17 +168,19 @@ def _first(problems: list[CodeProblem], number: int | None, name: str, source: s
 
 
 def _encode(
-    prompts: list[str],
-    names: list[str],
+    problems: list[CodeProblem],
+    form: dict[str, Any],
     tokenizer: PreTrainedTokenizerBase,
     max_new_tokens: int,
     mask_token_id: int,
     apply_chat_template: bool,
 ) -> Tensor:
-    """Prompts and the masks after them, (N, L), with `PADDING` to the left of shorter ones.
+    """Prompts and the masks after them, (N, L), with `PADDING` to the left of shorter ones. form: see `prompt_in`.
 
     Raises ValueError if the tokenizer lacks the template, or a prompt holds the mask token.
     """
+    prompts = [problem.prompt_in(**form) for problem in problems]
+    names = [f"The prompt of problem {problem.task_id}" for problem in problems]
     encoded = encode_prompts(prompts, tokenizer, apply_chat_template, mask_token_id=mask_token_id, names=names)
     rows = [torch.tensor(ids + [mask_token_id] * max_new_tokens) for ids in encoded]
     if not rows:

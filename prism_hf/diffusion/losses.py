@@ -11,32 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor as T
 
+from prism_hf._deprecation import warn_renamed
+
 from .drafting import exclude_token
 
 NORMALIZERS = ("sequence", "masked")
 QUALITY_NORMALIZERS = ("filled", "draft")
 CHUNK_ELEMENTS = 2**24
-
-
-def unmasking_loss(
-    logits: torch.Tensor,
-    targets: torch.Tensor,
-    weights: torch.Tensor | None,
-    denominator: torch.Tensor | float,
-) -> torch.Tensor:
-    """MDM loss: `sum over masked of w CE / denominator`, with `w = -alpha'(t) / (1 - alpha(t))`, 1/t when linear.
-
-    The two normalisers in use: weights `1/t` with denominator `B * L` (MDLM, PRISM; LLaDA fine-tunes with the target
-    length for L), an unbiased bound on the negative log-likelihood; or no weights with the number of masked
-    positions, the plain mean, which has less variance on small models.
-
-    Args:
-        logits (`torch.Tensor` of shape `(N, V)`): At masked positions.
-        targets (`torch.Tensor` of shape `(N,)`): Clean tokens.
-        weights (`torch.Tensor` of shape `(N,)`, *optional*, defaults to ones): w.
-        denominator (`torch.Tensor` or `float`): What divides the sum.
-    """
-    return weighted_sum(token_losses(logits, targets), weights) / denominator
 
 
 def token_losses(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -45,8 +26,28 @@ def token_losses(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 
 
 def weighted_sum(losses: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
-    """The sum of losses (N,), each times its weight; of None they are ones."""
+    """The sum of `w CE` over masked tokens, with `w = -alpha'(t) / (1 - alpha(t))`, 1/t when linear.
+
+    What divides it makes it the MDM loss. The two normalisers in use: weights `1/t` with denominator `B * L` (MDLM,
+    PRISM; LLaDA fine-tunes with the target length for L), an unbiased bound on the negative log-likelihood; or no
+    weights with the number of masked positions, the plain mean, which has less variance on small models.
+
+    Args:
+        losses (`torch.Tensor` of shape `(N,)`): The cross-entropies of the clean tokens, see `token_losses`.
+        weights (`torch.Tensor` of shape `(N,)`, *optional*, defaults to ones): w.
+    """
     return (losses if weights is None else losses * weights).sum()
+
+
+def unmasking_loss(
+    logits: torch.Tensor,
+    targets: torch.Tensor,
+    weights: torch.Tensor | None,
+    denominator: torch.Tensor | float,
+) -> torch.Tensor:
+    """Deprecated: `weighted_sum(token_losses(logits, targets), weights) / denominator`."""
+    warn_renamed("unmasking_loss", "weighted_sum(token_losses(logits, targets), weights) / denominator")
+    return weighted_sum(token_losses(logits, targets), weights) / denominator
 
 
 def linear_unmasking_loss(
@@ -57,14 +58,16 @@ def linear_unmasking_loss(
     denominator: torch.Tensor | float,
     mask_token_id: int,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """`unmasking_loss` of `decoder(states)` without its (N, V) logits: some rows at a time, gradients included.
+    """The MDM loss of `decoder(states)` without its (N, V) logits: some rows at a time, gradients included.
 
     The mask token is given probability 0, as when tokens are drawn (SUBS, arXiv 2406.07524).
 
     Args:
         states (`torch.Tensor` of shape `(N, D)`): The input of the decoder at masked positions, in its dtype.
         decoder (`torch.nn.Linear`): The map to the vocabulary, (V, D) with or without bias.
-        targets, weights, denominator: As for `unmasking_loss`.
+        targets (`torch.Tensor` of shape `(N,)`): Clean tokens.
+        weights (`torch.Tensor` of shape `(N,)`, *optional*, defaults to ones): As for `weighted_sum`.
+        denominator (`torch.Tensor` or `float`): What divides the sum.
         mask_token_id (`int`): The mask token.
 
     Returns:
@@ -161,7 +164,7 @@ def quality_loss(
         quality_logits (`torch.Tensor` of shape `(N,)`): At the filled positions.
         correct (bool `torch.Tensor` of shape `(N,)`): `y_i = x_i`.
         denominator (`torch.Tensor` or `float`): PRISM: the number of filled positions, or `B * K`. Token-Critic: as for
-            `unmasking_loss`.
+            `weighted_sum`.
         weights (`torch.Tensor` of shape `(N,)`, *optional*, defaults to ones): w.
     """
     loss = F.binary_cross_entropy_with_logits(quality_logits.float(), correct.float(), weights, reduction="sum")

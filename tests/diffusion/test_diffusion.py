@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from prism_hf.diffusion.drafting import draft, invert_cdf, nucleus, select_lowest, select_positions
-from prism_hf.diffusion.losses import linear_unmasking_loss, quality_loss, unmasking_loss
+from prism_hf.diffusion.losses import linear_unmasking_loss, quality_loss, token_losses, unmasking_loss, weighted_sum
 from prism_hf.diffusion.noising import mask_tokens
 from prism_hf.diffusion.schedules import SCHEDULES, antithetic_timesteps
 
@@ -165,9 +165,13 @@ def test_losses_against_the_written_out_sums():
     targets = torch.randint(0, 5, (6,), generator=seeded(1))
     weights = torch.rand(6, generator=seeded(2))
     terms = [-torch.log_softmax(logits[i], -1)[targets[i]] for i in range(6)]
-    torch.testing.assert_close(unmasking_loss(logits, targets, None, 6), sum(terms) / 6)
+    losses = token_losses(logits, targets)
+    torch.testing.assert_close(losses, torch.stack(terms))
+    torch.testing.assert_close(weighted_sum(losses, None), sum(terms))
     weighted = sum(w * term for w, term in zip(weights, terms, strict=True)) / 10
-    torch.testing.assert_close(unmasking_loss(logits, targets, weights, 10), weighted)
+    torch.testing.assert_close(weighted_sum(losses, weights) / 10, weighted)
+    with pytest.warns(FutureWarning, match="unmasking_loss is now called weighted_sum"):
+        torch.testing.assert_close(unmasking_loss(logits, targets, weights, 10), weighted)
 
     scores = torch.randn(6, generator=seeded(3))
     correct = torch.tensor([1, 0, 1, 1, 0, 0], dtype=torch.bool)

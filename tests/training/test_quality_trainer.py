@@ -6,7 +6,7 @@ from peft import LoraConfig, PeftModel, TrainableTokensConfig, get_peft_model
 from transformers import BitsAndBytesConfig
 from transformers.utils import is_bitsandbytes_available
 
-from prism_hf.diffusion.losses import unmasking_loss
+from prism_hf.diffusion.losses import token_losses, weighted_sum
 from prism_hf.models.llada import LladaConfig
 from prism_hf.models.prism import PrismConfig, PrismForMaskedDiffusion
 from prism_hf.training import PrismTrainer, PrismTrainingArguments
@@ -149,7 +149,8 @@ def test_an_adapter_on_the_decoder_gets_the_gradient_of_its_logits(tmp_path, opt
     logits = model(**noised.rows.inputs(noised.z, model), logits_to_keep=noised.masked).logits
     logits = logits.float().index_fill(1, torch.tensor([49]), -torch.inf)
     denominator = noised.denominators["unmasking_loss"]
-    (args.unmasking_weight * unmasking_loss(logits, noised.targets, noised.weights, denominator)).backward()
+    total = weighted_sum(token_losses(logits, noised.targets), noised.weights)
+    (args.unmasking_weight * total / denominator).backward()
     assert found
     for name, parameter in own.items():
         assert parameter.grad.abs().max() > 0

@@ -37,12 +37,13 @@ class ChatArguments:
     attn_implementation: str | None = field(default=None, metadata={"help": "eager, sdpa, flash_attention_2, ..."})
     use_cpu: bool = field(default=not torch.accelerator.is_available(), metadata={"help": "Run on the CPU."})
 
-    __post_init__ = check_fields
+    def __post_init__(self) -> None:
+        check_fields(self)
+        RemaskGenerationConfig(**self.generation)  # a misspelt field is to fail before the model is loaded
 
 
 def main() -> None:
     (args,) = parse_arguments((ChatArguments,))
-    RemaskGenerationConfig(**args.generation)  # a misspelt field is to fail before the model is loaded
     device = PartialState(cpu=args.use_cpu).device
     tokenizer = read_tokenizer(args.model_name_or_path, trust_remote_code=args.trust_remote_code)
     if tokenizer.chat_template is None:

@@ -24,7 +24,9 @@ from prism_hf.evaluation import (
     plot_comparison,
     weights_digest,
 )
-from prism_hf.fields import NotNegative, Positive, Seed, build_config, check_fields
+from prism_hf.evaluation.comparison.grid import GridPoint
+from prism_hf.evaluation.tasks.registry import check_task
+from prism_hf.fields import NotNegative, Positive, Seed, build_config, check_fields, did_you_mean
 from prism_hf.generation import Order
 from prism_hf.hub.portable import portable
 from prism_hf.jobs.launching import end_with_launcher
@@ -63,7 +65,22 @@ class ComparisonArguments:
     bf16: bool = field(default=False, metadata={"help": "Run the model under bfloat16 autocast."})
     torch_compile: bool = field(default=False, metadata={"help": "Compile the model and the critic."})
 
-    __post_init__ = check_fields
+    def __post_init__(self) -> None:
+        check_fields(self)
+        check_task(**self.task)
+        labels = [point.label for point in self.points(self.critic_name_or_path)]
+        if self.reference not in labels:
+            near = did_you_mean(self.reference, labels)
+            raise ValueError(f"reference={self.reference!r} is not among the strategies compared: name one.{near}")
+        self.matching()
+
+    def points(self, critic_name: str | None) -> list[GridPoint]:
+        """What is compared, where the network that token_critic asks goes by that name."""
+        return expand_grid(self.strategies or [], self.orders, self.temperatures, self.budgets, critic_name)
+
+    def matching(self) -> Match | None:
+        """What all rows are to agree in."""
+        return None if self.match is None else build_config(Match, self.match, "match")
 
 
 def main() -> None:
@@ -89,10 +106,7 @@ def compare_strategies(args: ComparisonArguments, path: Path, state: PartialStat
     if args.critic_name_or_path is not None:
         critic = load(args.critic_name_or_path)
         critic_name = f"{portable(args.critic_name_or_path)} {weights_digest(critic)}"
-    points = expand_grid(args.strategies or [], args.orders, args.temperatures, args.budgets, critic_name)
-    if args.reference not in {point.label for point in points}:
-        raise ValueError(f"reference={args.reference!r} is not among the strategies compared: name one that is.")
-    match = None if args.match is None else build_config(Match, args.match, "match")
+    points, match = args.points(critic_name), args.matching()
     model_name = portable(args.model_name_or_path) or "sudoku_prism"
     model = load(model_path(args.model_name_or_path or "sudoku_prism"))
     task = load_task(**args.task, model=model)

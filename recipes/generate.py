@@ -76,15 +76,16 @@ class GenerateArguments:
     attn_implementation: str | None = field(default=None, metadata={"help": "eager, sdpa, flash_attention_2, ..."})
     use_cpu: bool = field(default=not torch.accelerator.is_available(), metadata={"help": "Run on the CPU."})
 
-    __post_init__ = check_fields
+    def __post_init__(self) -> None:
+        check_fields(self)
+        for generation in outputs_of(self).values():
+            RemaskGenerationConfig(**generation)  # a misspelt field is to fail before the model is loaded
 
 
 def main() -> None:
     end_with_launcher()
     args, problems = parse_arguments((GenerateArguments, ProblemArguments))
     check_sources(args, problems)
-    for generation in outputs_of(args).values():
-        RemaskGenerationConfig(**generation)  # a misspelt field is to fail before the model is loaded
     state = PartialState(cpu=args.use_cpu)
     with ExitStack() as locks:
         for output_file in outputs_of(args):

@@ -31,6 +31,10 @@ class MdmArguments(ModelArguments):
         default=None, metadata={"help": "Fields of the RemaskGenerationConfig that evaluations generate with."}
     )
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        RemaskGenerationConfig(**(self.generation or {}))  # a misspelt field is to fail before data are read
+
 
 def build(
     model_args: MdmArguments, data_args: DataArguments, training_args: MaskedDiffusionTrainingArguments

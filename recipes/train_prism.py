@@ -33,9 +33,12 @@ class PrismArguments(ModelArguments):
         default=None, metadata={"help": "Fields of the RemaskGenerationConfig saved with the model."}
     )
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        RemaskGenerationConfig(**(self.generation or {}))  # a misspelt field is to fail before data are read
+
 
 def build(model_args: PrismArguments, data_args: DataArguments, training_args: PrismTrainingArguments) -> PrismTrainer:
-    generation_config = RemaskGenerationConfig(**(model_args.generation or {}))
     name_or_path = model_args.model_name_or_path or model_path("sudoku_mdm")
     data = recipe_data(data_args, training_args, name_or_path)
     model = PrismForMaskedDiffusion.from_pretrained(
@@ -44,7 +47,7 @@ def build(model_args: PrismArguments, data_args: DataArguments, training_args: P
         head_num_blocks=model_args.head_num_blocks,
         **loading_arguments(model_args, training_args),
     )
-    model.generation_config = generation_config
+    model.generation_config = RemaskGenerationConfig(**(model_args.generation or {}))
 
     compute_metrics = prediction_metrics(
         data_args.dataset, training_args.predict_with_generate, data["processing_class"], model_args.eval_scorer

@@ -4,6 +4,7 @@ import contextlib
 import inspect
 import io
 import json
+import re
 import runpy
 import subprocess
 import sys
@@ -865,8 +866,41 @@ def test_every_config_names_arguments_that_exist(path, tmp_path):
     overrides = [f"--{output}", str(tmp_path)]
     if command.startswith("train"):
         overrides += ["--bf16", "false", "--use_cpu", "true"]
+    if path.stem == "sudoku_compare":  # which says that it needs one
+        overrides += ["--critic_name_or_path", "critic"]
     parsed = parse_arguments(types, ["--config", str(path), *overrides])
     assert [vars(each)[output] for each in parsed if output in vars(each)] == [str(tmp_path)]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "given", "said"),
+    [
+        ("generate.py", {"generation": {"stpes": 3}}, "'stpes' is not a generation parameter.* Did you mean 'steps'"),
+        ("generate.py", {"settings": {"a": {"steps": 0}}}, "steps=0 must be an integer of at least 1"),
+        ("chat.py", {"generation": {"oder": "random"}}, "Did you mean 'order'"),
+        ("train_mdm.py", {"generation": {"stpes": 3}}, "Did you mean 'steps'"),
+        ("train_prism.py", {"generation": {"stpes": 3}}, "Did you mean 'steps'"),
+        ("compare.py", {"task": {"name": "infil"}}, "Unknown task 'infil'.* Did you mean 'infill'"),
+        ("compare.py", {"task": {"name": "sudoku", "num_puzles": 3}}, "Did you mean 'num_puzzles'"),
+        ("compare.py", {"strategies": [{"name": "prism", "num_remaks": 3}]}, "'num_remaks'.* mean 'num_remask'"),
+        ("compare.py", {"reference": "prims"}, "reference='prims' is not among .* Did you mean 'prism'"),
+        ("compare.py", {"match": {"valeu": 4.0}}, "Unknown field of match 'valeu'.* Did you mean 'value'"),
+    ],
+)
+def test_a_misspelt_key_within_an_argument_ends_a_recipe_with_two_lines(recipe, given, said, tmp_path, capsys):
+    needed = {"output_dir": str(tmp_path / "out"), "use_cpu": True}
+    if recipe in ("generate.py", "chat.py"):
+        needed = {"model_name_or_path": "nowhere", "use_cpu": True}
+    if recipe == "generate.py":
+        needed["output_file"] = str(tmp_path / "out.jsonl")
+    if recipe == "compare.py":
+        needed |= {"task": {"name": "sudoku"}, "strategies": [{"name": "none"}, {"name": "prism", "num_remask": 2}]}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(needed | given))
+    with pytest.raises(SystemExit):
+        run_here(recipe, tmp_path / "config.yaml")
+    usage, error = capsys.readouterr().err.splitlines()[-2:]
+    assert usage.startswith(f"usage: {recipe}") and re.search(f"{recipe}: error: .*{said}", error)
+    assert not list(tmp_path.glob("out*"))
 
 
 def test_a_misspelt_argument_is_named_with_the_right_one(tmp_path):

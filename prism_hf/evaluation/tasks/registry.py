@@ -39,10 +39,16 @@ def load_task(name: str | None = None, model: Any = None, **arguments: Any) -> T
         task = load_task("sudoku", layout=81, num_puzzles=100)
         ```
     """
+    check_task(name, **arguments)
+    known = inspect.signature(TASKS[name]).parameters
+    return TASKS[name](**arguments, **({"model": model} if "model" in known else {}))
+
+
+def check_task(name: str | None = None, **arguments: Any) -> None:
+    """Raise ValueError for a task or an argument that is none, or for one that is missing."""
     check_names("task", [name], TASKS)
     known = inspect.signature(TASKS[name]).parameters
     check_names(f"argument of the task {name}", arguments, known.keys() - {"model"})
     missing = [each for each in known if known[each].default is inspect.Parameter.empty and each not in arguments]
     if missing := [each for each in missing if each != "model"]:
         raise ValueError(f"The task {name} needs {', '.join(missing)}: give it beside the name.")
-    return TASKS[name](**arguments, **({"model": model} if "model" in known else {}))

@@ -19,6 +19,7 @@ from transformers import AutoModelForMaskedLM, PreTrainedConfig
 from trl import get_peft_config
 
 from prism_hf import LladaConfig, PrismConfig, PrismForMaskedDiffusion, PrismTrainer, PrismTrainingArguments
+from prism_hf.diffusion.losses import CHUNK_ELEMENTS
 
 TOLERANCE = 0.15
 # No dropout: a CPU keeps another mask than a GPU.
@@ -88,6 +89,7 @@ def train(settings: dict, folder: str, config: PreTrainedConfig) -> None:
 
 def measure(name: str) -> None:
     """Print the bytes that training takes at its peak, in this process; a small run before it loads the libraries."""
+    CHUNK_ELEMENTS["cpu"] = CHUNK_ELEMENTS["cuda"]  # the estimate is of a GPU
     with tempfile.TemporaryDirectory() as folder:
         settings = check_settings(name, folder)
         config = load_config(folder)

@@ -26,6 +26,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Annotated, Any
+from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
@@ -39,6 +40,7 @@ from trl import get_peft_config, get_quantization_config
 
 from prism_hf import PrismConfig, PrismForMaskedDiffusion, PrismTrainer, PrismTrainingArguments
 from prism_hf._compat import unwrapped
+from prism_hf.diffusion.losses import CHUNK_ELEMENTS
 from prism_hf.fields import Allowed, Positive, check_arguments
 from prism_hf.jobs.yaml_files import read_yaml
 from prism_hf.models.attention import available_attention
@@ -382,7 +384,7 @@ def rehearse_step(model: nn.Module, args: PrismTrainingArguments, length: int, t
 
     trainer.accelerator.backward = booked_backward
     input_ids = torch.zeros(args.per_device_train_batch_size, length, dtype=torch.int64)
-    with tracker:
+    with tracker, patch.dict(CHUNK_ELEMENTS, cpu=CHUNK_ELEMENTS["cuda"]):  # the logits that a GPU has at a time
         trainer.training_step(model, {"input_ids": input_ids})
 
 

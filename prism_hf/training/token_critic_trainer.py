@@ -15,7 +15,7 @@ from transformers import TrainingArguments
 
 from prism_hf._compat import setting, unwrapped
 from prism_hf.diffusion.drafting import fill
-from prism_hf.diffusion.losses import CHUNK_ELEMENTS, quality_loss
+from prism_hf.diffusion.losses import quality_loss, rows_at_once
 from prism_hf.hub import base_model_name, papers
 
 from .arguments import TokenCriticTrainingArguments
@@ -157,7 +157,7 @@ class TokenCriticTrainer(QualityTrainer):
                 noised.uniform[:, 0],
                 sample=self.args.draft_do_sample,
                 top_p=self.args.draft_top_p,
-                rows_at_once=max(1, CHUNK_ELEMENTS // unwrapped(self.denoiser).config.vocab_size),
+                rows_at_once=rows_at_once(unwrapped(self.denoiser).config.vocab_size, noised.z.device),
             )
 
     def read_denoiser(self, noised: Noised) -> Callable[[torch.Tensor], torch.Tensor]:

@@ -2,7 +2,14 @@ import pytest
 import torch
 
 from prism_hf.diffusion.drafting import draft, invert_cdf, nucleus, select_lowest, select_positions
-from prism_hf.diffusion.losses import linear_unmasking_loss, quality_loss, token_losses, unmasking_loss, weighted_sum
+from prism_hf.diffusion.losses import (
+    CHUNK_ELEMENTS,
+    linear_unmasking_loss,
+    quality_loss,
+    token_losses,
+    unmasking_loss,
+    weighted_sum,
+)
 from prism_hf.diffusion.noising import mask_tokens
 from prism_hf.diffusion.schedules import SCHEDULES, antithetic_timesteps
 
@@ -183,7 +190,7 @@ def test_losses_against_the_written_out_sums():
 @pytest.mark.parametrize("frozen", [False, True])
 @pytest.mark.parametrize("weighted", [False, True])
 def test_linear_loss_equals_the_loss_of_full_logits(frozen, weighted, monkeypatch):
-    monkeypatch.setattr("prism_hf.diffusion.losses.CHUNK_ELEMENTS", 3 * 11)  # chunks of 3 rows, the last one short
+    monkeypatch.setitem(CHUNK_ELEMENTS, "cpu", 3 * 11)  # chunks of 3 rows, the last one short
     decoder = torch.nn.Linear(6, 11, dtype=torch.float64).requires_grad_(not frozen)
     states = torch.randn(10, 6, generator=seeded(), dtype=torch.float64, requires_grad=True)
     targets = torch.randint(1, 11, (10,), generator=seeded(1))

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
+from prism_hf.diffusion.losses import CHUNK_ELEMENTS
 from prism_hf.models.prism import PrismConfig, PrismForMaskedDiffusion
 from prism_hf.training import TokenCriticTrainer, TokenCriticTrainingArguments
 from prism_hf.training.randomness import row_uniforms, step_uniform
@@ -41,7 +42,7 @@ def losses(trainer):
 @pytest.mark.parametrize("normalizer", ["sequence", "masked"])
 def test_critic_loss_of_a_batch(request, critic, sequences, arguments, normalizer, drafter, monkeypatch):
     """With loops over the batch, full logits, and tokens by counting the cumulative sums below a draw."""
-    monkeypatch.setattr("prism_hf.training.token_critic_trainer.CHUNK_ELEMENTS", 9 * 5)  # 5 positions at a time
+    monkeypatch.setitem(CHUNK_ELEMENTS, "cpu", 9 * 5)  # 5 positions at a time
     denoiser = request.getfixturevalue(drafter)
     for module in critic.modules():
         if isinstance(module, torch.nn.Dropout):

@@ -1,6 +1,6 @@
 """Proves and times on a GPU what a CPU cannot: one command, no network, no weights and no data from outside.
 
-    python scripts/check_gpu.py --out outputs/check_gpu                # everything, in order of worth, in 8 minutes
+    python scripts/check_gpu.py --out outputs/check_gpu                # everything, in order of worth, in 10 minutes
     python scripts/check_gpu.py --out outputs/check_gpu --only golden train --minutes 4
 
 Each check runs in a process of its own with a limit of time. Its rows are printed as they come, as a Markdown table,
@@ -668,14 +668,14 @@ CHECKS: dict[str, tuple[Callable[[Machine], Iterator[Row]], int]] = {
     "golden": (check_golden, 60),
     "liger": (check_liger, 30),
     "synchronisation": (check_synchronisation, 60),
-    "literal": (check_literal, 40),
+    "literal": (check_literal, 60),
     "training": (check_training, 150),
     "generation": (check_generation, 200),
     "sudoku": (check_sudoku, 60),
     "fsdp2": (check_fsdp2, 90),
     "cross_entropy": (check_cross_entropy, 30),
     "4bit": (check_4bit, 60),
-    "compile": (check_compile, 150),
+    "compile": (check_compile, 240),
 }
 
 
@@ -728,7 +728,7 @@ def card() -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", default="outputs/check_gpu", help="folder of check_gpu.json and check_gpu.md")
-    parser.add_argument("--minutes", type=float, default=8.0, help="for all checks together")
+    parser.add_argument("--minutes", type=float, default=10.0, help="for all checks together")
     parser.add_argument("--only", nargs="+", choices=list(CHECKS), default=list(CHECKS), help="these checks alone")
     args = parser.parse_args()
     out = Path(args.out)

@@ -73,6 +73,9 @@ class RemaskGenerationOutput(ModelOutput):
         forwards_per_row (`torch.LongTensor`): (B,) forwards until the row was finished, those of a strategy's own
             network included.
         num_forwards (`int`): Model calls made for the batch, those of a strategy's own network included.
+        quality (`torch.FloatTensor`, *optional*): (B, L), of a strategy that reads it: that of each generated token in
+            the last forward that read its row. NaN for what that forward's step filled, for what was given, and where a
+            cache spared it.
         trajectory (`Trajectory`, *optional*): If it was asked for.
 
     Example:
@@ -86,6 +89,7 @@ class RemaskGenerationOutput(ModelOutput):
     tokens_per_forward: torch.Tensor | None = None
     forwards_per_row: torch.Tensor | None = None
     num_forwards: int | None = None
+    quality: torch.Tensor | None = None
     trajectory: Trajectory | None = None
 
 
@@ -162,8 +166,9 @@ def remask_generate(
     input_ids = inputs if input_ids is None else input_ids
     given = (attention_mask, token_type_ids, generator, logits_processor, stopping_criteria)
     generation = prepare_generation(model, config, strategy, input_ids, *given)
-    count, recorder, stream = ForwardCount(generation), Recorder(generation), Stream(generation, streamer)
-    observers = (count, Endings(generation, stopping_criteria), stream, recorder)
+    count, judge = ForwardCount(generation), LastQuality(generation)
+    recorder, stream = Recorder(generation), Stream(generation, streamer)
+    observers = (count, judge, Endings(generation, stopping_criteria), stream, recorder)
     for step in generation.schedule:
         step = generation.begin(step)
         if step is None:  # nothing to read in it
@@ -176,7 +181,7 @@ def remask_generate(
             break
     check_unmasked(generation)
     stream.end()
-    return _output(generation, count, recorder)
+    return _output(generation, count, judge, recorder)
 
 
 def prepare_generation(
@@ -259,7 +264,24 @@ class ForwardCount:
             self.total += own
 
 
-def _output(generation: Generation, count: ForwardCount, recorder: Recorder) -> torch.Tensor | RemaskGenerationOutput:
+class LastQuality:
+    """The quality (B, L) of generated tokens in the last forward that read each row, None where none is read."""
+
+    def __init__(self, generation: Generation) -> None:
+        self.quality: torch.Tensor | None = None
+
+    def __call__(self, generation: Generation, step: Step, changes: Changes) -> None:
+        if changes.quality is None:
+            return
+        stood = (generation.canvas.fillable & ~generation.masked & ~changes.unmasked) | changes.remasked
+        quality = changes.quality.masked_fill(~stood, torch.nan)
+        before = torch.full_like(quality, torch.nan) if self.quality is None else self.quality
+        self.quality = torch.where(generation.reads[:, None], quality, before)
+
+
+def _output(
+    generation: Generation, count: ForwardCount, judge: LastQuality, recorder: Recorder
+) -> torch.Tensor | RemaskGenerationOutput:
     canvas = generation.canvas
     sequences = canvas.restore(generation.tokens, generation.pad_token_id or 0)
     if not generation.config.return_dict_in_generate:
@@ -269,6 +291,7 @@ def _output(generation: Generation, count: ForwardCount, recorder: Recorder) -> 
         tokens_per_forward=(canvas.fillable & ~generation.cut_off).sum(-1) / count.of_rows.clamp(min=1),
         forwards_per_row=count.of_rows,
         num_forwards=count.total,
+        quality=None if judge.quality is None else canvas.restore(judge.quality, torch.nan),
         trajectory=recorder.trajectory(canvas),
     )
 

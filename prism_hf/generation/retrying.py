@@ -26,7 +26,7 @@ def generate_with_retries(
     input_ids: torch.Tensor,
     retries: Sequence[dict[str, Any]],
     retry_below: Fraction = 0.9,
-    hide: Share = 0.0,
+    hide: Share | None = 0.0,
     attention_mask: torch.Tensor | None = None,
     generator: torch.Generator | None = None,
     token_type_ids: torch.Tensor | None = None,
@@ -42,16 +42,19 @@ def generate_with_retries(
         retry_below (`float`, *optional*, defaults to 0.9): A row is written anew if a written token that is not hidden
             has a lower quality, in [0, 1].
         hide (`float`, *optional*, defaults to 0.0): Share of the written tokens that are masked while the others are
-            judged, drawn anew each time, in [0, 1). All rows are judged before each retry, so that one that was trusted
-            may still be found wrong.
+            judged, drawn anew each time, in [0, 1). All rows are then judged before each retry, so that one that was
+            trusted may still be found wrong; with 0 only those that were written anew. With None no forward judges: a
+            row is judged by what the last forward of its generation read, when its last masks hid themselves. Each
+            attempt then needs a strategy that reads quality (`"prism"`, with `remask_end=0` if it is to judge alone).
         attention_mask (`torch.Tensor`, *optional*): As for `remask_generate`.
         generator (`torch.Generator`, *optional*): As for `remask_generate`.
         token_type_ids (`torch.Tensor`, *optional*): As for `remask_generate`.
         **kwargs: As for `remask_generate`.
 
     Returns:
-        The last attempt at each row. `num_forwards` counts all calls, one judgement before each retry included. The
-        attempts end when a judgement finds nothing to write anew.
+        The last attempt at each row. `num_forwards` counts all calls, the judgements before each retry included, and
+        `forwards_per_row` those that read the row, in all its attempts. The attempts end when a judgement finds nothing
+        to write anew.
 
     Raises:
         ValueError: on wrong settings of any attempt, before the first forward; where a mask cannot be filled, or the
@@ -74,7 +77,7 @@ def generate_with_retries(
         "token_type_ids": token_type_ids,
     }
     generations = [prepare_generation(model, config, strategy, **inputs) for config, strategy in resolved]
-    _check_attempts(generations, attention_mask)
+    _check_attempts(generations, attention_mask, hide)
     num_new, mask_token_id = generations[0].canvas.num_new, generations[0].config.mask_token_id
     written = torch.cat([input_ids == mask_token_id, input_ids.new_ones(len(input_ids), num_new) > 0], dim=1)
     seen = None
@@ -87,18 +90,34 @@ def generate_with_retries(
         return cast(Any, remask_generate(model, generator=generator, **of_rows, **settings))
 
     output = write(slice(None), kwargs)
-    sequences, num_forwards = output.sequences, output.num_forwards
+    sequences, num_forwards, forwards = output.sequences, output.num_forwards, output.forwards_per_row
+    num_tokens = output.tokens_per_forward * forwards
+    everywhere = rows = torch.arange(len(input_ids), device=input_ids.device)
     for settings in attempts[1:]:
-        judged = written & (uniform(written.shape, written.device, generator) >= hide)
-        quality = _judge(model, sequences.masked_fill(written & ~judged, mask_token_id), seen, judged)
-        num_forwards += 1
-        rows = (quality < retry_below).nonzero()[:, 0]
+        if hide is None:
+            asked, lowest = rows, output.quality.nan_to_num(1.0).amin(-1)
+        else:
+            judged = written & (uniform(written.shape, written.device, generator) >= hide)
+            # Judged in full, a row that was trusted would be trusted again.
+            asked = everywhere if hide else rows
+            shown = sequences.masked_fill(written & ~judged, mask_token_id)[asked]
+            lowest = _judge(model, shown, None if seen is None else seen[asked], judged[asked])
+            num_forwards += 1
+            forwards = forwards.index_add(0, asked, torch.ones_like(asked))
+        rows = asked[lowest < retry_below]
         if len(rows) == 0:
             break
         output = write(rows, settings)
         num_forwards += output.num_forwards
+        forwards = forwards.index_add(0, rows, output.forwards_per_row)
+        num_tokens = num_tokens.index_copy(0, rows, output.tokens_per_forward * output.forwards_per_row)
         sequences = sequences.index_copy(0, rows, output.sequences)
-    return RemaskGenerationOutput(sequences=sequences, num_forwards=num_forwards)
+    return RemaskGenerationOutput(
+        sequences=sequences,
+        tokens_per_forward=num_tokens / forwards.clamp(min=1),
+        forwards_per_row=forwards,
+        num_forwards=num_forwards,
+    )
 
 
 def _judge(model: Any, sequences: torch.Tensor, seen: torch.Tensor | None, judged: torch.Tensor) -> torch.Tensor:
@@ -112,8 +131,14 @@ def _judge(model: Any, sequences: torch.Tensor, seen: torch.Tensor | None, judge
     return quality.masked_fill(~judged, 1.0).amin(-1)
 
 
-def _check_attempts(generations: Sequence[Generation], attention_mask: torch.Tensor | None) -> None:
-    """Raise ValueError unless what each attempt writes can take the place of what the one before wrote."""
+def _check_attempts(generations: Sequence[Generation], attention_mask: torch.Tensor | None, hide: float | None) -> None:
+    """Raise ValueError unless each attempt can be judged, and take the place of what the one before wrote."""
+    for generation in generations:
+        if hide is None and "quality" not in generation.strategy.needs:
+            raise ValueError(
+                f"hide=None judges by the quality that a generation reads, and remask_strategy={generation.strategy} "
+                "reads none: use 'prism', with remask_end=0 if nothing is to be remasked."
+            )
     appended = [generation.canvas.num_new for generation in generations]
     if len(set(appended)) > 1:
         raise ValueError(

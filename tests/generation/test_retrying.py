@@ -61,6 +61,9 @@ def test_each_row_takes_the_first_attempt_that_is_trusted_or_the_last(model, can
     output = generate_with_retries(model, canvases, RETRIES, threshold, **SETTINGS)
     assert torch.equal(output.sequences, torch.stack(by_hand))
     assert output.num_forwards == 6 + 1 + 5 + 1 + 3
+    forwards = torch.tensor([6 + 1, 6 + 1 + 5 + 1, 6 + 1 + 5 + 1 + 3])[taken]  # who is trusted is not judged again
+    assert torch.equal(output.forwards_per_row, forwards)
+    assert torch.allclose(output.tokens_per_forward, 6 / forwards)
 
 
 def test_nothing_is_tried_again_where_all_is_trusted(model, canvases):
@@ -109,6 +112,44 @@ def test_rows_are_judged_with_a_part_hidden_before_each_retry(model, canvases):
     assert torch.equal(output.sequences, torch.stack(rows))
     assert 0 < len(set(retried)) < len(retried) < 2 * len(canvases)
     assert output.num_forwards == 6 + 2 * (1 + 2)
+    assert output.forwards_per_row.tolist() == [6 + 2 + 2 * retried.count(index) for index in range(len(rows))]
+
+
+def test_a_generation_judges_itself_by_the_last_canvas_that_it_read(model, canvases):
+    judge = SETTINGS | {"remask_strategy": "prism", "remask_end": 0.0, "confidence_threshold": 0.9, "order": None}
+    again = judge | {"confidence_threshold": 0.99}
+    recorded = {"return_dict_in_generate": True, "output_trajectory": True}
+    first = remask_generate(model, canvases, **judge, **recorded)
+    lowest, steps = [], []
+    for row, canvas in enumerate(canvases):
+        seen = [canvas, *first.trajectory.canvas[:, row]]
+        step = next(i for i, after in enumerate(seen[1:]) if not (after == MASK).any())
+        written = (canvas == MASK) & (seen[step] != MASK)
+        lowest.append(lowest_quality(model, seen[step], written) if written.any() else 1.0)
+        steps.append(step + 1)
+    assert first.forwards_per_row.tolist() == steps and len(set(steps)) > 1
+    retry_below = sum(sorted(lowest)[3:5]) / 2
+    output = generate_with_retries(model, canvases, [again], retry_below, hide=None, **judge)
+    expected, second = first.sequences.clone(), remask_generate(model, canvases, **again, **recorded)
+    anew = torch.tensor(lowest) < retry_below
+    expected[anew] = second.sequences[anew]
+    assert anew.sum() == 4 and torch.equal(output.sequences, expected)
+    assert torch.equal(output.forwards_per_row, first.forwards_per_row + second.forwards_per_row * anew)
+    with pytest.raises(ValueError, match="hide=None.*'none'.*reads none"):
+        generate_with_retries(model, canvases, [again], hide=None, **SETTINGS)
+
+
+def test_the_quality_last_read_of_each_token(model, canvases):
+    prompts, padding = canvases[:, :2].clone(), torch.ones(8, 2, dtype=torch.long)
+    padding[:4, 0], prompts[:4, 0] = 0, 11
+    settings = {"max_new_tokens": 6, "steps": 3, "remask_strategy": "prism", "num_remask": 1, "attention_mask": padding}
+    recorded = {"return_dict_in_generate": True, "output_trajectory": True}
+    output = remask_generate(model, prompts, **settings, **recorded)
+    stood = output.trajectory.canvas[-2] != MASK
+    stood[:, :2] = False
+    assert stood.any() and torch.equal(output.quality.isnan(), ~stood)
+    assert torch.equal(output.quality[stood], output.trajectory.quality[-1][stood])
+    assert remask_generate(model, prompts, **settings | {"remask_strategy": "none"}, **recorded).quality is None
 
 
 def test_mistakes_are_named_before_the_first_forward(model, canvases):

@@ -58,7 +58,7 @@ class Canvas:
     num_appended: torch.Tensor
     token_type_ids: torch.Tensor | None = None
 
-    def restore(self, values: torch.Tensor, padding: int = 0) -> torch.Tensor:
+    def restore(self, values: torch.Tensor, padding: float = 0) -> torch.Tensor:
         """Values (..., B, L) at the positions of the canvas as (..., B, L') in the order of the returned sequences.
 
         `padding` is the value of a column that the canvas does not have.

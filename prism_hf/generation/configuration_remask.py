@@ -182,8 +182,10 @@ class RemaskGenerationConfig(GenerationConfig):
         quality_threshold (`float`, *optional*, defaults to `None` = off): Remask only tokens with a quality below it;
             the strategy must be one that reads quality. With `confidence_threshold` too, what was generated is
             verified: a block ends as soon as it has no mask and a forward has read all of it and remasked nothing, or
-            no step that may remask is left. `num_remask` tokens may then go back in any step of the static sampler but
-            the last, whatever the row holds; in the block sampler the steps have the same shares as ever.
+            no step that may remask is left. Each step then remasks fewer tokens than the one before has unmasked, so
+            that it ends. A `num_remask` lifts that: so many tokens may go back in any step of the static sampler but
+            the last, the same ones again and again where they come back as they were; in the block sampler the steps
+            have the same shares as ever.
         loop_start (`int`, *optional*): The extra loop steps come before this step, `0 <= loop_start <= steps`. The loop
             does not go with `confidence_threshold`, and with `block_length` only as `"prism_loop"`, which has defaults
             for all three and spreads the loop over the blocks.

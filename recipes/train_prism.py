@@ -25,10 +25,14 @@ from prism_hf.training.running import recipe_data, run_training
 class PrismArguments(ModelArguments):
     """Without model_name_or_path, the Sudoku model that ships."""
 
-    head_type: str = field(
-        default="mlp", metadata={"help": "Quality head; dit: MDLM only.", "choices": tuple(QUALITY_HEADS)}
+    head_type: str | None = field(
+        default=None,
+        metadata={
+            "help": "New quality head, mlp if not given; dit: MDLM only. A model that has one keeps it.",
+            "choices": tuple(QUALITY_HEADS),
+        },
     )
-    head_num_blocks: Count = field(default=0, metadata={"help": "Extra blocks of a dit head."})
+    head_num_blocks: Count | None = field(default=None, metadata={"help": "Extra blocks of a new dit head."})
     generation: dict | None = field(
         default=None, metadata={"help": "Fields of the RemaskGenerationConfig saved with the model."}
     )
@@ -41,10 +45,10 @@ class PrismArguments(ModelArguments):
 def build(model_args: PrismArguments, data_args: DataArguments, training_args: PrismTrainingArguments) -> PrismTrainer:
     name_or_path = model_args.model_name_or_path or model_path("sudoku_mdm")
     data = recipe_data(data_args, training_args, name_or_path)
+    head = {"head_type": model_args.head_type, "head_num_blocks": model_args.head_num_blocks}
     model = PrismForMaskedDiffusion.from_pretrained(
         name_or_path,
-        head_type=model_args.head_type,
-        head_num_blocks=model_args.head_num_blocks,
+        **{name: value for name, value in head.items() if value is not None},
         **loading_arguments(model_args, training_args),
     )
     model.generation_config = RemaskGenerationConfig(**(model_args.generation or {}))

@@ -356,6 +356,13 @@ def test_small_functions_are_learned_corrected_and_compared(tmp_path, launch):
     }
     launch("train_mdm.py", mdm, tmp_path / "mdm")
     launch("train_prism.py", prism | short | {"model_name_or_path": str(tmp_path / "mdm")}, tmp_path / "prism")
+
+    # A model that has a head goes on with it: at a rate of 0, with what it has learned.
+    still = {"model_name_or_path": str(tmp_path / "prism"), "learning_rate": 0.0, "head_learning_rate": 0.0}
+    launch("train_prism.py", prism | short | still | {"head_type": None}, tmp_path / "again")
+    one, again = (load_file(tmp_path / name / "model.safetensors") for name in ("prism", "again"))
+    assert one.keys() == again.keys() and all(torch.equal(one[name], again[name]) for name in one)
+
     task = {"problems_file": str(functions / "problems.jsonl"), "num_problems": 2, "num_tuning_problems": 0}
     task |= {"isolation": "limits" if isolation_problem() else "namespaces", "max_new_tokens": 4}
     compared |= {"model_name_or_path": str(tmp_path / "prism"), "task": compared["task"] | task, "use_cpu": True}

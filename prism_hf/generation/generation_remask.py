@@ -271,7 +271,7 @@ class LastQuality:
         self.quality: torch.Tensor | None = None
 
     def __call__(self, generation: Generation, step: Step, changes: Changes) -> None:
-        if changes.quality is None:
+        if changes.quality is None or not generation.config.return_dict_in_generate:
             return
         stood = (generation.canvas.fillable & ~generation.masked & ~changes.unmasked) | changes.remasked
         quality = changes.quality.masked_fill(~stood, torch.nan)

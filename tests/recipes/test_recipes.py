@@ -800,7 +800,8 @@ def test_two_processes_write_the_samples_of_one(save_chat_model, tmp_path, launc
 
 def test_a_tokenizer_that_is_code_is_read_where_the_user_says_so(save_chat_model, tmp_path, launch):
     save_chat_model(tmp_path / "model")
-    (tmp_path / "model" / "own.py").write_text("from transformers import PreTrainedTokenizerFast as Mine\n")
+    code = "from transformers import PreTrainedTokenizerFast\n\n\nclass Mine(PreTrainedTokenizerFast):\n    pass\n"
+    (tmp_path / "model" / "own.py").write_text(code)  # a class of its own, as transformers marks the one it loads
     told = tmp_path / "model" / "tokenizer_config.json"
     own = {"tokenizer_class": "Mine", "auto_map": {"AutoTokenizer": [None, "own.Mine"]}}
     told.write_text(json.dumps(json.loads(told.read_text()) | own))

@@ -184,7 +184,7 @@ def test_a_model_whose_backbones_config_was_loaded_is_private(saved, tmp_path):
 
 def test_results_of_an_evaluation_are_private(prism, tmp_path):
     path, made_with = tmp_path / "results.jsonl", {"model": str(tmp_path / "model"), "tokenizer": f"{tmp_path}/t 1f"}
-    settings = {"examples": torch.zeros(2, 10, dtype=torch.long), "settings": [{"steps": 2, "max_new_tokens": 0}]}
+    settings = {"examples": torch.eye(2, 10, dtype=torch.long), "settings": [{"steps": 2, "max_new_tokens": 0}]}
     for _ in range(2):
         evaluation.evaluate_settings(
             prism.eval(), **settings, path=path, measure=lambda predictions: {}, made_with=made_with, batch_size=2

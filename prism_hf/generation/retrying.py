@@ -78,11 +78,8 @@ def generate_with_retries(
     }
     generations = [prepare_generation(model, config, strategy, **inputs) for config, strategy in resolved]
     _check_attempts(generations, attention_mask, hide)
-    num_new, mask_token_id = generations[0].canvas.num_new, generations[0].config.mask_token_id
-    written = torch.cat([input_ids == mask_token_id, input_ids.new_ones(len(input_ids), num_new) > 0], dim=1)
-    seen = None
-    if attention_mask is not None:
-        seen = torch.cat([attention_mask, attention_mask.new_ones(len(input_ids), num_new)], dim=1)
+    mask_token_id = generations[0].config.mask_token_id
+    written, seen = _whole_canvas(input_ids == mask_token_id, attention_mask, generations[0].canvas.num_new)
 
     def write(rows: slice | torch.Tensor, settings: dict[str, Any]) -> RemaskGenerationOutput:
         of_rows = {name: None if value is None else value[rows] for name, value in inputs.items()}
@@ -118,6 +115,17 @@ def generate_with_retries(
         forwards_per_row=forwards,
         num_forwards=num_forwards,
     )
+
+
+def _whole_canvas(
+    masks: torch.Tensor, attention_mask: torch.Tensor | None, num_new: int
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """What is written and what is seen, (B, L + num_new) each, of what is given (B, L) and what is appended."""
+
+    def append(given: torch.Tensor) -> torch.Tensor:
+        return torch.cat([given, given.new_ones(len(given), num_new)], dim=1)
+
+    return append(masks), None if attention_mask is None else append(attention_mask)
 
 
 def _judge(model: Any, sequences: torch.Tensor, seen: torch.Tensor | None, judged: torch.Tensor) -> torch.Tensor:

@@ -137,7 +137,7 @@ def legible_ticks(costs: set[float]) -> list[float]:
 
     Two are apart by 15%, and by a fourteenth of the axis, which is the width of four digits.
     """
-    apart = max(1.15, (max(costs) / min(costs)) ** (1 / 14))
+    apart = max(1.15, (max(costs, default=1) / min(costs, default=1)) ** (1 / 14))
     ticks: list[float] = []
     for number in sorted(costs, reverse=True):
         if not ticks or number * apart < ticks[-1]:
